@@ -1,0 +1,122 @@
+"""`moec compile`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from moe_compiler.cli.progress import progress
+
+EXAMPLES = """
+\b
+Examples:
+  moec compile qwen3-30b-a3b --target elmoe3d-8gb -o out
+  moec compile mixtral-8x7b --target elmoe3d-8gb --profile mixtral-8x7b-math --batch 4 -o out
+  moec compile ./my-model --target my-box.yaml --draft-length 4 -o out
+  moec compile olmoe-1b-7b --target elmoe3d-8gb --set links.aggregation.bandwidth_gb_s=8 -o out
+
+\b
+MODEL is a shipped name (`moec models`), a folder with a Hugging Face config.json, or such a file.
+"""
+
+
+@click.command("compile", epilog=EXAMPLES)
+@click.argument("model")
+@click.option("--target", required=True, help="Hardware file: a shipped name (`moec targets`) or a path.")
+@click.option("--profile", help="Routing trace (.npz); default: the model's real one, else a synthetic one.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
+@click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")
+@click.option(
+    "--draft-length", default="auto", show_default=True, help="γ: auto, or a number; 0 is plain decoding."
+)
+@click.option("--pipeline", help="Passes to run, as text; default: all (`moec passes`).")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of solvers and of synthetic profiles."
+)
+@click.option(
+    "--time-limit",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Solver budget in deterministic seconds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print cost.json to stdout.")
+@click.option(
+    "-o", "output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist."
+)
+def compile_command(
+    model: str, target: str, overrides: tuple[str, ...], as_json: bool, output: Path, **options: Any
+) -> None:
+    """Compile MODEL for a target: plan, cost estimate, schedule.py, timeline, and the IR after every pass."""
+    from moe_compiler.emit.folder import check_free
+
+    check_free(output)
+    with progress(f"compile {model} for {target}") as report:
+        from moe_compiler.driver import compile
+
+        result = compile(model, target, overrides=overrides, progress=report, **options)
+        result.save(output)
+    if as_json:
+        click.echo(json.dumps(result.cost, indent=1, allow_nan=False))
+    else:
+        _print_summary(result.plan, result.cost, result.record, output)
+
+
+def _print_summary(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, Any], output: Path) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in summary_rows(plan, cost, record):
+        table.add_row(name, value)
+    console = Console(highlight=False, width=None if Console().is_terminal else 120)
+    console.print(table)
+    console.print(f"written to {output}/", markup=False)
+
+
+def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the result for people."""
+    draft, round_, held, count = cost["draft"], cost["round"], cost["held_out"], cost["parameters"]
+    layers = plan["layers"]
+    changed = f" with {', '.join(cost['overrides'])}" if cost["overrides"] else ""
+    break_even = draft["break_even_acceptance"]
+    if draft["length"]:
+        mode = f"speculative decoding, draft length {draft['length']}, draft in {draft['bits']} bits"
+    else:
+        mode = "plain decoding, draft length 0: drafting does not pay here"
+        if not plan["hb"]["dense_bytes"]:
+            mode = "plain decoding, draft length 0: the target has no HB for a draft"
+    alpha = f"{draft['acceptance_rate']:.2f} ({draft['acceptance_source']})"
+    return [
+        ("model", f"{cost['model']}: {len(layers)} MoE layers of {len(layers[0]['residency'])} experts"),
+        (
+            "parameters",
+            f"{count['total'] / 1e9:.2f} B, active {count['active_with_embedding'] / 1e9:.2f} B "
+            f"({count['active_without_embedding'] / 1e9:.2f} B without the input embedding)",
+        ),
+        ("target", f"{cost['target']}{changed}, batch {cost['batch']}, context {cost['context']}"),
+        ("profile", f"{cost['profile']['name']} ({cost['profile']['kind']} routing)"),
+        ("mode", mode),
+        ("acceptance", alpha + ("" if break_even is None else f", break-even {break_even:.2f}")),
+        (
+            "experts in HB",
+            f"{draft['expert_fraction']:.1%}, staging {plan['hb']['staging_bytes'] / 1e6:.1f} MB",
+        ),
+        (
+            "round",
+            f"{round_['seconds'] * 1e3:.3f} ms for {round_['tokens']:.2f} tokens in {round_['tasks']} tasks; "
+            f"bound {round_['lower_bound_seconds'] * 1e3:.3f} ms, gap {round_['gap']:.1%}, "
+            f"greedy {round_['greedy_seconds'] * 1e3:.3f} ms",
+        ),
+        ("token", f"{cost['token']['seconds'] * 1e3:.3f} ms, {cost['token']['joules'] * 1e3:.1f} mJ"),
+        (
+            "held-out rounds",
+            f"{held['rounds']}: mean {held['mean_seconds'] * 1e3:.3f} ms, p95 {held['p95_seconds'] * 1e3:.3f} ms, "
+            f"regret {held['regret']:.1%}",
+        ),
+        ("limited by", f"{cost['limited_by']} ({cost['roofline_fraction']:.0%} of its roofline)"),
+        ("compiled in", f"{record['total_seconds']:.1f} s, peak {record['peak_mib']:.0f} MiB"),
+    ]

@@ -1,0 +1,99 @@
+"""`moec passes`, `moec models`, `moec targets`."""
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+
+def show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as one JSON document, or as a table."""
+    if as_json:
+        click.echo(json.dumps(rows, indent=1, allow_nan=False))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in rows[0] if rows else ():
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_text(v) for v in value) or "-"
+    if isinstance(value, dict):
+        return " ".join(str(v) for v in value.values())
+    return str(value)
+
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command("passes", epilog="Example: moec passes --json")
+@json_flag
+def passes_command(as_json: bool) -> None:
+    """List the passes in the order of the default pipeline, with their options."""
+    from moe_passes.pipeline import PASSES
+
+    rows = [
+        {
+            "name": info.name,
+            "summary": info.summary,
+            "reads": info.reads,
+            "writes": info.writes,
+            "options": [{"name": o.name, "values": o.values, "help": o.help} for o in info.options],
+        }
+        for info in PASSES
+    ]
+    show(rows, as_json)
+
+
+@click.command("models", epilog="Example: moec models")
+@json_flag
+def models_command(as_json: bool) -> None:
+    """List the shipped models."""
+    from moe_compiler.trace.models import load_model, shipped_models
+
+    rows = []
+    for name in shipped_models():
+        source = load_model(name)
+        config = source.config
+        rows.append(
+            {
+                "name": name,
+                "architecture": config["architectures"][0],
+                "hidden": config["hidden_size"],
+                "layers": config["num_hidden_layers"],
+                "experts": source.experts,
+                "top_k": config["num_experts_per_tok"],
+                "expert_format": "MXFP4" if source.is_mxfp4 else "INT8",
+            }
+        )
+    show(rows, as_json)
+
+
+@click.command("targets", epilog="Example: moec targets")
+@json_flag
+def targets_command(as_json: bool) -> None:
+    """List the shipped hardware files."""
+    from moe_compiler.target.loader import load_target, shipped_targets
+
+    rows = []
+    for name in shipped_targets():
+        target = load_target(name).target
+        hb = target.memories.hb
+        rows.append(
+            {
+                "name": name,
+                "hb_gb": hb.capacity_gb if hb else 0,
+                "hb_banks": hb.banks if hb else 0,
+                "external_gb": target.memories.external.capacity_gb,
+                "external_gb_s": target.memories.external.bandwidth_gb_s,
+                "description": target.description,
+            }
+        )
+    show(rows, as_json)

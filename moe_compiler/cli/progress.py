@@ -1,0 +1,17 @@
+"""Progress on stderr, only where stderr is a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with the current step; silent where stderr is not a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda message: None
+        return
+    with console.status(title) as status:
+        yield lambda message: status.update(f"{title}: {message}")

@@ -1,0 +1,175 @@
+"""MODEL on the command line and in Python: shipped names, `config.json`, transformers configs, modules."""
+
+import contextlib
+import difflib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_passes.errors import InputError
+from torch import nn
+
+EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
+SHAPE_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "num_experts_per_tok",
+    "kv_lora_rank",
+    "q_lora_rank",
+    "head_dim",
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model to compile.
+
+    Attributes:
+        name: the name it was asked for by.
+        config: content of its `config.json`.
+    """
+
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def experts(self) -> int:
+        """Routed experts of a layer, as the configuration states them."""
+        return next((int(self.config[f]) for f in EXPERT_FIELDS if self.config.get(f)), 0)
+
+    @property
+    def is_mxfp4(self) -> bool:
+        """Whether the experts ship in MXFP4, which cannot be cut into slices."""
+        quantization = self.config.get("quantization_config") or {}
+        return quantization.get("quant_method") == "mxfp4"
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the shipped configurations by name, sorted."""
+    folder = Path(__file__).resolve().parent.parent / "models"
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def load_model(model: str | Path | nn.Module | Any) -> ModelSource:
+    """Resolve MODEL.
+
+    Args:
+        model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, or a
+            transformers `nn.Module`.
+
+    Raises:
+        InputError: unknown name, missing or malformed file, or a model that is not a mixture of experts.
+    """
+    if isinstance(model, (str, Path)):
+        name, path = _resolve(str(model))
+        return _checked(ModelSource(name, _read(path)), str(path))
+    config = getattr(model, "config", None) if isinstance(model, nn.Module) else model
+    if not hasattr(config, "to_dict"):
+        raise InputError(
+            f"{type(model).__name__} is not a model that can be compiled; valid: a shipped name, a path, "
+            "a transformers configuration, or a transformers model"
+        )
+    content = config.to_dict()
+    return _checked(ModelSource(str(content.get("model_type", "model")), content), type(model).__name__)
+
+
+def _resolve(text: str) -> tuple[str, Path]:
+    shipped = shipped_models()
+    if text in shipped:
+        return text, shipped[text]
+    path = Path(text)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path}: folder has no config.json")
+        return path.resolve().name, path / "config.json"
+    if path.is_file():
+        return (path.resolve().parent.name if path.name == "config.json" else path.stem), path
+    if path.suffix == ".json" or "/" in text:
+        raise InputError(f"{text}: no such file or folder")
+    near = difflib.get_close_matches(text, shipped, n=1, cutoff=0.3)
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
+    raise InputError(
+        f"unknown model '{text}'{hint} valid: {', '.join(shipped)}, a folder with a config.json, or such a file"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}:1: a config.json is an object")
+    return content
+
+
+def _checked(source: ModelSource, where: str) -> ModelSource:
+    """Refuse what transformers would turn into a traceback."""
+    config = source.config
+    if not isinstance(config.get("model_type"), str):
+        raise InputError(f"{where}: field 'model_type' is missing; valid: for example \"qwen3_moe\"")
+    for field in (*SHAPE_FIELDS, *EXPERT_FIELDS):
+        value = config.get(field)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000_000:
+            raise InputError(f"{where}: field '{field}' is {value!r}; valid: an integer from 1 to 10,000,000")
+    if not source.experts:
+        raise InputError(
+            f"{where}: '{config['model_type']}' is a dense model: none of {', '.join(EXPERT_FIELDS)} is set; "
+            "valid: a mixture-of-experts model"
+        )
+    top_k = config.get("num_experts_per_tok")
+    if top_k is not None and top_k > source.experts:
+        raise InputError(
+            f"{where}: field 'num_experts_per_tok' is {top_k}, but there are {source.experts} experts; "
+            f"valid: 1 to {source.experts}"
+        )
+    return source
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' advice about configurations off stderr."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def transformers_config(source: ModelSource) -> Any:
+    """Build the transformers configuration.
+
+    Raises:
+        InputError: transformers does not know the model type, or refuses a field.
+    """
+    from transformers import CONFIG_MAPPING
+
+    content = {k: v for k, v in source.config.items() if k not in ("quantization_config", "auto_map")}
+    model_type = content.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"{source.name}: transformers has no model type '{model_type}'{hint}")
+    with quiet_transformers():
+        try:
+            return CONFIG_MAPPING[model_type](**content)
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise InputError(
+                f"{source.name}: transformers refuses the configuration: {reason[-1] if reason else error!r}"
+            ) from None

@@ -1,0 +1,62 @@
+"""The `moe` and `sched` dialects, defined through torch-mlir's Python dialect support.
+
+`context()` gives an MLIR context in which they live next to torch-mlir's own dialects; `irdl()` prints the
+definition that makes other tools (`torch-mlir-opt --irdl-file=…`, xDSL) understand our IR.
+"""
+
+from torch_mlir import ir
+from torch_mlir.dialects import torch as torch_dialect
+
+from moe_passes.dialects.moe import Moe
+from moe_passes.dialects.sched import Sched
+from moe_passes.errors import InputError
+
+__all__ = ["Moe", "Sched", "context", "irdl", "parse"]
+
+
+def context() -> ir.Context:
+    """Return a new MLIR context with the torch, moe and sched dialects loaded."""
+    ctx = ir.Context()
+    with ctx, ir.Location.unknown():
+        torch_dialect.register_dialect(ctx)
+        Moe.load()
+        Sched.load()
+    return ctx
+
+
+def irdl() -> str:
+    """Return the IRDL module of both dialects as text."""
+    context()
+    bodies = []
+    for dialect in (Moe, Sched):
+        text = str(dialect._mlir_module)
+        bodies.append("\n".join(text.splitlines()[1:-1]))
+    return "\n".join(["module {", *bodies, "}", ""])
+
+
+def parse(text: str, name: str, ctx: ir.Context) -> ir.Module:
+    """Parse and verify IR.
+
+    Args:
+        text: MLIR.
+        name: file name for messages.
+        ctx: a context from `context()`.
+
+    Raises:
+        InputError: with MLIR's own diagnostics (line, column, reason).
+    """
+    try:
+        with ctx:
+            return ir.Module.parse(text)
+    except ir.MLIRError as error:
+        details = "\n".join(f"  {line}" for line in diagnostics(error, name))
+        raise InputError(f"{name}: not valid IR\n{details}") from None
+
+
+def diagnostics(error: ir.MLIRError, name: str) -> list[str]:
+    """Word MLIR's diagnostics as `file:line:column: message` lines, without the operation dumps."""
+    lines = []
+    for diagnostic in error.error_diagnostics:
+        place = str(diagnostic.location).removeprefix("loc(").removesuffix(")").replace('"-"', name)
+        lines.append(f"{place}: {diagnostic.message[:400]}")
+    return lines or [str(error)[:400]]

@@ -1,0 +1,319 @@
+"""The `moe` dialect: one step of a mixture-of-experts decoder, the machine, and what passes decided.
+
+Phases are functions: `@draft_step` runs `batch × 1` tokens, `@verify_step` runs `batch × (γ + 1)`. Their bodies
+are dataflow on the types below. Weights are not values: `moe.expert_store` symbols stand for routed
+experts, and both phases refer to them, because both read the same bytes.
+"""
+
+from typing import Any
+
+from torch_mlir import ir
+from torch_mlir.dialects import ext
+
+I64 = ir.IntegerAttr
+F64 = ir.FloatAttr
+
+
+class Moe(ext.Dialect, name="moe"):
+    """Mixture-of-experts models, machines and plans."""
+
+
+class Tokens(Moe.Type, name="tokens"):
+    """Token ids of a step: `batch` sequences of `width` tokens (−1: γ + 1, known after select-draft)."""
+
+    batch: I64
+    width: I64
+
+
+class Hidden(Moe.Type, name="hidden"):
+    """The residual stream: `batch × width` rows of `hidden` elements."""
+
+    batch: I64
+    width: I64
+    hidden: I64
+
+
+class Routing(Moe.Type, name="routing"):
+    """A router's choice: `top_k` of `experts` for every row."""
+
+    experts: I64
+    top_k: I64
+
+
+class Logits(Moe.Type, name="logits"):
+    """Scores over the vocabulary for every row."""
+
+    vocabulary: I64
+
+
+def _fail(op: ir.OpView, message: str) -> bool:
+    op.location.emit_error(f"'{op.operation.name}' op {message}")
+    return False
+
+
+def _all_at_least(op: ir.OpView, least: float, *names: str) -> bool:
+    for name in names:
+        value = op.attributes[name].value
+        if not value >= least:
+            return _fail(op, f"attribute '{name}' is {value}; valid: at least {least:g}")
+    return True
+
+
+class WorkloadOp(Moe.Operation, name="workload"):
+    """The request (`moe_passes.workload.Workload`)."""
+
+    batch: I64
+    context: I64
+    draft_length: I64
+    seed: I64
+    time_limit_seconds: F64
+
+    def verify_invariants(self) -> bool:
+        """Batch ≥ 1; context, seed and time limit ≥ 0; draft length ≥ −1 (auto)."""
+        return (
+            _all_at_least(self, 1, "batch")
+            and _all_at_least(self, 0, "context", "seed", "time_limit_seconds")
+            and _all_at_least(self, -1, "draft_length")
+        )
+
+
+class ModelOp(Moe.Operation, name="model"):
+    """The model as a whole (`moe_passes.workload.ModelShape`)."""
+
+    name: ir.StringAttr
+    architecture: ir.StringAttr
+    hidden: I64
+    layers: I64
+    vocabulary: I64
+    total_parameters: I64
+    embedding_parameters: I64
+    expert_bits: F64
+    msb_bits: F64
+
+    def verify_invariants(self) -> bool:
+        """Shapes are positive."""
+        return _all_at_least(self, 1, "hidden", "layers", "vocabulary", "total_parameters")
+
+
+class ProfileOp(Moe.Operation, name="profile"):
+    """The routing trace that is compiled against (`moe_passes.workload.ProfileRecord`)."""
+
+    name: ir.StringAttr
+    kind: ir.StringAttr
+    sha256: ir.StringAttr
+    draft_routing: ir.StringAttr
+
+    def verify_invariants(self) -> bool:
+        """A profile is real or synthetic, nothing else."""
+        if self.attributes["kind"].value not in ("real", "synthetic"):
+            return _fail(self, 'attribute \'kind\' must be "real" or "synthetic"')
+        return True
+
+
+class MachineOp(Moe.Operation, name="machine"):
+    """The machine; its parts follow it in the `@target` module."""
+
+    name: ir.StringAttr
+    static_watts: F64
+    overrides: ir.ArrayAttr
+
+
+class MemoryOp(Moe.Operation, name="memory"):
+    """One memory tier (`moe_passes.machine.Memory`)."""
+
+    name: ir.StringAttr
+    capacity_bytes: I64
+    banks: I64
+    bank_bytes_per_second: F64
+    efficiency: F64
+    latency_seconds: F64
+    read_joules_per_byte: F64
+    write_joules_per_byte: F64
+    staging_bytes: I64
+
+    def verify_invariants(self) -> bool:
+        """There is at least one bank, and it has a bandwidth."""
+        return _all_at_least(self, 1, "capacity_bytes", "banks", "bank_bytes_per_second")
+
+
+class EngineOp(Moe.Operation, name="engine"):
+    """The processing elements (`moe_passes.machine.Engine`)."""
+
+    name: ir.StringAttr
+    elements: I64
+    w4a8_macs_per_second: F64
+    w8a8_macs_per_second: F64
+    w4a8_joules_per_mac: F64
+    w8a8_joules_per_mac: F64
+
+    def verify_invariants(self) -> bool:
+        """There is at least one element, and it computes."""
+        return _all_at_least(self, 1, "elements", "w4a8_macs_per_second", "w8a8_macs_per_second")
+
+
+class LinkOp(Moe.Operation, name="link"):
+    """A link of the logic die (`moe_passes.machine.Link`)."""
+
+    name: ir.StringAttr
+    bytes_per_second: F64
+    latency_seconds: F64
+    joules_per_byte: F64
+
+    def verify_invariants(self) -> bool:
+        """A link has a bandwidth."""
+        return _all_at_least(self, 1, "bytes_per_second")
+
+
+class ExpertStoreOp(Moe.Operation, name="expert_store"):
+    """The routed experts of one layer (`moe_passes.workload.ExpertLayer`).
+
+    Decisions, added by passes as attributes: `residency` (array<i64>, per expert 0 none, 1 msb, 2 all; select-draft)
+    and `replicas` (array<i64>, triples of expert, first bank, banks; partition-experts).
+    """
+
+    name: ir.StringAttr
+    layer: I64
+    experts: I64
+    top_k: I64
+    parameters: I64
+    msb_bytes: I64
+    residual_bytes: I64
+
+    def verify_invariants(self) -> bool:
+        """Sizes are positive, top-k fits, and decisions are about experts that exist."""
+        if not _all_at_least(self, 1, "experts", "top_k", "parameters", "msb_bytes"):
+            return False
+        experts, top_k = self.attributes["experts"].value, self.attributes["top_k"].value
+        if top_k > experts:
+            return _fail(self, f"routes to {top_k} of {experts} experts; valid: top_k of at most {experts}")
+        if "residency" in self.attributes:
+            residency = list(self.attributes["residency"])
+            if len(residency) != experts or any(r not in (0, 1, 2) for r in residency):
+                return _fail(self, f"attribute 'residency' must hold 0, 1 or 2 for each of {experts} experts")
+        if "replicas" in self.attributes:
+            flat = list(self.attributes["replicas"])
+            if len(flat) % 3 or any(not 0 <= e < experts for e in flat[::3]):
+                return _fail(self, "attribute 'replicas' must hold (expert, first bank, banks) triples")
+        return True
+
+
+class DraftOp(Moe.Operation, name="draft"):
+    """What select-draft decided (`moe_passes.workload.DraftPlan`)."""
+
+    length: I64
+    bits: I64
+    expert_fraction: F64
+    acceptance_rate: F64
+    break_even_acceptance: F64
+    acceptance_source: ir.StringAttr
+    staging_bytes: I64
+    expert_bytes: I64
+    dense_bytes: I64
+    kv_bytes: I64
+
+    def verify_invariants(self) -> bool:
+        """γ is not negative, α is a fraction."""
+        if not _all_at_least(self, 0, "length", "staging_bytes", "expert_bytes", "acceptance_rate"):
+            return False
+        if self.attributes["acceptance_rate"].value > 1:
+            return _fail(self, "attribute 'acceptance_rate' is above 1")
+        return True
+
+
+class SolverOp(Moe.Operation, name="solver"):
+    """One solver call (`moe_passes.workload.SolverRecord`)."""
+
+    pass_name: ir.StringAttr
+    instance: ir.StringAttr
+    status: ir.StringAttr
+    objective: F64
+    lower_bound: F64
+    greedy: F64
+    seed: I64
+    unit: ir.StringAttr
+
+
+class EmbedOp(Moe.Operation, name="embed"):
+    """Look token embeddings up in external memory, one row a token."""
+
+    tokens: ext.Operand[Tokens]
+    row_bytes: I64
+    result: ext.Result[Hidden]
+
+
+class AttentionOp(Moe.Operation, name="attention"):
+    """Norm, projections, rotary embedding, attention over the KV cache, output projection, residual add."""
+
+    hidden: ext.Operand[Hidden]
+    layer: I64
+    weight_bytes: I64
+    macs_per_token: I64
+    gathered_elements: I64
+    kv_elements: I64
+    window: I64
+    attention_macs: I64
+    result: ext.Result[Hidden]
+
+
+class RouterOp(Moe.Operation, name="router"):
+    """Norm, router projection, top-k."""
+
+    hidden: ext.Operand[Hidden]
+    layer: I64
+    weight_bytes: I64
+    macs_per_token: I64
+    result: ext.Result[Routing]
+
+
+class ExpertsOp(Moe.Operation, name="experts"):
+    """The routed experts of a layer, weighted and summed."""
+
+    hidden: ext.Operand[Hidden]
+    routing: ext.Operand[Routing]
+    store: ir.FlatSymbolRefAttr
+    result: ext.Result[Hidden]
+
+    def verify_invariants(self) -> bool:
+        """The routing's shape is that of the store."""
+        module = self.operation
+        while module.parent is not None and module.parent.name != "builtin.module":
+            module = module.parent
+        name = self.attributes["store"].value
+        for op in module.parent.regions[0].blocks[0] if module.parent else ():
+            if op.operation.name != "moe.expert_store" or op.attributes["name"].value != name:
+                continue
+            routing = Routing(self.operation.operands[1].type)
+            shape = (op.attributes["experts"].value, op.attributes["top_k"].value)
+            if (ir.IntegerAttr(routing.experts).value, ir.IntegerAttr(routing.top_k).value) != shape:
+                return _fail(self, f"routing does not match store '{name}': {shape[1]} of {shape[0]} experts")
+            return True
+        return _fail(self, f"refers to an expert store '{name}' that does not exist")
+
+
+class MlpOp(Moe.Operation, name="mlp"):
+    """A dense feed-forward block: of a dense layer, or the shared experts of a MoE layer."""
+
+    hidden: ext.Operand[Hidden]
+    layer: I64
+    weight_bytes: I64
+    macs_per_token: I64
+    gathered_elements: I64
+    shared: I64
+    result: ext.Result[Hidden]
+
+
+class AddOp(Moe.Operation, name="add"):
+    """Sum of the residual stream and what a block adds to it."""
+
+    terms: ext.Operand[Any]
+    more: ext.Operand[Any]
+    result: ext.Result[Hidden]
+
+
+class HeadOp(Moe.Operation, name="head"):
+    """Final norm and the projection to the vocabulary."""
+
+    hidden: ext.Operand[Hidden]
+    weight_bytes: I64
+    macs_per_token: I64
+    result: ext.Result[Logits]

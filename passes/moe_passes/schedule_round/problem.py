@@ -1,0 +1,154 @@
+"""schedule-round as a resource-constrained project scheduling problem.
+
+Tasks j with modes m ∈ M_j, each with a duration p_jm and demands r_jmk on unit resources k of capacity R_k; precedence
+(i, j): S_j ≥ S_i + p_i; release times: S_j ≥ r_j; buffers b: `amount` units of a buffer resource are held in [S_first,
+S_last + p_last). Minimise the makespan max_j S_j + p_j. Times are whole numbers (nanoseconds in the compiler).
+"""
+
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+
+from moe_passes.errors import InputError
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to run a task: its duration and (resource, amount) demands."""
+
+    duration: int
+    uses: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: alternatives, predecessors (task numbers) and release time."""
+
+    modes: tuple[Mode, ...]
+    after: tuple[int, ...] = ()
+    release: int = 0
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """`amount` units of `resource`, held from the start of task `first` to the end of task `last`."""
+
+    resource: int
+    amount: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A whole problem; tasks stand in program order, which list scheduling falls back on.
+
+    Attributes:
+        capacities: of every resource.
+        names: of every resource.
+        tasks: in program order; a task's number is its position.
+        buffers: what is held across tasks.
+        order: task numbers in a topological order, computed.
+
+    Raises:
+        InputError: an unknown task or resource, a negative duration, a demand above a capacity, or a cycle.
+    """
+
+    capacities: tuple[int, ...]
+    names: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    buffers: tuple[Buffer, ...] = ()
+    order: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for number, task in enumerate(self.tasks):
+            self._check_task(number, task)
+        for number, buffer in enumerate(self.buffers):
+            self._check_buffer(number, buffer)
+        graph = {n: task.after for n, task in enumerate(self.tasks)}
+        try:
+            order = tuple(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            raise InputError(f"tasks wait for each other in a cycle: {error.args[1]}") from None
+        object.__setattr__(self, "order", order)
+
+    def _check_task(self, number: int, task: Task) -> None:
+        if not task.modes:
+            raise InputError(f"task {number} has no mode")
+        if task.release < 0:
+            raise InputError(f"task {number}: release {task.release} is negative")
+        for i in task.after:
+            if not 0 <= i < len(self.tasks):
+                raise InputError(f"task {number} waits for task {i}, which does not exist")
+        for mode in task.modes:
+            if mode.duration < 0:
+                raise InputError(f"task {number}: duration {mode.duration} is negative")
+            for resource, amount in mode.uses:
+                if not 0 <= resource < len(self.capacities):
+                    raise InputError(f"task {number} uses resource {resource}, which does not exist")
+                if not 0 <= amount <= self.capacities[resource]:
+                    raise InputError(
+                        f"task {number} uses {amount} of '{self.names[resource]}'; "
+                        f"its capacity is {self.capacities[resource]}"
+                    )
+
+    def _check_buffer(self, number: int, buffer: Buffer) -> None:
+        for task in (buffer.first, buffer.last):
+            if not 0 <= task < len(self.tasks):
+                raise InputError(f"buffer {number} names task {task}, which does not exist")
+        if not 0 <= buffer.resource < len(self.capacities):
+            raise InputError(f"buffer {number} uses resource {buffer.resource}, which does not exist")
+        capacity = self.capacities[buffer.resource]
+        if not 0 < buffer.amount <= capacity:
+            raise InputError(
+                f"buffer {number} (task {buffer.first}) needs {buffer.amount:,} bytes of "
+                f"'{self.names[buffer.resource]}', which has {capacity:,}"
+            )
+
+    def shortest(self, task: int) -> int:
+        """Return the duration of a task's shortest mode."""
+        return min(mode.duration for mode in self.tasks[task].modes)
+
+    def successors(self) -> list[list[int]]:
+        """Return, for every task, the tasks that wait for it."""
+        result: list[list[int]] = [[] for _ in self.tasks]
+        for number, task in enumerate(self.tasks):
+            for before in task.after:
+                result[before].append(number)
+        return result
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Start time and mode of every task."""
+
+    starts: tuple[int, ...]
+    modes: tuple[int, ...]
+
+    def end(self, problem: Problem, task: int) -> int:
+        """Return when a task ends."""
+        return self.starts[task] + problem.tasks[task].modes[self.modes[task]].duration
+
+    def makespan(self, problem: Problem) -> int:
+        """Return when the last task ends."""
+        return max((self.end(problem, n) for n in range(len(problem.tasks))), default=0)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A schedule and what is known of it.
+
+    Attributes:
+        schedule: the best schedule found.
+        makespan: its length.
+        lower_bound: proved bound.
+        greedy: makespan of the best list schedule.
+        rule: the list rule behind `greedy`.
+        status: `optimal` or `feasible`.
+    """
+
+    schedule: Schedule
+    makespan: int
+    lower_bound: int
+    greedy: int
+    rule: str
+    status: str
