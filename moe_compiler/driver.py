@@ -58,8 +58,8 @@ class Timer:
         self.steps.append({"step": name, "seconds": time.perf_counter() - start, "peak_mib": peak_mib})
 
 
-class PassFailure(Exception):
-    """A pass failed on sound input: a bug in the compiler. Carries the IR before the pass and the rest of the pipeline."""
+class PassFailureError(Exception):
+    """A pass failed on sound input: a bug. Carries the IR before the pass and the rest of the pipeline."""
 
     def __init__(self, step: Step, rest: str, text: str) -> None:
         super().__init__(f"pass {step.info.name} failed")
@@ -140,7 +140,9 @@ def compile(
     """
     workload = request(batch, context, draft_length, seed, time_limit)
     loaded = load_target(target, tuple(overrides))
-    steps = parse_pipeline(pipeline or (DEFAULT if loaded.target.memories.hb else WITHOUT_HB))
+    default = DEFAULT if loaded.target.memories.hb else WITHOUT_HB
+    steps = parse_pipeline(pipeline or default)
+    _check_complete(steps, default)
     source = load_model(model)
     timer = Timer()
     with timer.measure("trace"):
@@ -159,6 +161,26 @@ def compile(
         plan, cost = plan_document(module), cost_document(module, held_out)
     record = _record(source, loaded, workload, profile, steps, timer)
     return Compilation(module, plan, cost, tuple(snapshots), record, source)
+
+
+def _check_complete(steps: list[Step], default: str) -> None:
+    """Refuse, before minutes of work, a pipeline that leaves out or reorders what a complete plan needs.
+
+    Passes may be repeated, and verify-plan left out.
+    """
+    needed = [name for name in default.split(",") if name != "verify-plan"]
+    names = [step.info.name for step in steps]
+    foreign = [name for name in names if name not in default.split(",")]
+    if foreign:
+        raise InputError(f"pipeline: {foreign[0]} needs memory 'hb', and the target has none; valid: {default}")
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise InputError(
+            f"pipeline: compile needs {missing[0]} for a complete plan; valid: for example {default} "
+            "(`moec opt` runs parts of a pipeline)"
+        )
+    if [name for name in dict.fromkeys(names) if name in needed] != needed:
+        raise InputError(f"pipeline: passes are out of order; valid: {default}")
 
 
 def moe_context() -> ir.Context:
@@ -247,9 +269,7 @@ def _run(
     def after(step: Step, module: ir.Module) -> None:
         reader.attach(module)
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        timer.steps.append(
-            {"step": step.info.name, "seconds": time.perf_counter() - started, "peak_mib": peak_mib}
-        )
+        timer.steps.append({"step": step.info.name, "seconds": time.perf_counter() - started, "peak_mib": peak_mib})
         snapshots.append((step.info.name, str(module)))
 
     try:
@@ -259,7 +279,7 @@ def _run(
     except Exception as error:
         failed = steps[len(snapshots) - 1]
         rest = ",".join(str(step) for step in steps[len(snapshots) - 1 :])
-        raise PassFailure(failed, rest, snapshots[-1][1]) from error
+        raise PassFailureError(failed, rest, snapshots[-1][1]) from error
     return snapshots
 
 

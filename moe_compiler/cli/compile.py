@@ -29,16 +29,10 @@ MODEL is a shipped name (`moec models`), a folder with a Hugging Face config.jso
 @click.option("--profile", help="Routing trace (.npz); default: the model's real one, else a synthetic one.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")
-@click.option(
-    "--draft-length", default="auto", show_default=True, help="γ: auto, or a number; 0 is plain decoding."
-)
+@click.option("--draft-length", default="auto", show_default=True, help="γ: auto, or a number; 0 is plain decoding.")
 @click.option("--pipeline", help="Passes to run, as text; default: all (`moec passes`).")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file."
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of solvers and of synthetic profiles."
-)
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of solvers and of synthetic profiles.")
 @click.option(
     "--time-limit",
     type=float,
@@ -47,9 +41,7 @@ MODEL is a shipped name (`moec models`), a folder with a Hugging Face config.jso
     help="Solver budget in deterministic seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print cost.json to stdout.")
-@click.option(
-    "-o", "output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist."
-)
+@click.option("-o", "output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 def compile_command(
     model: str, target: str, overrides: tuple[str, ...], as_json: bool, output: Path, **options: Any
 ) -> None:

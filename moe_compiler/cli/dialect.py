@@ -7,9 +7,7 @@ import click
     "dialect",
     epilog="Example: moec dialect --irdl > moe.irdl.mlir; torch-mlir-opt --irdl-file=moe.irdl.mlir plan.mlir",
 )
-@click.option(
-    "--irdl", "as_irdl", is_flag=True, help="Print the IRDL definition, which other MLIR tools read."
-)
+@click.option("--irdl", "as_irdl", is_flag=True, help="Print the IRDL definition, which other MLIR tools read.")
 def dialect_command(as_irdl: bool) -> None:
     """Describe the moe and sched dialects."""
     from moe_passes.dialects import Moe, Sched, context, irdl

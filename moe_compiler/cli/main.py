@@ -75,7 +75,7 @@ def main() -> None:
 
 def _report_bug(error: Exception) -> None:
     """Keep the IR and a command that reproduces the failure."""
-    from moe_compiler.driver import PassFailure
+    from moe_compiler.driver import PassFailureError
 
     folder = Path(tempfile.mkdtemp(prefix="moec-bug-"))
     (folder / "traceback.txt").write_text("".join(traceback.format_exception(error)))
@@ -84,7 +84,7 @@ def _report_bug(error: Exception) -> None:
         f"  command:   {' '.join(sys.argv)}",
         f"  traceback: {folder / 'traceback.txt'}",
     ]
-    if isinstance(error, PassFailure):
+    if isinstance(error, PassFailureError):
         (folder / "before.mlir").write_text(error.text)
         lines.append(f"  reproduce: moec opt {folder / 'before.mlir'} -p '{error.rest}'")
     print("\n".join(lines), file=sys.stderr)

@@ -14,9 +14,7 @@ def target_group() -> None:
 
 @target_group.command("check", epilog="Example: moec target check my-box.yaml")
 @click.argument("file")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file."
-)
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check_command(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a hardware file; errors name file, line, field, value and what would be valid."""
@@ -30,16 +28,12 @@ def check_command(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
         return
     click.echo(f"{loaded.path}: valid, {len(figures)} figures")
     for path in unstated:
-        click.echo(
-            f"note: {path} states no source; add it under 'source' or 'assumed' of its section", err=True
-        )
+        click.echo(f"note: {path} states no source; add it under 'source' or 'assumed' of its section", err=True)
 
 
 @target_group.command("show", epilog="Example: moec target show elmoe3d-8gb --set memories.hb.banks=16")
 @click.argument("target")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file."
-)
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show_command(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show every figure of a hardware file: path, unit, value and source."""

@@ -1,0 +1,1 @@
+"""Energy, roofline, held-out rounds."""

@@ -1,7 +1,7 @@
 """Apply the static plan to rounds it has never seen, and compare with a clairvoyant schedule of each.
 
-The dispatcher is list scheduling by program order or by arrival: it starts what is ready and knows of a load only once a
-router has asked for it. The clairvoyant answer is schedule-round's, which sees the whole round in advance. The
+The dispatcher is list scheduling by program order or by arrival: it starts what is ready and knows of a load only
+once a router has asked for it. The clairvoyant answer is schedule-round's, which sees the whole round in advance. The
 difference is the regret.
 """
 
@@ -51,9 +51,7 @@ def choose_rule(training: Problem) -> str:
     return min(DISPATCH_RULES, key=lambda rule: _dispatch(training, rule))
 
 
-def evaluate(
-    machine: Machine, plan: StaticPlan, trace: RoutingTrace, training: Problem, seed: int
-) -> HeldOut:
+def evaluate(machine: Machine, plan: StaticPlan, trace: RoutingTrace, training: Problem, seed: int) -> HeldOut:
     """Dispatch held-out rounds and schedule them with hindsight."""
     rule, cost = choose_rule(training), AnalyticCost(machine)
     dispatched, regrets = [], []

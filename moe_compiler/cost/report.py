@@ -47,8 +47,7 @@ def joules(machine: Machine, totals: Totals, seconds: float) -> dict[str, float]
         "hb_read": totals.hb_read_bytes * hb.read_joules_per_byte if hb else 0.0,
         "hb_write": totals.hb_write_bytes * hb.write_joules_per_byte if hb else 0.0,
         "external_read": totals.external_read_bytes * machine.external.read_joules_per_byte,
-        "elements": totals.w4a8_macs * engine.w4a8_joules_per_mac
-        + totals.w8a8_macs * engine.w8a8_joules_per_mac,
+        "elements": totals.w4a8_macs * engine.w4a8_joules_per_mac + totals.w8a8_macs * engine.w8a8_joules_per_mac,
         "aggregation_link": totals.link_bytes * machine.aggregation.joules_per_byte,
         "streamline_link": totals.external_read_bytes * machine.streamline.joules_per_byte,
         "static": machine.static_watts * seconds,
@@ -62,8 +61,7 @@ def roofline_seconds(machine: Machine, totals: Totals) -> dict[str, float]:
     return {
         "external bandwidth": totals.external_read_bytes / rate,
         "hb bandwidth": (totals.hb_read_bytes + totals.hb_write_bytes) / hb.bytes_per_second if hb else 0.0,
-        "compute": totals.w4a8_macs / engine.w4a8_macs_per_second
-        + totals.w8a8_macs / engine.w8a8_macs_per_second,
+        "compute": totals.w4a8_macs / engine.w4a8_macs_per_second + totals.w8a8_macs / engine.w8a8_macs_per_second,
         "aggregation link": totals.link_bytes / machine.aggregation.bytes_per_second if hb else 0.0,
     }
 
@@ -109,7 +107,4 @@ def critical_path(problem: Problem, work: tuple[Work, ...], schedule: Schedule) 
             seconds["waiting"] = seconds.get("waiting", 0) + start - earlier
             candidates = [n for n in by_end[earlier] if schedule.starts[n] < earlier] or by_end[earlier]
         current = min(after or candidates)
-    return [
-        {"kind": kind, "seconds": value * 1e-9}
-        for kind, value in sorted(seconds.items(), key=lambda i: -i[1])
-    ]
+    return [{"kind": kind, "seconds": value * 1e-9} for kind, value in sorted(seconds.items(), key=lambda i: -i[1])]

@@ -24,6 +24,7 @@ import json
 
 from moe_compiler.runtime.main import main
 from moe_compiler.runtime.plan import Plan
+from moe_compiler.trace.executable import build
 
 CONFIG = json.loads("""
 {config}
@@ -55,7 +56,7 @@ def round_(decoder):
 
 
 if __name__ == "__main__":
-    main(PLAN, CONFIG, round_)
+    main(PLAN, CONFIG, build, round_)
 '''
 
 
@@ -63,8 +64,7 @@ def program(module: ir.Module, plan: dict[str, Any], cost: dict[str, Any], sourc
     """Write schedule.py."""
     layers = [layer for _, layer in find(module, ExpertLayer)]
     resident = {
-        entry["layer"]: [e for e, level in enumerate(entry["residency"]) if level != "none"]
-        for entry in plan["layers"]
+        entry["layer"]: [e for e, level in enumerate(entry["residency"]) if level != "none"] for entry in plan["layers"]
     }
     overrides = f" ({', '.join(plan['overrides'])})" if plan["overrides"] else ""
     config = json.dumps(source.config, indent=2, sort_keys=True)

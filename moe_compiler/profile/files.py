@@ -68,17 +68,13 @@ def load(name_or_path: str, layers: list[ExpertLayer]) -> Profile:
         raise InputError(f"profile {name_or_path}: no such file{hint}")
     arrays = _read(path)
     if "experts" not in arrays:
-        raise InputError(
-            f"profile {path}: has no array 'experts' [token, layer, k]; it has: {', '.join(arrays)}"
-        )
+        raise InputError(f"profile {path}: has no array 'experts' [token, layer, k]; it has: {', '.join(arrays)}")
     chosen = validate(arrays["experts"], name, count, top_k, experts)
     measured = "draft_experts" in arrays
     if measured:
         draft = validate(arrays["draft_experts"], f"{name} (draft_experts)", count, top_k, experts)
         if draft.shape != chosen.shape:
-            raise InputError(
-                f"profile {path}: 'draft_experts' has shape {draft.shape}, 'experts' {chosen.shape}"
-            )
+            raise InputError(f"profile {path}: 'draft_experts' has shape {draft.shape}, 'experts' {chosen.shape}")
     else:
         draft = synthetic.model_draft(chosen, experts, DRAFT_MODEL_SEED)
     trace = RoutingTrace(chosen, draft, experts)
@@ -101,9 +97,10 @@ def shape_of(layers: list[ExpertLayer]) -> tuple[int, int, int]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise InputError(f"profile {path}: is a single array; valid: an .npz with an array 'experts'")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise InputError(f"profile {path}: is a single array; valid: an .npz with an array 'experts'")
+        with file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"profile {path}: cannot be read as .npz: {error}") from None

@@ -58,9 +58,7 @@ class LoadedTarget:
                 if field in NOTES:
                     continue
                 source = "--set" if path in overridden else part.source_of(field)
-                rows.append(
-                    {"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source}
-                )
+                rows.append({"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source})
         return rows
 
 
@@ -112,9 +110,7 @@ def _resolve(name_or_path: str) -> Path:
         raise InputError(f"{name_or_path}: no such hardware file")
     near = difflib.get_close_matches(name_or_path, shipped, n=1, cutoff=0.3)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise InputError(
-        f"unknown target '{name_or_path}'{hint} valid: {', '.join(shipped)}, or the path of a file"
-    )
+    raise InputError(f"unknown target '{name_or_path}'{hint} valid: {', '.join(shipped)}, or the path of a file")
 
 
 def _compose(path: Path) -> yaml.Node:
@@ -156,9 +152,9 @@ def _plain(node: yaml.Node, path: str, lines: dict[str, int], file: Path) -> Any
 def _scalar(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node, deep=True)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _override(data: dict[str, Any], text: str, file: Path) -> None:
@@ -174,9 +170,7 @@ def _override(data: dict[str, Any], text: str, file: Path) -> None:
             raise InputError(f"--set {text}: {file.stem} has no '{section}'")
         near = difflib.get_close_matches(path, valid, n=1, cutoff=0.3)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise InputError(
-            f"--set {text}: no field '{path}'; {hint}`moec target show {file.stem}` lists all paths"
-        )
+        raise InputError(f"--set {text}: no field '{path}'; {hint}`moec target show {file.stem}` lists all paths")
     place = data
     for key in section.split("."):
         place = place[key]
@@ -206,22 +200,16 @@ def _lookup(target: Target, path: str) -> Section | None:
     part: Any = target
     for key in path.split("."):
         part = getattr(part, key, None)
-    return part
+    return part if isinstance(part, Section) else None
 
 
 def _word(error: ValidationError, path: Path, lines: dict[str, int], origin: dict[str, str]) -> str:
     """Word pydantic's errors: one line a field, with file and line (or the --set that caused it)."""
-    messages = {}
+    messages: dict[str, str] = {}
     for item in error.errors():
-        keys = [
-            str(key)
-            for key in item["loc"]
-            if str(key) not in ("constrained-float", "float", "literal['auto']")
-        ]
+        keys = [str(key) for key in item["loc"] if str(key) not in ("constrained-float", "float", "literal['auto']")]
         field = ".".join(keys)
-        known = next(
-            (".".join(keys[:n]) for n in range(len(keys), -1, -1) if ".".join(keys[:n]) in lines), ""
-        )
+        known = next((".".join(keys[:n]) for n in range(len(keys), -1, -1) if ".".join(keys[:n]) in lines), "")
         place = origin.get(field, "")
         if not place.startswith("--set"):
             place = f"{path}:{lines.get(known, 1)}"

@@ -77,9 +77,7 @@ def build_on_meta(source: ModelSource) -> nn.Module:
                 dtype=torch.bfloat16,
             )
     except Exception as error:
-        raise InputError(
-            f"{source.name}: transformers cannot build the model: {_first_line(error)}"
-        ) from None
+        raise InputError(f"{source.name}: transformers cannot build the model: {_first_line(error)}") from None
     result: nn.Module = model.eval()
     return result
 
@@ -90,17 +88,13 @@ def _export(source: ModelSource, model: nn.Module, batch: int, width: int | None
     shapes = None if width else ({1: dimension}, {1: dimension})
     try:
         with torch.no_grad():
-            program = torch.export.export(
-                Step(model), (example, example), dynamic_shapes=shapes, strict=False
-            )
+            program = torch.export.export(Step(model), (example, example), dynamic_shapes=shapes, strict=False)
             functionalise(program.graph)
             return program
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{source.name}: torch.export cannot trace the model: {_first_line(error)}"
-        ) from None
+        raise InputError(f"{source.name}: torch.export cannot trace the model: {_first_line(error)}") from None
 
 
 def _import(importer: FxImporter, program: Any, name: str) -> None:
@@ -111,9 +105,7 @@ def _import(importer: FxImporter, program: Any, name: str) -> None:
     for node in program.graph.nodes:
         if node.op == "placeholder":
             parameter = names.get(node.name)
-            entry = (
-                {"moe.parameter": ir.StringAttr.get(parameter.removeprefix("model."))} if parameter else {}
-            )
+            entry = {"moe.parameter": ir.StringAttr.get(parameter.removeprefix("model."))} if parameter else {}
             attributes.append(ir.DictAttr.get(entry))
     function.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
 

@@ -72,7 +72,7 @@ def load_model(model: str | Path | nn.Module | Any) -> ModelSource:
         name, path = _resolve(str(model))
         return _checked(ModelSource(name, _read(path)), str(path))
     config = getattr(model, "config", None) if isinstance(model, nn.Module) else model
-    if not hasattr(config, "to_dict"):
+    if config is None or not hasattr(config, "to_dict"):
         raise InputError(
             f"{type(model).__name__} is not a model that can be compiled; valid: a shipped name, a path, "
             "a transformers configuration, or a transformers model"

@@ -25,9 +25,7 @@ def _(hidden: Tensor, index: Tensor, weight: Tensor, parameters: list[Tensor]) -
 
 
 @torch.library.custom_op("moe::attention", mutates_args=())
-def attention(
-    query: Tensor, key: Tensor, value: Tensor, layer: int, window: int, latent_elements: int
-) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, layer: int, window: int, latent_elements: int) -> Tensor:
     """Attend over the KV cache: query [batch, heads, width, dim] → [batch, width, heads, value dim].
 
     Args:

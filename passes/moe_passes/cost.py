@@ -61,9 +61,7 @@ class AnalyticCost:
         if bytes_in_busiest_bank <= 0:
             return 0.0
         reserved = self.machine.external.bytes_per_second / hb.banks
-        return hb.latency_seconds + bytes_in_busiest_bank / (
-            hb.bank_bytes_per_second * hb.efficiency - reserved
-        )
+        return hb.latency_seconds + bytes_in_busiest_bank / (hb.bank_bytes_per_second * hb.efficiency - reserved)
 
     def external_read_seconds(self, size_bytes: float) -> float:
         """See `CostModel`; the streamline link limits it where it is the slower of the two."""
@@ -74,7 +72,7 @@ class AnalyticCost:
         return external.latency_seconds + size_bytes / rate
 
     def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
-        """See `CostModel`; weights of up to 4 bits run at the 4-bit rate, and each bank has an equal share of the peak."""
+        """See `CostModel`; up to 4 bits run at the 4-bit rate; each bank has an equal share of the peak."""
         engine = self.machine.engine
         peak = engine.w4a8_macs_per_second if bits <= 4 else engine.w8a8_macs_per_second
         return macs / (peak * min(1.0, elements / (self.banks() or 1)))

@@ -26,8 +26,8 @@ class DenseTime:
 def dense_time(cost: CostModel, part: DensePart, batch: int, width: int, context: int) -> DenseTime:
     """Time a dense part for `batch` sequences of `width` tokens each.
 
-    Weights are spread over all banks by output columns, so nothing is summed across banks; outputs are gathered. Reading
-    and computing overlap, gathering follows. Without HB everything streams from external memory.
+    Weights are spread over all banks by output columns, so nothing is summed across banks; outputs are gathered.
+    Reading and computing overlap, gathering follows. Without HB everything streams from external memory.
     """
     tokens = batch * width
     size = part.weight_bytes + batch * part.kv_bytes(context)

@@ -1,7 +1,7 @@
 """The registry of passes, pipelines as text, and running them with instrumentation.
 
-A pipeline is written `name{option=value other=value},name`, as in xDSL. Passes change a module in place; the runner verifies
-it after each one and tells observers, who may print, time or keep it.
+A pipeline is written `name{option=value other=value},name`, as in xDSL. Passes change a module in place; the runner
+verifies it after each one and tells observers, who may print, time or keep it.
 """
 
 import difflib
@@ -128,9 +128,7 @@ PASSES: tuple[PassInfo, ...] = (
 )
 REGISTRY = {info.name: info for info in PASSES}
 DEFAULT = ",".join(REGISTRY)
-WITHOUT_HB = ",".join(
-    name for name in REGISTRY if name not in (partition_experts.NAME, allocate_staging.NAME)
-)
+WITHOUT_HB = ",".join(name for name in REGISTRY if name not in (partition_experts.NAME, allocate_staging.NAME))
 """The default pipeline of a machine without HB: there is nothing to place and nothing to stage."""
 
 _STEP = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,7 @@ class RoutingTrace:
         return digest.hexdigest()
 
 
-def validate(experts: npt.NDArray[np.generic], name: str, layers: int, top_k: int, count: int) -> IntArray:
+def validate(experts: npt.NDArray[Any], name: str, layers: int, top_k: int, count: int) -> IntArray:
     """Check one array of a profile against the model's shape and return it as int64.
 
     Raises:

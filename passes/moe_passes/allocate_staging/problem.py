@@ -1,7 +1,7 @@
 """allocate-staging: addresses for everything that lies in staging.
 
-Buffer i occupies `size` bytes during the half-open interval [lower, upper). Give each an offset that is a multiple of the
-alignment, so that no two overlap in time and address and all end below the capacity.
+Buffer i occupies `size` bytes during the half-open interval [lower, upper). Give each an offset that is a multiple
+of the alignment, so that no two overlap in time and address and all end below the capacity.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from moe_passes.errors import InputError
 
 ALIGNMENT_BYTES = 64
-"""One access of a bank: 1024 pins at two transfers would be 256 bytes a burst over four banks; 64 suits every target."""
+"""Of every staging address."""
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,7 @@ def _search(problem: Problem, seed: int, limit: float) -> list[int] | None:
         size = -(-buffer.size // unit)
         start = model.new_int_var(0, max(0, (problem.capacity_bytes - buffer.size) // unit), f"o{number}")
         lines.append(model.new_fixed_size_interval_var(start, size, f"a{number}"))
-        times.append(
-            model.new_fixed_size_interval_var(buffer.lower, buffer.upper - buffer.lower, f"t{number}")
-        )
+        times.append(model.new_fixed_size_interval_var(buffer.lower, buffer.upper - buffer.lower, f"t{number}"))
         variables.append(start)
     model.add_no_overlap_2d(times, lines)
     solver = cp_model.CpSolver()

@@ -64,9 +64,7 @@ def only(module: ir.Module, record: type[R], needed_by: str = "") -> R:
 def append(module: ir.Module, record: object) -> ir.OpView:
     """Append a record to the module: before the first function, after the records already there."""
     with module.context, ir.Location.unknown():
-        anchor = next(
-            (op for op in top_level(module) if op.operation.name in ("func.func", "builtin.module")), None
-        )
+        anchor = next((op for op in top_level(module) if op.operation.name in ("func.func", "builtin.module")), None)
         place = ir.InsertionPoint(anchor) if anchor is not None else ir.InsertionPoint(module.body)
         return RECORDS[type(record)](**to_attributes(record), ip=place)
 
@@ -92,9 +90,7 @@ def function(module: ir.Module, name: str, needed_by: str) -> ir.OpView:
 def write_machine(module: ir.Module, machine: Machine) -> None:
     """Append the `@target` module that describes the machine."""
     with module.context, ir.Location.unknown(), ir.InsertionPoint(module.body):
-        target = ir.Operation.create(
-            "builtin.module", regions=1, attributes={"sym_name": ir.StringAttr.get("target")}
-        )
+        target = ir.Operation.create("builtin.module", regions=1, attributes={"sym_name": ir.StringAttr.get("target")})
         body = target.regions[0].blocks.append()
         with ir.InsertionPoint(body):
             head = moe.MachineOp(
@@ -133,12 +129,7 @@ def read_machine(module: ir.Module) -> Machine:
     links = {m.name: m for m in (from_operation(Link, p) for p in parts.get("moe.link", []))}
     engines = [from_operation(Engine, p) for p in parts.get("moe.engine", [])]
     heads = parts.get("moe.machine", [])
-    if (
-        "external" not in memories
-        or {"aggregation", "streamline"} - set(links)
-        or len(engines) != 1
-        or not heads
-    ):
+    if "external" not in memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or not heads:
         raise InputError("'@target' needs a machine, memory 'external', one engine, two links")
     return Machine(
         name=heads[0].attributes["name"].value,
@@ -158,9 +149,7 @@ def dense_parts(module: ir.Module, needed_by: str) -> list[DensePart]:
     The verify step has the same parts: it is the same model.
     """
     model = only(module, ModelShape, needed_by)
-    summed = {
-        layer: dict.fromkeys((f.name for f in fields(DensePart)), 0) for layer in range(model.layers + 1)
-    }
+    summed = {layer: dict.fromkeys((f.name for f in fields(DensePart)), 0) for layer in range(model.layers + 1)}
     for op in function(module, "draft_step", needed_by).regions[0].blocks[0]:
         name = op.operation.name
         if name not in ("moe.attention", "moe.router", "moe.mlp", "moe.head"):

@@ -24,9 +24,7 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
     Raises:
         InputError: select-draft or, where experts are resident, partition-experts has not run.
     """
-    graph = build(
-        read_plan(module), representative(trace, read_plan(module)), AnalyticCost(read_machine(module))
-    )
+    graph = build(read_plan(module), representative(trace, read_plan(module)), AnalyticCost(read_machine(module)))
     write_round(module, graph)
 
 
@@ -59,9 +57,7 @@ def _placed(op: ir.OpView, layer: ExpertLayer) -> PlacedLayer:
         for expert, start, banks in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
             first[expert], count[expert] = start, banks
     if ((residency > 0) != (count > 0)).any():
-        raise InputError(
-            f"{NAME}: store '{layer.name}' has residents without banks; run partition-experts first"
-        )
+        raise InputError(f"{NAME}: store '{layer.name}' has residents without banks; run partition-experts first")
     return PlacedLayer(layer, residency, first, count)
 
 

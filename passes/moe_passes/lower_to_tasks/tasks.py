@@ -1,10 +1,10 @@
 """Build the task graph of a round: which tasks, on what, for how long, after what.
 
 Draft step d: for every layer an `attention` task (all dense work), then, where the layer has residents, one
-`draft-experts` task; a `head` at the end. Nothing is loaded. Verify: for every layer an `attention` task; for every distinct
-expert an `expert` task, after the `load` of what is not resident; a `gather` of the partial sums. A load may start once
-the draft's router asked for its expert (after the first such `attention` task), else after the verify router. What is
-loaded lies striped over all banks of staging from the start of the load to the end of the computation.
+`draft-experts` task; a `head` at the end. Nothing is loaded. Verify: for every layer an `attention` task; for every
+distinct expert an `expert` task, after the `load` of what is not resident; a `gather` of the partial sums. A load
+may start once the draft's router asked for its expert (after the first such `attention` task), else after the verify
+router. What is loaded lies striped over all banks of staging from the start of the load to the end of the computation.
 Without HB, weights stream from external memory past the elements as they compute.
 """
 
@@ -95,9 +95,7 @@ class _Builder:
         time = dense_time(self.cost, part, self.plan.batch, width, self.plan.context)
         head = layer == len(self.plan.parts) - 1
         uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
-        task = self._add(
-            (Mode(nanoseconds(time.seconds), uses),), self.last, self._dense_work(step, layer, head, time)
-        )
+        task = self._add((Mode(nanoseconds(time.seconds), uses),), self.last, self._dense_work(step, layer, head, time))
         self.last = (task,)
         self.routers[step, layer] = task
 
@@ -151,14 +149,12 @@ class _Builder:
         router = self.last[0]
         experts = np.flatnonzero(verify.any(axis=0))
         if not self.banks:
-            self.last = tuple(
-                self._stream_expert(layer, int(e), int(verify[:, e].sum()), router) for e in experts
-            )
+            self.last = tuple(self._stream_expert(layer, int(e), int(verify[:, e].sum()), router) for e in experts)
             return
         staged = np.array([layer.loaded_bytes(e) > 0 for e in range(layer.shape.experts)])
         computed = [
             self._near_memory_expert(
-                layer, int(e), int(verify[:, e].sum()), router, self._first_asked(layer, asked, e)
+                layer, int(e), int(verify[:, e].sum()), router, self._first_asked(layer, asked, int(e))
             )
             for e in experts
         ]
@@ -175,14 +171,10 @@ class _Builder:
     def _stream_expert(self, layer: PlacedLayer, expert: int, tokens: int, router: int) -> int:
         size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
         seconds = max(self.cost.external_read_seconds(size), self.cost.mac_seconds(macs, 8, 1))
-        work = Work(
-            "expert", self.plan.length, layer.shape.layer, expert, external_read_bytes=size, w8a8_macs=macs
-        )
+        work = Work("expert", self.plan.length, layer.shape.layer, expert, external_read_bytes=size, w8a8_macs=macs)
         return self._add((Mode(nanoseconds(seconds), ((0, 1), *self.all_banks)),), (router,), work)
 
-    def _near_memory_expert(
-        self, layer: PlacedLayer, expert: int, tokens: int, router: int, asked: int | None
-    ) -> int:
+    def _near_memory_expert(self, layer: PlacedLayer, expert: int, tokens: int, router: int, asked: int | None) -> int:
         loaded, after = layer.loaded_bytes(expert), [router]
         if loaded:
             load = self._add(

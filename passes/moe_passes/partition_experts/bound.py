@@ -1,12 +1,12 @@
 """The cost of a placement in partition-experts' closed form, and a lower bound over all placements.
 
-Bound, for one step with distinct resident bytes W, tokens t and each token's experts: the busiest bank reads at least the mean
-W / banks; and every token that uses a resident expert hears from at least one bank. So
+Bound, for one step with distinct resident bytes W, tokens t and each token's experts: the busiest bank reads at
+least the mean W / banks; and every token that uses a resident expert hears from at least one bank. So
 
     step ≥ max(W / (banks · bank bandwidth), (tokens with a resident expert) · partial sum / link bandwidth).
 
-Both hold for any sharding, so the mean over steps of the right side bounds the objective. It is reached exactly by sharding
-every expert over all banks whenever the link is not the longer of the two there.
+Both hold for any sharding, so the mean over steps of the right side bounds the objective. It is reached exactly by
+sharding every expert over all banks whenever the link is not the longer of the two there.
 """
 
 import numpy as np
@@ -35,8 +35,6 @@ def mean_step_seconds(problem: Problem, shards: list[Shard]) -> float:
 
 
 def _link_seconds(problem: Problem, share: np.ndarray) -> np.ndarray:
-    heard = (
-        problem.steps.reshape(-1, problem.steps.shape[2]).astype(np.float32) @ (share > 0).astype(np.float32)
-    ) > 0
+    heard = (problem.steps.reshape(-1, problem.steps.shape[2]).astype(np.float32) @ (share > 0).astype(np.float32)) > 0
     per_step = heard.sum(axis=1).reshape(problem.steps.shape[:2]).sum(axis=1)
-    return per_step * problem.partial_sum_bytes / problem.link_bytes_per_second
+    return np.asarray(per_step * problem.partial_sum_bytes / problem.link_bytes_per_second)

@@ -12,9 +12,7 @@ def violations(problem: Problem, solution: Solution) -> list[str]:
     placed: dict[int, range] = {}
     for shard in solution.shards:
         if shard.count < 1 or shard.first < 0 or shard.first + shard.count > problem.banks:
-            wrong.append(
-                f"expert {shard.expert}: banks {shard.first} to {shard.first + shard.count - 1} do not exist"
-            )
+            wrong.append(f"expert {shard.expert}: banks {shard.first} to {shard.first + shard.count - 1} do not exist")
             continue
         if shard.expert in placed:
             wrong.append(f"expert {shard.expert} is placed twice")
@@ -31,9 +29,7 @@ def violations(problem: Problem, solution: Solution) -> list[str]:
         seconds = _mean_seconds(problem, placed)
         if abs(seconds - solution.objective) > 1e-9 * max(seconds, 1e-12):
             wrong.append(f"objective is {solution.objective}, but the placement takes {seconds}")
-    if not solution.lower_bound <= solution.objective * (1 + 1e-9) or solution.objective > solution.greedy * (
-        1 + 1e-9
-    ):
+    if not solution.lower_bound <= solution.objective * (1 + 1e-9) or solution.objective > solution.greedy * (1 + 1e-9):
         wrong.append("bound ≤ objective ≤ greedy does not hold")
     return wrong
 

@@ -1,8 +1,8 @@
 """partition-experts, one layer: over how many banks each resident expert is sharded, and over which.
 
-A step takes the longer of two times: the busiest bank (resident bytes of the step's distinct experts in it, over the bank's
-bandwidth) and the aggregation link (for every token, the number of distinct banks that hold a part of its experts,
-times the bytes of a partial sum, over the link's bandwidth). Minimise the mean over training steps, under the
+A step takes the longer of two times: the busiest bank (resident bytes of the step's distinct experts in it, over the
+bank's bandwidth) and the aggregation link (for every token, the number of distinct banks that hold a part of its
+experts, times the bytes of a partial sum, over the link's bandwidth). Minimise the mean over training steps, under the
 bytes a bank has for this layer.
 """
 
@@ -46,9 +46,7 @@ class Problem:
         if (self.expert_bytes < 0).any():
             raise InputError("expert_bytes holds a negative number")
         if self.steps.ndim != 3 or self.steps.shape[2] != len(self.expert_bytes):
-            raise InputError(
-                f"steps have shape {self.steps.shape}; valid: [step, token, {len(self.expert_bytes)}]"
-            )
+            raise InputError(f"steps have shape {self.steps.shape}; valid: [step, token, {len(self.expert_bytes)}]")
         if self.expert_bytes.sum() > self.banks * self.bank_capacity_bytes:
             raise InputError(
                 f"{int(self.expert_bytes.sum()):,} resident bytes do not fit into {self.banks} banks of "

@@ -67,9 +67,7 @@ def resident_bytes(layer: ExpertLayer, levels: np.ndarray) -> np.ndarray:
     return np.choose(levels, [0, layer.msb_bytes, layer.whole_bytes]).astype(np.int64)
 
 
-def _budgets(
-    machine: Machine, plan: DraftPlan, layers: list[ExpertLayer], levels: list[np.ndarray]
-) -> list[int]:
+def _budgets(machine: Machine, plan: DraftPlan, layers: list[ExpertLayer], levels: list[np.ndarray]) -> list[int]:
     """Share a bank's bytes out between layers, in proportion to what each keeps resident."""
     assert machine.hb is not None
     sizes = [int(resident_bytes(layer, level).sum()) for layer, level in zip(layers, levels, strict=True)]

@@ -40,9 +40,7 @@ def place_uniformly(problem: Problem, count: int) -> list[Shard] | None:
     groups = problem.banks // count
     load, held = np.zeros(groups), np.zeros(groups)
     weight = (
-        problem.steps.any(axis=1).mean(axis=0) * problem.expert_bytes
-        if len(problem.steps)
-        else problem.expert_bytes
+        problem.steps.any(axis=1).mean(axis=0) * problem.expert_bytes if len(problem.steps) else problem.expert_bytes
     )
     shards = []
     for expert in np.argsort(-weight, kind="stable"):

@@ -120,13 +120,11 @@ def _note_anchor(op: ir.OpView, current: Segment, sources: dict[ir.Value, set[in
         current.attention = op
     elif _is_operator(op, "torch.moe.experts"):
         current.experts = op
-        current.routing_weights = set().union(
-            *(sources.get(v, set()) for v in list(op.operation.operands)[:3])
-        )
+        current.routing_weights = set().union(*(sources.get(v, set()) for v in list(op.operation.operands)[:3]))
 
 
 def _is_operator(op: ir.OpView, name: str) -> bool:
-    return op.operation.name == "torch.operator" and op.attributes["name"].value == name
+    return bool(op.operation.name == "torch.operator" and op.attributes["name"].value == name)
 
 
 def _weight_arguments(traced: ir.OpView) -> set[int]:
@@ -206,9 +204,7 @@ class _Raiser:
         row_bytes = to_attribute(2 * self.model.hidden)
         stream = moe.EmbedOp(tokens, row_bytes=row_bytes, result=self.hidden).result
         layer = -1
-        head = max(
-            n for n, s in enumerate(segments) if s.attention is None and s.experts is None and s.matrices()
-        )
+        head = max(n for n, s in enumerate(segments) if s.attention is None and s.experts is None and s.matrices())
         for number, part in enumerate(segments):
             if part.attention is not None:
                 layer = _constant(part.attention.operation.operands[3])

@@ -4,16 +4,16 @@
 The longest path gives both.
 
 **One machine.** Let every task of a set T occupy all of resource k in each of its modes (amounts above half the
-capacity suffice: two of them never overlap). In any schedule the tasks of T that have a head of at least h run one after
-another, none before h, and after the last of them at least their smallest tail passes. Hence for every h
+capacity suffice: two of them never overlap). In any schedule the tasks of T that have a head of at least h run one
+after another, none before h, and after the last of them at least their smallest tail passes. Hence for every h
 
     makespan ≥ h + Σ_{j ∈ T, head(j) ≥ h} p_j + min_{j ∈ T, head(j) ≥ h} tail(j).
 
 **Joins.** The same holds for the start of a task v with T restricted to ancestors of v, with the tail replaced by the
 time that must pass between the end of j and the start of v: 0 if v waits for j directly, else at least the shortest
-duration among the successors of j, one of which stands on every path from j to v. This raises head(v), and through it the heads of all that
-follow: a round is a chain of layers, and the loads of each layer cannot start before its router, so the bound adds
-layers up where a longest path sees one load of each. Joins are visited in topological order.
+duration among the successors of j, one of which stands on every path from j to v. This raises head(v), and through
+it the heads of all that follow: a round is a chain of layers, and the loads of each layer cannot start before its
+router, so the bound adds layers up where a longest path sees one load of each. Joins are visited in topological order.
 
 Every step is an implication for arbitrary schedules, so the result never exceeds the optimum.
 """
@@ -35,9 +35,7 @@ def lower_bound(problem: Problem) -> int:
     tails = longest_tails(problem, durations, successors)
     machines = [np.array(members, dtype=np.int64) for members in _machines(problem)]
     joins = _joins(problem)
-    next_shortest = np.array(
-        [min((durations[s] for s in later), default=0) for later in successors], dtype=np.int64
-    )
+    next_shortest = np.array([min((durations[s] for s in later), default=0) for later in successors], dtype=np.int64)
     heads = np.zeros(len(problem.tasks), dtype=np.int64)
     ancestors: dict[int, int] = {}
     for task in problem.order:
@@ -74,9 +72,7 @@ def _machines(problem: Problem) -> list[list[int]]:
     """Find, per resource, the tasks of which no two can overlap; of equal sets only one is kept."""
     members: dict[int, list[int]] = {}
     for number, task in enumerate(problem.tasks):
-        demands = [
-            {k for k, amount in mode.uses if 2 * amount > problem.capacities[k]} for mode in task.modes
-        ]
+        demands = [{k for k, amount in mode.uses if 2 * amount > problem.capacities[k]} for mode in task.modes]
         for resource in sorted(set.intersection(*demands)):
             members.setdefault(resource, []).append(number)
     return [list(tasks) for tasks in dict.fromkeys(tuple(tasks) for tasks in members.values())]
@@ -89,9 +85,7 @@ def _joins(problem: Problem) -> set[int]:
     return set(waits[:MOST_JOINS])
 
 
-def _one_machine(
-    heads: npt.NDArray[np.int64], durations: npt.NDArray[np.int64], tails: npt.NDArray[np.int64]
-) -> int:
+def _one_machine(heads: npt.NDArray[np.int64], durations: npt.NDArray[np.int64], tails: npt.NDArray[np.int64]) -> int:
     """Evaluate the one-machine bound for every threshold h at once."""
     order = np.argsort(-heads, kind="stable")
     total = np.cumsum(durations[order])

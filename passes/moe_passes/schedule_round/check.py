@@ -18,9 +18,7 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
     for n, task in enumerate(problem.tasks):
         for before in task.after:
             if ends[before] > schedule.starts[n]:
-                wrong.append(
-                    f"task {n} starts at {schedule.starts[n]}, before task {before} ends at {ends[before]}"
-                )
+                wrong.append(f"task {n} starts at {schedule.starts[n]}, before task {before} ends at {ends[before]}")
     changes: dict[int, list[tuple[int, int]]] = {}
     for n, task in enumerate(problem.tasks):
         for resource, amount in task.modes[schedule.modes[n]].uses:
@@ -29,13 +27,9 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
     for buffer in problem.buffers:
         held = (schedule.starts[buffer.first], ends[buffer.last])
         if held[1] < held[0]:
-            wrong.append(
-                f"task {buffer.last} ends before task {buffer.first}, whose buffer it closes, starts"
-            )
+            wrong.append(f"task {buffer.last} ends before task {buffer.first}, whose buffer it closes, starts")
         elif held[1] > held[0]:
-            changes.setdefault(buffer.resource, []).extend(
-                [(held[0], buffer.amount), (held[1], -buffer.amount)]
-            )
+            changes.setdefault(buffer.resource, []).extend([(held[0], buffer.amount), (held[1], -buffer.amount)])
     for resource, steps in changes.items():
         used = 0
         for time, amount in sorted(steps):

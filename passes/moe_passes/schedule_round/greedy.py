@@ -120,9 +120,7 @@ class _Run:
     def _possible_mode(self, number: int) -> int:
         """Return the fastest mode that can start now, −1 if none can."""
         for buffer in self.opens.get(number, ()):
-            if not self._has_room(
-                number, self.problem.buffers[buffer].resource, self.problem.buffers[buffer].amount
-            ):
+            if not self._has_room(number, self.problem.buffers[buffer].resource, self.problem.buffers[buffer].amount):
                 return -1
         chosen, shortest = -1, -1
         for index, mode in enumerate(self.problem.tasks[number].modes):
@@ -132,9 +130,7 @@ class _Run:
         return chosen
 
     def _has_room(self, number: int, resource: int, amount: int) -> bool:
-        while (
-            self.first_unopened < len(self.unopened) and self.starts[self.unopened[self.first_unopened]] >= 0
-        ):
+        while self.first_unopened < len(self.unopened) and self.starts[self.unopened[self.first_unopened]] >= 0:
             self.first_unopened += 1
         earliest = self.first_unopened >= len(self.unopened) or self.unopened[self.first_unopened] >= number
         reserve = 0 if earliest else self.largest[resource]

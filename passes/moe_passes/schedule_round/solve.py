@@ -1,8 +1,8 @@
 """schedule-round: the best list schedule, improved window by window with CP-SAT, and a proved bound.
 
-CP-SAT finds nothing on a whole round (DESIGN section 9), so it is given small pieces: all tasks that run within a window
-of time are free, everything else stays, and the longest remaining path is minimised. The window's answer becomes an
-order of priorities, list scheduling moves everything behind it forward, and the result is kept if it is not
+CP-SAT finds nothing on a whole round (DESIGN section 9), so it is given small pieces: all tasks that run within a
+window of time are free, everything else stays, and the longest remaining path is minimised. The window's answer
+becomes an order of priorities, list scheduling moves everything behind it forward, and the result is kept if it is not
 longer. So the answer is never worse than the best list schedule, and, as CP-SAT runs one worker under a limit on
 deterministic time, it is the same on every machine.
 """
@@ -166,9 +166,7 @@ class _WindowVariables:
                 for resource, amount in self.problem.tasks[n].modes[m].uses:
                     intervals.setdefault(resource, []).append((interval, amount))
         for n, task in enumerate(self.problem.tasks):
-            if n in self.free or not self._overlaps(
-                self.schedule.starts[n], self.schedule.end(self.problem, n)
-            ):
+            if n in self.free or not self._overlaps(self.schedule.starts[n], self.schedule.end(self.problem, n)):
                 continue
             for resource, amount in task.modes[self.schedule.modes[n]].uses:
                 if resource in intervals:
@@ -207,6 +205,4 @@ class _WindowVariables:
 
     def _fixed(self, n: int) -> cp_model.IntervalVar:
         start = self.schedule.starts[n]
-        return self.model.new_fixed_size_interval_var(
-            start, self.schedule.end(self.problem, n) - start, f"f{n}"
-        )
+        return self.model.new_fixed_size_interval_var(start, self.schedule.end(self.problem, n) - start, f"f{n}")

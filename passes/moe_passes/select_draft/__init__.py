@@ -1,0 +1,1 @@
+"""Which experts HB keeps, in how many bits, and the draft length."""

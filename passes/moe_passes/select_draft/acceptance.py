@@ -39,7 +39,8 @@ def curve(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         shares, rates = zip(*CURVES[model], strict=True)
         return shares, rates
     grid = np.linspace(0.0, 1.0, 21)
-    mean = np.mean([np.interp(grid, *zip(*points, strict=True)) for points in CURVES.values()], axis=0)
+    columns = [np.array(points) for points in CURVES.values()]
+    mean = np.mean([np.interp(grid, points[:, 0], points[:, 1]) for points in columns], axis=0)
     return tuple(float(x) for x in grid), tuple(float(x) for x in mean)
 
 

@@ -1,15 +1,16 @@
 """What a round costs in select-draft's model, and a lower bound over all plans.
 
-Model of a round with draft length γ: γ draft steps of D seconds each use HB only. Verify reads V seconds from HB and for
-E seconds from external memory; what the draft asked for (E_asked of E) may be loaded while the draft runs, as far
+Model of a round with draft length γ: γ draft steps of D seconds each use HB only. Verify reads V seconds from HB and
+for E seconds from external memory; what the draft asked for (E_asked of E) may be loaded while the draft runs, as far
 as staging has room. So the round takes γ·D + max(V + E_late, E − overlap) with E_late = E − E_asked and
 overlap = min(E_asked, γ·D, staging bytes at the external rate).
 
-Bound: as overlap ≤ γ·D, a round takes at least γ·D₀ + V and at least E, where D₀ leaves out all reading of experts in the
-draft; so the mean round takes at least the larger of the two means. For the mean of E: with at most n residents, the bytes saved,
-summed over rounds, are `whole − residual` times the sum over residents of the rounds that use them, which is largest for the n
-experts used in most rounds (all have one size). More resident experts never lower α, so tokens are at most
-batch·(1 + α(n)·γ). The bound is the least of this over all formats and γ, with the smallest staging.
+Bound: as overlap ≤ γ·D, a round takes at least γ·D₀ + V and at least E, where D₀ leaves out all reading of experts
+in the draft; so the mean round takes at least the larger of the two means. For the mean of E: with at most n
+residents, the bytes saved, summed over rounds, are `whole − residual` times the sum over residents of the rounds that
+use them, which is largest for the n experts used in most rounds (all have one size). More resident experts never
+lower α, so tokens are at most batch·(1 + α(n)·γ). The bound is the least of this over all formats and γ, with the
+smallest staging.
 """
 
 import numpy as np

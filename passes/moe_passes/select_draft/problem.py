@@ -90,13 +90,9 @@ class Problem:
         if not self.allowed or not set(self.allowed) <= set(self.lengths):
             raise InputError(f"allowed draft lengths {self.allowed} are not among {self.lengths}")
         if max(self.lengths) >= self.used.shape[1]:
-            raise InputError(
-                f"draft length {max(self.lengths)} needs rounds of {max(self.lengths) + 1} positions"
-            )
+            raise InputError(f"draft length {max(self.lengths)} needs rounds of {max(self.lengths) + 1} positions")
         if not self.staging_choices or min(self.staging_choices) > self.capacity_bytes:
-            raise InputError(
-                f"no staging size of {self.staging_choices} fits into {self.capacity_bytes} bytes"
-            )
+            raise InputError(f"no staging size of {self.staging_choices} fits into {self.capacity_bytes} bytes")
 
     @property
     def experts(self) -> int:

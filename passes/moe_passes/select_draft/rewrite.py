@@ -75,11 +75,7 @@ def _check_fits(
         problems.append(
             infeasible(
                 f"{model.name} (routed experts {routed / 1e9:.2f} GB, input embedding {embedding / 1e9:.2f} GB"
-                + (
-                    ""
-                    if machine.hb
-                    else f", dense weights {dense / 1e9:.2f} GB, KV cache {cache / 1e9:.2f} GB"
-                )
+                + ("" if machine.hb else f", dense weights {dense / 1e9:.2f} GB, KV cache {cache / 1e9:.2f} GB")
                 + ")",
                 "external",
                 in_external,
@@ -103,10 +99,7 @@ def _check_fits(
             if dense + staging < machine.hb.capacity_bytes and workload.context:
                 fits = (machine.hb.capacity_bytes - dense - staging) * workload.context // cache
                 levers.append(f"--context of at most about {fits:,} tokens")
-            if (
-                machine.hb.staging_bytes != AUTO
-                and dense + cache + _two_experts(layers) <= machine.hb.capacity_bytes
-            ):
+            if machine.hb.staging_bytes != AUTO and dense + cache + _two_experts(layers) <= machine.hb.capacity_bytes:
                 levers.append("memories.hb.staging_gb=auto")
             problems.append(
                 infeasible(
@@ -157,9 +150,7 @@ def _least_staging(machine: Machine, layers: list[ExpertLayer]) -> int:
     return fixed
 
 
-def _plain_decoding(
-    module: ir.Module, stores: list[tuple[ir.OpView, ExpertLayer]], workload: Workload
-) -> None:
+def _plain_decoding(module: ir.Module, stores: list[tuple[ir.OpView, ExpertLayer]], workload: Workload) -> None:
     """Without HB there is nothing to draft from: γ = 0, no residents."""
     if workload.draft_length > 0:
         raise InputError(
@@ -204,8 +195,8 @@ def _problem(
         allowed=lengths if workload.draft_length == AUTO_LENGTH else (longest,),
         whole_bytes=first.whole_bytes,
         popularity=popularity(trace),
-        used=membership(trace.experts[rounds.tokens], count).any(axis=1),
-        asked=asked_tokens.any(axis=1),
+        used=np.asarray(membership(trace.experts[rounds.tokens], count).any(axis=1)),
+        asked=np.asarray(asked_tokens.any(axis=1)),
         token_asked=asked_tokens[:SAMPLE_STEPS, :, 0],
         acceptance=tuple((shares, tuple(acceptance.at_length(a, n) for a in at_reference)) for n in lengths),
         rates=_rates(machine, model, workload, parts, lengths),
@@ -259,9 +250,7 @@ def _plan(
     )
 
 
-def _write(
-    module: ir.Module, stores: list[tuple[ir.OpView, ExpertLayer]], solution: Solution, plan: DraftPlan
-) -> None:
+def _write(module: ir.Module, stores: list[tuple[ir.OpView, ExpertLayer]], solution: Solution, plan: DraftPlan) -> None:
     level = 1 if solution.choice.slice.residual_bytes else 2
     for row, (op, _) in enumerate(stores):
         set_attribute(op, "residency", tuple(np.where(solution.choice.resident[row], level, 0).tolist()))

@@ -1,7 +1,7 @@
 """select-draft: enumerate formats, staging sizes and γ; fill HB exactly for each.
 
-All experts of a model have one size, so the knapsack "most popular experts that fit" is solved exactly by taking them in
-the order of their training counts, over all layers together.
+All experts of a model have one size, so the knapsack "most popular experts that fit" is solved exactly by taking
+them in the order of their training counts, over all layers together.
 """
 
 from dataclasses import replace
@@ -16,8 +16,8 @@ from moe_passes.select_draft.problem import Choice, Problem, Slice, Solution
 def solve(problem: Problem) -> Solution:
     """Return the plan with the least seconds per token; deterministic, never worse than the greedy baseline.
 
-    The greedy baseline keeps equally many experts in every layer and takes the best of the same formats and lengths with
-    the smallest staging.
+    The greedy baseline keeps equally many experts in every layer and takes the best of the same formats and lengths
+    with the smallest staging.
     """
     scored = []
     for form in problem.slices:

@@ -141,9 +141,7 @@ def _arrivals(
         if _end(tasks[buffer.first]) <= tasks[buffer.last].start:
             staged[buffer.last] = staged.get(buffer.last, 0) + buffer.size
         else:
-            wrong.append(
-                f"{tasks[buffer.last].name} starts before {tasks[buffer.first].name} has brought its slice"
-            )
+            wrong.append(f"{tasks[buffer.last].name} starts before {tasks[buffer.first].name} has brought its slice")
     for need in needs:
         have = need.resident + need.streamed + staged.get(need.task, 0)
         if have < need.needed:

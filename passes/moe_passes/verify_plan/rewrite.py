@@ -24,9 +24,7 @@ def run(module: ir.Module) -> None:
     for number, task in enumerate(round_.problem.tasks):
         mode = task.modes[schedule.modes[number]]
         uses = tuple((round_.problem.names[r], amount) for r, amount in mode.uses)
-        tasks.append(
-            PlannedTask(_name(round_, number), schedule.starts[number], mode.duration, uses, task.after)
-        )
+        tasks.append(PlannedTask(_name(round_, number), schedule.starts[number], mode.duration, uses, task.after))
     buffers = [
         PlannedBuffer(
             b.first,

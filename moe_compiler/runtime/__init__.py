@@ -1,0 +1,1 @@
+"""What an emitted schedule.py runs on: torch only, no MLIR, no OR-Tools, no transformers."""

@@ -1,0 +1,173 @@
+"""The kernels that a model runs on, each of them batch-invariant, and the step that they run in.
+
+The model's own code runs unchanged. Every `linear` in it is caught and computed on quantised weights (quantise.py);
+attention and routed experts are called through transformers' registries, which trace/executable.py connects to this
+module.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from moe_compiler.runtime.quantise import linear, quantise
+from moe_compiler.runtime.store import ExpertStore
+
+
+@dataclass
+class Step:
+    """The step that is running.
+
+    Attributes:
+        is_draft: whether experts are restricted to residents.
+        positions: [batch, width], position of every row's token.
+    """
+
+    is_draft: bool
+    positions: Tensor
+
+
+@dataclass
+class Kernels:
+    """State of all kernels of one model.
+
+    Attributes:
+        store: the experts.
+        routers: decoder layer of every router, by the identity of its weight.
+        experts_layer: decoder layer of every experts module, by its identity.
+        weights: every parameter that was met and its fixed-point weights, by the parameter's identity.
+        keys: KV cache: keys [batch, heads, position, dim] by decoder layer.
+        values: likewise.
+        step: what is running.
+    """
+
+    store: ExpertStore
+    capacity: int
+    routers: dict[int, int] = field(default_factory=dict)
+    experts_layer: dict[int, int] = field(default_factory=dict)
+    top_k: dict[int, int] = field(default_factory=dict)
+    weights: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    step: Step | None = None
+
+    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Compute a dense layer or a router, row by row independent."""
+        if id(weight) not in self.weights:
+            self.weights[id(weight)] = (weight, quantise(weight.detach()).verify_weights())
+        result = linear(rows.reshape(-1, rows.shape[-1]), self.weights[id(weight)][1])
+        if bias is not None:
+            result = result + bias.to(torch.float32)
+        result = result.reshape(*rows.shape[:-1], weight.shape[0])
+        layer = self.routers.get(id(weight))
+        return result if layer is None else self._route(layer, result)
+
+    def _route(self, layer: int, scores: Tensor) -> Tensor:
+        """In the draft: prefetch what the router asks for, then restrict it to residents."""
+        assert self.step is not None
+        if not self.step.is_draft:
+            return scores
+        asked = torch.topk(scores.reshape(-1, scores.shape[-1]), self.top_k[layer]).indices
+        for expert in asked.flatten().tolist():
+            self.store.prefetch(layer, expert)
+        masked = torch.full_like(scores, -torch.inf)
+        residents = self.store.plan.resident.get(layer, [])
+        masked[..., residents] = scores[..., residents]
+        return masked
+
+    def experts(self, module: Any, hidden: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        """Run the routed experts of a layer: hidden [row, hidden], index and weight [row, k]."""
+        assert self.step is not None
+        layer = self.experts_layer[id(module)]
+        parts = torch.zeros(*index.shape, hidden.shape[1], dtype=torch.float32)
+        for expert in sorted(set(index.flatten().tolist())):
+            if self.step.is_draft and not self.store.is_resident(layer, expert):
+                continue
+            rows, slots = torch.where(index == expert)
+            parts[rows, slots] = self._expert(module, layer, expert, hidden[rows])
+        # The choice is summed slot by slot: a row's order of summation is its own.
+        weights = torch.nan_to_num(weight.to(torch.float32)) if self.step.is_draft else weight.to(torch.float32)
+        total = torch.zeros(hidden.shape[0], hidden.shape[1], dtype=torch.float32)
+        for slot in range(index.shape[1]):
+            total = total + parts[:, slot] * weights[:, slot, None]
+        return total.to(hidden.dtype)
+
+    def _expert(self, module: Any, layer: int, expert: int, rows: Tensor) -> Tensor:
+        source = self.store.draft_weights if self.step and self.step.is_draft else self.store.verify_weights
+        first, down = source(layer, expert)
+        gate_up = linear(rows, first)
+        if module.has_bias:
+            gate_up = gate_up + module.gate_up_proj_bias[expert]
+        result = linear(module._apply_gate(gate_up), down)
+        return result + module.down_proj_bias[expert] if module.has_bias else result
+
+    def attention(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int, sinks: Tensor | None
+    ) -> Tensor:
+        """Attend, one row at a time, over the cache up to the row's own position.
+
+        Args:
+            module: the attention module; its `layer_idx` names the cache.
+            query: [batch, heads, width, dim].
+            key: [batch, kv heads, width, dim].
+            value: [batch, kv heads, width, value dim].
+            scaling: of the scores.
+            window: attention window, 0 for all of the context.
+            sinks: [heads], extra scores that take part in the softmax only.
+
+        Returns:
+            [batch, width, heads, value dim].
+        """
+        assert self.step is not None
+        batch, heads, width, _ = query.shape
+        keys, values = self._cache(module.layer_idx, key, value)
+        result = torch.empty(batch, width, heads, value.shape[3], dtype=query.dtype)
+        group = heads // key.shape[1]
+        for b in range(batch):
+            for t in range(width):
+                position = int(self.step.positions[b, t])
+                keys[b, :, position], values[b, :, position] = key[b, :, t], value[b, :, t]
+                first = max(0, position + 1 - window) if window else 0
+                seen = slice(first, position + 1)
+                row_keys = keys[b, :, seen].repeat_interleave(group, dim=0)
+                row_values = values[b, :, seen].repeat_interleave(group, dim=0)
+                scores = (row_keys @ query[b, :, t, :, None]).squeeze(2) * scaling
+                if sinks is not None:
+                    scores = torch.cat([scores, sinks.to(scores.dtype)[:, None]], dim=1)
+                share = torch.softmax(scores, dim=1)[:, : position + 1 - first]
+                result[b, t] = (share[:, None, :] @ row_values).squeeze(1)
+        return result
+
+    def _cache(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self.keys:
+            batch, heads = key.shape[:2]
+            self.keys[layer] = torch.zeros(batch, heads, self.capacity, key.shape[3])
+            self.values[layer] = torch.zeros(batch, heads, self.capacity, value.shape[3])
+        return self.keys[layer], self.values[layer]
+
+
+class CaughtLinear(TorchFunctionMode):
+    """Send every `torch.nn.functional.linear` to our kernel."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__()
+        self.kernels = kernels
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        """Catch linear; leave everything else alone."""
+        if function is nn.functional.linear:
+            return self.kernels.linear(*args, **(options or {}))
+        return function(*args, **(options or {}))
+
+
+ACTIVE: list[Kernels] = []
+"""The kernels of the model that is running; the innermost counts."""

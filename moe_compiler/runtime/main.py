@@ -1,0 +1,80 @@
+"""The command line of an emitted schedule.py."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from moe_compiler.runtime.decoder import Decoder, Executable, Round, decode, plain_round
+from moe_compiler.runtime.plan import Plan
+
+Builder = Callable[[dict[str, Any], Path | None, int], Executable]
+EXIT_INPUT = 2
+EXIT_DIFFERENT = 1
+
+
+def main(plan: Plan, config: dict[str, Any], build: Builder, round_: Round) -> None:
+    """Build the model, decode, print token ids; with `--check`, compare with plain greedy decoding."""
+    options = _parse()
+    try:
+        model = build(config, options.weights, options.seed)
+        prompts = _prompts(options.prompt, plan.batch, int(config["vocab_size"]))
+    except ValueError as error:
+        print(f"schedule.py: error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+    # Rounds run in lockstep: while the slowest sequence gains one token a round, another may gain γ + 1.
+    capacity = len(prompts[0]) + (options.tokens + 1) * (plan.draft_length + 1)
+    decoder = Decoder(model, plan, prompts, capacity)
+    produced = decode(decoder, round_, options.tokens)
+    decoder.close()
+    report = {
+        "weights": str(options.weights) if options.weights else f"random, seed {options.seed} (synthetic)",
+        "tokens": produced,
+        "rounds": decoder.rounds,
+        "drafted": decoder.drafted,
+        "accepted": decoder.accepted,
+        "acceptance_rate": decoder.accepted / decoder.drafted if decoder.drafted else None,
+        "loads": len(decoder.store.loads),
+    }
+    if options.check:
+        reference = Decoder(model, plan, prompts, capacity)
+        report["same_as_plain_greedy"] = decode(reference, plain_round, options.tokens) == produced
+        reference.close()
+    if options.json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            print(f"{name}: {value}")
+    sys.exit(0 if report.get("same_as_plain_greedy", True) else EXIT_DIFFERENT)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run the draft–verify loop that moe-compiler planned.")
+    parser.add_argument("--tokens", type=_count, default=32, help="new tokens of every sequence (default: 32)")
+    parser.add_argument("--prompt", default="1,2,3", help="token ids, comma-separated (default: 1,2,3)")
+    parser.add_argument("--weights", type=Path, help="folder with *.safetensors; default: seeded random weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: 0)")
+    parser.add_argument("--check", action="store_true", help="compare with plain greedy decoding; exit 1 if different")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text}; valid: 1 to 100,000")
+    return value
+
+
+def _prompts(text: str, batch: int, vocabulary: int) -> list[list[int]]:
+    try:
+        tokens = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--prompt {text}: valid: token ids, comma-separated") from None
+    # Sequences of a batch must differ, or they would all route alike: each starts one token further.
+    prompts = [[(token + number) % vocabulary for token in tokens] for number in range(batch)]
+    if not tokens or any(not 0 <= token < vocabulary for token in tokens):
+        raise ValueError(f"--prompt {text}: valid: token ids from 0 to {vocabulary - 1}")
+    return prompts

@@ -1,0 +1,22 @@
+"""The part of a plan that the runtime needs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Static decisions of a compilation.
+
+    Attributes:
+        batch: sequences decoded together.
+        draft_length: γ; 0 is plain decoding.
+        draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
+        staging_slots: experts that staging has room for.
+        resident: experts in HB, by decoder layer.
+    """
+
+    batch: int
+    draft_length: int
+    draft_bits: int
+    staging_slots: int
+    resident: dict[int, list[int]]

@@ -1,0 +1,87 @@
+"""Where expert weights live: slices in HB, the rest in external memory, prefetched slices in staging.
+
+On a machine without HB both are ordinary memory; what stays true is who reads what: the draft reads resident slices only, and
+verify waits for every slice that it needs. Loads run on a worker thread, in the order in which they were asked for.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.quantise import Sliced, quantise
+
+Matrices = tuple[Tensor, ...]
+MSB, WHOLE = 4, 8
+
+
+@dataclass(frozen=True)
+class Expert:
+    """The matrices of one expert, [out, in] each, sliced."""
+
+    matrices: tuple[Sliced, ...]
+
+
+class ExpertStore:
+    """Experts of all layers, the resident set, and staging.
+
+    Attributes:
+        loads: (layer, expert) of every load, in order, for inspection.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.loads: list[tuple[int, int]] = []
+        self._external: dict[tuple[int, int], Expert] = {}
+        self._draft: dict[tuple[int, int], Matrices] = {}
+        self._staged: dict[tuple[int, int], Future[Matrices]] = {}
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="expert-loads")
+
+    def add(self, layer: int, expert: int, matrices: Sequence[Tensor]) -> None:
+        """Quantise an expert and put it where the plan says."""
+        sliced = Expert(tuple(quantise(matrix) for matrix in matrices))
+        self._external[layer, expert] = sliced
+        if self.is_resident(layer, expert):
+            full = self.plan.draft_bits >= WHOLE
+            self._draft[layer, expert] = tuple(
+                m.verify_weights() if full else m.draft_weights() for m in sliced.matrices
+            )
+
+    def is_resident(self, layer: int, expert: int) -> bool:
+        """Tell whether HB keeps an expert."""
+        return expert in self.plan.resident.get(layer, ())
+
+    def draft_weights(self, layer: int, expert: int) -> Matrices:
+        """Return what the draft computes with; only residents have it."""
+        return self._draft[layer, expert]
+
+    def prefetch(self, layer: int, expert: int) -> None:
+        """Start to load what verify will need, if staging has room."""
+        key = (layer, expert)
+        if key not in self._staged and len(self._staged) < self.plan.staging_slots:
+            self._staged[key] = self._loader.submit(self._load, key)
+
+    def verify_weights(self, layer: int, expert: int) -> Matrices:
+        """Return an expert in full precision; waits for its load, or loads it now."""
+        key = (layer, expert)
+        if key not in self._staged:
+            return self._loader.submit(self._load, key).result()
+        return self._staged[key].result()
+
+    def release_staging(self) -> None:
+        """Free all of staging: the round is over."""
+        for future in self._staged.values():
+            future.result()
+        self._staged.clear()
+
+    def close(self) -> None:
+        """Stop the loader."""
+        self._loader.shutdown(wait=True)
+
+    def _load(self, key: tuple[int, int]) -> Matrices:
+        self.loads.append(key)
+        with torch.inference_mode():
+            return tuple(matrix.verify_weights() for matrix in self._external[key].matrices)

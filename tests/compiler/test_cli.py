@@ -1,0 +1,294 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from moe_compiler.cli.main import cli
+
+MOEC = Path(os.sys.executable).parent / "moec"
+
+
+def moec(*arguments, stdin=None):
+    return subprocess.run(
+        [MOEC, *map(str, arguments)], capture_output=True, text=True, check=False, input=stdin, timeout=300
+    )
+
+
+def assert_refused(result, *words):
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+    assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """One whole compile through the command line."""
+    from tests.conftest import tiny_config
+
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "config.json").write_text(json.dumps(tiny_config("qwen3_moe")))
+    arguments = compile_arguments(folder)
+    result = moec(*arguments, "--json", "-o", folder / "out")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def compile_arguments(folder):
+    return [
+        "compile", folder / "tiny", "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0005",
+        "--draft-length", "3", "--batch", "2", "--context", "64", "--time-limit", "1",
+    ]  # fmt: skip
+
+
+PIPELINE = [
+    "raise-moe", "select-draft", "partition-experts", "lower-to-tasks", "schedule-round", "allocate-staging", "verify-plan",
+]  # fmt: skip
+
+
+def test_compile_writes_the_contract(output):
+    folder, result = output
+    names = sorted(str(p.relative_to(folder / "out")) for p in (folder / "out").rglob("*") if p.is_file())
+    snapshots = [f"ir/{n:02d}-{name}.mlir" for n, name in enumerate(["trace", *PIPELINE])]
+    assert names == sorted(
+        [*snapshots, "compile.json", "cost.json", "plan.json", "schedule.py", "timeline.perfetto-trace"]
+    )
+    cost = json.loads(result.stdout)
+    assert cost == json.loads((folder / "out" / "cost.json").read_text())
+    contract = {
+        "draft": {"length", "bits", "expert_fraction", "acceptance_rate", "break_even_acceptance"},
+        "round": {"seconds", "lower_bound_seconds", "gap", "greedy_seconds", "tokens", "joules"},
+        "token": {"seconds", "joules"},
+        "held_out": {"rounds", "mean_seconds", "p95_seconds", "regret"},
+        "profile": {"name", "kind"},
+    }
+    for name, keys in contract.items():
+        assert keys <= set(cost[name])
+    assert {"model", "target", "batch", "context", "roofline_fraction", "limited_by"} <= set(cost)
+    assert cost["profile"]["kind"] == "synthetic"
+    assert cost["overrides"] == ["memories.hb.capacity_gb=0.0005"]
+    round_ = cost["round"]
+    assert round_["lower_bound_seconds"] <= round_["seconds"] <= round_["greedy_seconds"]
+    assert round_["tokens"] == pytest.approx(2 * (1 + cost["draft"]["acceptance_rate"] * 3))
+    assert cost["token"]["seconds"] == pytest.approx(round_["seconds"] / round_["tokens"])
+    assert round_["joules"] == pytest.approx(sum(cost["joules_by_part"].values()))
+    solvers = json.loads((folder / "out" / "plan.json").read_text())["solvers"]
+    assert {s["pass"] for s in solvers} == {"select-draft", "partition-experts", "schedule-round", "allocate-staging"}
+    for solver in solvers:
+        assert {"pass", "status", "objective", "lower_bound", "gap", "greedy", "seed"} <= set(solver)
+        assert solver["lower_bound"] <= solver["objective"] * (1 + 1e-9) <= solver["greedy"] * (1 + 1e-8)
+    record = json.loads((folder / "out" / "compile.json").read_text())
+    assert record["pipeline"] == ",".join(PIPELINE)
+    assert {step["step"] for step in record["steps"]} >= {"trace", *PIPELINE}
+
+
+def test_two_compiles_give_the_same_bytes_in_every_file_but_compile_json(output):
+    folder, _ = output
+    assert moec(*compile_arguments(folder), "-o", folder / "again").returncode == 0
+    for path in (folder / "out").rglob("*"):
+        if path.is_file() and path.name != "compile.json":
+            assert path.read_bytes() == (folder / "again" / path.relative_to(folder / "out")).read_bytes(), path
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_opt_on_a_snapshot_with_the_rest_of_the_pipeline_gives_the_same_ir(output, k):
+    folder, _ = output
+    name = ["trace", *PIPELINE][k]
+    result = moec("opt", folder / "out" / "ir" / f"{k:02d}-{name}.mlir", "-p", ",".join(PIPELINE[k:]))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == (folder / "out" / "ir" / "07-verify-plan.mlir").read_text()
+
+
+def test_every_snapshot_is_accepted_by_torch_mlir_opt(output, tmp_path):
+    import torch_mlir
+
+    folder, _ = output
+    irdl = tmp_path / "moe.irdl.mlir"
+    irdl.write_text(moec("dialect", "--irdl").stdout)
+    tool = Path(torch_mlir.__path__[0]) / "_mlir_libs" / "torch-mlir-opt"
+    for snapshot in sorted((folder / "out" / "ir").glob("*.mlir")):
+        result = subprocess.run([tool, f"--irdl-file={irdl}", snapshot], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, (snapshot, result.stderr[:500])
+
+
+def test_opt_reads_stdin_and_writes_files(output, tmp_path):
+    folder, _ = output
+    text = (folder / "out" / "ir" / "07-verify-plan.mlir").read_text()
+    result = moec("opt", "-", "-p", "verify-plan", "-o", tmp_path / "checked.mlir", stdin=text)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert (tmp_path / "checked.mlir").read_text() == text
+
+
+def test_verify_plan_rejects_a_tampered_plan(output):
+    folder, _ = output
+    text = (folder / "out" / "ir" / "07-verify-plan.mlir").read_text()
+    lines = text.splitlines()
+    last = max(n for n, line in enumerate(lines) if '"sched.task"' in line and "start_ns = " in line)
+    head, _, tail = lines[last].partition("start_ns = ")
+    lines[last] = f"{head}start_ns = 0 : i64{tail[tail.index(' : i64') + len(' : i64') :]}"
+    assert_refused(moec("opt", "-", "-p", "verify-plan", stdin="\n".join(lines)), "the plan is wrong", "starts before")
+
+
+def test_the_timeline_has_one_track_a_resource_and_no_overlap(output):
+    from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
+
+    folder, _ = output
+    trace = proto.Trace()
+    trace.ParseFromString((folder / "out" / "timeline.perfetto-trace").read_bytes())
+    names = {p.track_descriptor.name for p in trace.packet if p.HasField("track_descriptor")}
+    assert {"external", "link", "banks0-15"} <= names
+    depth = {}
+    for packet in trace.packet:
+        if packet.HasField("track_event"):
+            event = packet.track_event
+            step = 1 if event.type == proto.TrackEvent.TYPE_SLICE_BEGIN else -1
+            depth[event.track_uuid] = depth.get(event.track_uuid, 0) + step
+            assert 0 <= depth[event.track_uuid] <= 1
+    assert depth
+    assert set(depth.values()) == {0}
+
+
+def test_plain_decoding_without_hb(output, tmp_path):
+    folder, _ = output
+    result = moec("compile", folder / "tiny", "--target", "xpu-lpddr5", "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "plain decoding" in result.stdout
+    cost = json.loads((tmp_path / "out" / "cost.json").read_text())
+    assert cost["draft"]["length"] == 0
+    assert cost["draft"]["break_even_acceptance"] is None
+    assert cost["mode"] == "plain decoding"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["qwen3-30b-a3", "--target", "elmoe3d-8gb"], ["did you mean 'qwen3-30b-a3b'"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-9gb"], ["did you mean 'elmoe3d"]),
+        (["no/such", "--target", "elmoe3d-8gb"], ["no/such: no such file"]),
+        (["olmoe-1b-7b", "--target", "no/such.yaml"], ["no/such.yaml: no such hardware file"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--batch", "0"], ["--batch 0", "1 to"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--batch", "two"], ["--batch", "two"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--context", "-1"], ["--context -1"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--draft-length", "-3"], ["--draft-length -3", "auto"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--draft-length", "some"], ["--draft-length some"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--seed", "-1"], ["--seed -1"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--time-limit", "nan"], ["--time-limit nan"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--pipeline", "raise-mo"], ["did you mean 'raise-moe'"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--pipeline", "raise-moe{a=1}"], ["unknown option 'a'"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--pipeline", "raise-moe"], ["pipeline", "select-draft"]),
+        (["olmoe-1b-7b", "--target", "xpu-lpddr5", "--pipeline", "SHUFFLED"], ["out of order"]),
+        (["olmoe-1b-7b", "--target", "xpu-lpddr5", "--pipeline", "DEFAULT"], ["partition-experts", "memory 'hb'"]),
+        (["olmoe-1b-7b", "--target", "xpu-lpddr5", "--draft-length", "2"], ["--draft-length 2", "no memory 'hb'"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--set", "memories.hb.banks=-1"], ["--set", "-1"]),
+        (["olmoe-1b-7b", "--target", "elmoe3d-8gb", "--profile", "nope.npz"], ["nope.npz", "no such file"]),
+    ],
+)
+def test_bad_requests_are_refused_and_nothing_is_written(tmp_path, arguments, words):
+    from moe_passes.pipeline import DEFAULT, WITHOUT_HB
+
+    shuffled = ",".join(reversed(WITHOUT_HB.split(",")))
+    arguments = [{"DEFAULT": DEFAULT, "SHUFFLED": shuffled}.get(a, a) for a in arguments]
+    assert_refused(moec("compile", *arguments, "-o", tmp_path / "out"), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", ["config.json:1", "not valid JSON"]),
+        ("[]", ["an object"]),
+        ("{}", ["model_type"]),
+        ('{"model_type": "llama", "hidden_size": 64}', ["dense model", "mixture-of-experts"]),
+        ('{"model_type": "qwen3_moes", "num_experts": 4}', ["did you mean 'qwen3_moe'"]),
+        (
+            '{"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 8}',
+            ["num_experts_per_tok", "8", "1 to 4"],
+        ),
+        ('{"model_type": "qwen3_moe", "num_experts": 4, "hidden_size": -5}', ["hidden_size", "-5"]),
+        ('{"model_type": "qwen3_moe", "num_experts": 4, "hidden_size": "big"}', ["hidden_size", "big"]),
+    ],
+)
+def test_bad_model_files_are_refused(tmp_path, content, words):
+    (tmp_path / "config.json").write_text(content)
+    assert_refused(moec("compile", tmp_path, "--target", "elmoe3d-8gb", "-o", tmp_path / "out"), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_profiles_of_another_shape_and_output_folders(output, tmp_path):
+    folder, _ = output
+    np.savez(tmp_path / "other.npz", experts=np.tile(np.arange(2), (500, 32, 1)))
+    base = ["compile", folder / "tiny", "--target", "elmoe3d-8gb"]
+    assert_refused(moec(*base, "--profile", tmp_path / "other.npz", "-o", tmp_path / "out"), "another model")
+    assert_refused(moec(*base, "-o", folder / "out"), "exists already")
+    assert_refused(moec(*base, "-o", tmp_path / "no" / "where"), "is not a folder")
+    assert_refused(moec(*base, "-o", "/proc/out"), "/proc")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["memories.hb.capacity_gb=0.0001"], ["does not fit into memory 'hb'", "needed", "available", "capacity_gb"]),
+        (["memories.external.capacity_gb=0.0003"], ["does not fit into memory 'external'", "needed", "available"]),
+        (["memories.hb.staging_gb=0.00001"], ["staging", "staging_gb=auto"]),
+        (["memories.hb.staging_gb=5"], ["does not fit into memory 'hb'", "staging_gb=auto"]),
+    ],
+)
+def test_infeasible_targets_name_memory_bytes_and_levers(output, tmp_path, changes, words):
+    folder, _ = output
+    sets = [item for change in changes for item in ("--set", change)]
+    base = ["compile", folder / "tiny", "--target", "elmoe3d-4gb"]
+    assert_refused(moec(*base, *sets, "-o", tmp_path / "out"), *words)
+
+
+def test_malformed_ir_is_refused(tmp_path):
+    (tmp_path / "a.mlir").write_text("module { oops")
+    assert_refused(moec("opt", tmp_path / "a.mlir", "-p", "verify-plan"), "a.mlir", "not valid IR")
+    assert_refused(moec("opt", tmp_path / "missing.mlir", "-p", "verify-plan"), "missing.mlir")
+    assert_refused(moec("opt", "-", "-p", "verify-plan", stdin="module {}"), "@round")
+    assert_refused(moec("opt", "-", "-p", "raise-moe", stdin="module {}"), "moe.model")
+
+
+def test_lists_are_one_json_document():
+    runner = CliRunner()
+    models = json.loads(runner.invoke(cli, ["models", "--json"]).stdout)
+    assert len(models) == 9
+    assert [p["name"] for p in json.loads(runner.invoke(cli, ["passes", "--json"]).stdout)] == PIPELINE
+    assert len(json.loads(runner.invoke(cli, ["targets", "--json"]).stdout)) == 4
+    figures = json.loads(runner.invoke(cli, ["target", "show", "elmoe3d-8gb", "--json"]).stdout)
+    assert {"path", "unit", "value", "source"} == set(figures[0])
+
+
+def test_help_has_examples():
+    runner = CliRunner()
+    for command in ([], ["compile"], ["opt"], ["target", "show"], ["passes"], ["dialect"]):
+        result = runner.invoke(cli, [*command, "--help"])
+        assert result.exit_code == 0
+        assert "xample" in result.stdout
+
+
+def test_a_bug_exits_with_70_and_keeps_a_reproducer(output, monkeypatch, capsys):
+    from moe_passes.schedule_round import rewrite
+
+    from moe_compiler.cli import main as entry
+
+    folder, _ = output
+
+    def broken(module, limit):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(rewrite, "run", broken)
+    monkeypatch.setattr("sys.argv", ["moec", *map(str, compile_arguments(folder)), "-o", str(folder / "bug")])
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    message = capsys.readouterr().err
+    assert stop.value.code == 70
+    assert "planted" not in message.splitlines()[0] or "bug" in message.splitlines()[0]
+    reproducer = message.split("reproduce: ")[1].split()
+    assert Path(reproducer[2]).read_text().startswith("module")
+    assert not (folder / "bug").exists()

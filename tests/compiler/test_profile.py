@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from moe_passes.errors import InputError
+from moe_passes.routing import cut_rounds, membership, restrict
+from moe_passes.workload import ExpertLayer
+
+from moe_compiler.profile import synthetic
+from moe_compiler.profile.files import choose, load, shipped_profiles
+
+
+def layers(count, experts, top_k):
+    return [ExpertLayer(f"layer{n}", n, experts, top_k, 10, 5, 5) for n in range(count)]
+
+
+MIXTRAL = layers(32, 8, 2)
+
+
+def test_shipped_traces_are_real_and_fit_mixtral():
+    assert len(shipped_profiles()) == 4
+    for name in shipped_profiles():
+        profile = load(name, MIXTRAL)
+        assert profile.record.kind == "real"
+        assert profile.record.draft_routing == "assumed"
+        assert profile.trace.tokens > 8000
+
+
+def test_mixtral_gets_its_real_trace_and_others_a_synthetic_one():
+    assert choose(None, "mixtral-8x7b", MIXTRAL, 100, 0).record.name == "mixtral-8x7b-coding"
+    assert choose(None, "mixtral-8x7b", layers(2, 8, 2), 100, 0).record.kind == "synthetic"
+
+
+def test_synthetic_traces_are_seeded_skewed_and_local():
+    shape = layers(8, 128, 8)
+    first = load(synthetic.name_of(1024, 0), shape)
+    assert first.record.sha256 == load(synthetic.name_of(1024, 0), shape).record.sha256
+    assert first.record.sha256 != load(synthetic.name_of(1024, 1), shape).record.sha256
+    chosen = first.trace.experts
+    # 64 tokens of one request touch about 52 of 128 experts (REFERENCE section 5); uniform routing would touch 126.
+    distinct = [len(np.unique(chosen[s : s + 64, layer])) for s in range(0, 1024, 256) for layer in range(8)]
+    assert 44 <= np.mean(distinct) <= 60
+    counts = np.sort(np.bincount(chosen[:, 0].ravel(), minlength=128))[::-1]
+    assert counts[:32].sum() > 0.4 * counts.sum()
+    same = (first.trace.draft_experts == chosen).all(axis=2).mean()
+    assert same == pytest.approx(0.44, abs=0.02)
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def good(tokens=64):
+    return np.stack([np.random.default_rng(t).permuted(np.arange(8))[:2] for t in range(tokens * 32)]).reshape(
+        tokens, 32, 2
+    )
+
+
+def test_a_users_profile_with_measured_draft(tmp_path):
+    path = save(tmp_path / "mine.npz", experts=good(), draft_experts=good(), kind="synthetic")
+    record = load(path, MIXTRAL).record
+    assert (record.name, record.kind, record.draft_routing) == ("mine.npz", "synthetic", "measured")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"experts": good() + 100}, ["out of range", "0 to 7"]),
+        ({"experts": good().astype(np.int16) - 9}, ["out of range"]),
+        ({"experts": good()[:, :5]}, ["another model", "32 MoE layers"]),
+        ({"experts": good()[:, :, :1]}, ["top-2"]),
+        ({"experts": good().astype(float)}, ["integers"]),
+        ({"experts": good()[0]}, ["[token, layer, k]"]),
+        ({"experts": good()[:0]}, ["no tokens"]),
+        ({"experts": np.zeros((4, 32, 2), int)}, ["one expert twice"]),
+        ({"routes": good()}, ["no array 'experts'", "routes"]),
+        ({"experts": good(), "kind": "made up"}, ["real, synthetic"]),
+        ({"experts": good(), "draft_experts": good(8)}, ["draft_experts"]),
+    ],
+)
+def test_a_bad_profile_is_refused(tmp_path, arrays, words):
+    with pytest.raises(InputError) as error:
+        load(save(tmp_path / "bad.npz", **arrays), MIXTRAL)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_files_that_are_no_profile(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    np.save(tmp_path / "single.npy", good())
+    np.savez(tmp_path / "pickled.npz", experts=np.array([object()], dtype=object))
+    for name in ("text.npz", "single.npy", "pickled.npz", "missing.npz"):
+        with pytest.raises(InputError, match=name):
+            load(str(tmp_path / name), MIXTRAL)
+
+
+def test_rounds_are_runs_of_consecutive_tokens_and_splits_do_not_meet():
+    train, held = (cut_rounds(1000, 4, 5, split, 8).tokens for split in ("train", "held-out"))
+    assert train.shape == held.shape == (8, 4, 5)
+    assert (np.diff(train, axis=2) == 1).all()
+    assert train.max() < 750 <= held.min()
+    with pytest.raises(InputError, match="too few"):
+        cut_rounds(10, 4, 5, "held-out", 8)
+
+
+def test_restricted_choice_keeps_asked_residents_and_fills_by_popularity():
+    asked = membership(np.array([[0, 5, 6]]), 8)
+    resident = membership(np.array([0, 1, 2, 3]), 8)
+    picks = restrict(asked, resident, np.array([7, 3, 1, 0, 2, 4, 5, 6]), top_k=3)
+    assert np.flatnonzero(picks[0]).tolist() == [0, 1, 3]
+    few = restrict(asked, membership(np.array([5]), 8), np.arange(8), top_k=3)
+    assert np.flatnonzero(few[0]).tolist() == [5]

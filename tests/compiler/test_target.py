@@ -1,0 +1,125 @@
+import pytest
+from moe_passes.errors import InputError
+
+from moe_compiler.target.loader import load_target, shipped_targets
+
+
+@pytest.fixture
+def edit(tmp_path):
+    """Copy elmoe3d-8gb with one text replaced; returns the path."""
+
+    def change(old, new):
+        text = shipped_targets()["elmoe3d-8gb"].read_text()
+        assert old in text
+        path = tmp_path / "box.yaml"
+        path.write_text(text.replace(old, new, 1))
+        return str(path)
+
+    return change
+
+
+def test_four_targets_are_shipped_with_a_source_for_every_figure():
+    assert list(shipped_targets()) == ["elmoe3d-4gb", "elmoe3d-64gb", "elmoe3d-8gb", "xpu-lpddr5"]
+    for name in shipped_targets():
+        loaded = load_target(name)
+        assert loaded.target.name == name
+        assert all(row["source"] != "not stated" for row in loaded.figures())
+
+
+def test_si_values_of_elmoe3d_8gb():
+    machine = load_target("elmoe3d-8gb").machine()
+    assert machine.hb.capacity_bytes == 8 * 10**9
+    # 32 banks of 51.2 GB/s at 97 % of peak.
+    assert machine.hb.bytes_per_second == pytest.approx(32 * 51.2e9 * 0.97)
+    assert machine.external.bytes_per_second == pytest.approx(102.4e9 * 0.99)
+    # 0.43 pJ/bit is 3.44 pJ a byte.
+    assert machine.hb.read_joules_per_byte == pytest.approx(3.44e-12)
+    # 524 TOPS are 262 tera-MAC/s.
+    assert machine.engine.w8a8_macs_per_second == pytest.approx(262e12)
+    assert machine.aggregation.bytes_per_second == pytest.approx(32e9)
+
+
+def test_xpu_has_no_hb():
+    assert load_target("xpu-lpddr5").machine().hb is None
+
+
+def test_assumed_figures_of_the_scaled_target_are_marked():
+    sources = {row["path"]: row["source"] for row in load_target("elmoe3d-64gb").figures()}
+    for path in ("memories.hb.banks", "memories.external.capacity_gb", "links.aggregation.bandwidth_gb_s"):
+        assert sources[path].startswith("assumed")
+
+
+def test_set_overrides_one_field_and_is_recorded():
+    loaded = load_target("elmoe3d-8gb", ("memories.hb.capacity_gb=4", "memories.hb.staging_gb = 0.5"))
+    machine = loaded.machine()
+    assert machine.hb.capacity_bytes == 4 * 10**9
+    assert machine.hb.staging_bytes == 5 * 10**8
+    assert machine.overrides == ("memories.hb.capacity_gb=4", "memories.hb.staging_gb=0.5")
+    assert next(r for r in loaded.figures() if r["path"] == "memories.hb.capacity_gb")["source"] == "--set"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("banks: 32", "banks: many", ["box.yaml:9", "memories.hb.banks", "'many'", "integer"]),
+        ("banks: 32", "banks: 0", ["box.yaml:9", "memories.hb.banks", "0", "greater than or equal to 1"]),
+        ("capacity_gb: 8", "capacity_mb: 8000", ["box.yaml:8", "capacity_mb", "did you mean 'capacity_gb'"]),
+        ("banks: 32", "banks: 32\n    banks: 16", ["box.yaml:10", "given twice"]),
+        ("efficiency: 0.97", "efficiency: .nan", ["box.yaml:11", "efficiency", "nan", "finite"]),
+        ("efficiency: 0.97", "efficiency: 1.5", ["box.yaml:11", "1.5", "less than or equal to 1"]),
+        ("staging_gb: auto", "staging_gb: -1", ["staging_gb", "-1", "auto"]),
+        ("latency_ns: 40", "latency_ns: .inf", ["latency_ns", "inf", "finite"]),
+        ("schema: 1", "schema: 2", ["box.yaml:3", "schema", "2"]),
+        ("links:", "linkz:", ["linkz", "did you mean 'links'"]),
+        ("w8a8_tops: 524", "w8a8_tops: '524'", ["w8a8_tops", "'524'", "number"]),
+        ("memories:", "memories: [", ["not valid YAML", "box.yaml"]),
+    ],
+)
+def test_a_bad_file_is_refused_with_file_line_field_and_value(edit, old, new, words):
+    with pytest.raises(InputError) as error:
+        load_target(edit(old, new))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("memories.hb.capacity_gb=-4", ["--set", "memories.hb.capacity_gb", "-4", "greater than 0"]),
+        ("memories.hb.capcity_gb=4", ["did you mean 'memories.hb.capacity_gb'"]),
+        ("memories.hb.banks=1.5", ["1.5", "integer"]),
+        ("memories.hb.banks", ["PATH=VALUE"]),
+        ("=3", ["PATH=VALUE"]),
+        ("memories.hb.capacity_gb=", ["PATH=VALUE"]),
+        ("memories.hb=3", ["no field"]),
+        ("memories.hb.source=x", ["no field"]),
+        ("memories.hb.capacity_gb=nan", ["nan"]),
+    ],
+)
+def test_a_bad_override_is_refused(assignment, words):
+    with pytest.raises(InputError) as error:
+        load_target("elmoe3d-8gb", (assignment,))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_overriding_hb_of_a_machine_without_it():
+    with pytest.raises(InputError, match=r"xpu-lpddr5 has no 'memories.hb'"):
+        load_target("xpu-lpddr5", ("memories.hb.banks=4",))
+
+
+def test_unknown_names_and_files():
+    with pytest.raises(InputError, match="did you mean 'elmoe3d-8gb'"):
+        load_target("elmoe3d-8g")
+    with pytest.raises(InputError, match="no such hardware file"):
+        load_target("boxes/mine.yaml")
+    with pytest.raises(InputError, match="unknown target"):
+        load_target("?")
+
+
+def test_empty_and_binary_files(tmp_path):
+    for name, content in (("a.yaml", b""), ("b.yaml", b"\xff\xfe\x00"), ("c.yaml", b"3")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            load_target(str(path))

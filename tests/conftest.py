@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+
+BASE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+MLA = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0,
+}
+TINY = {
+    "qwen3_moe": {
+        "head_dim": 32,
+        "intermediate_size": 128,
+        "moe_intermediate_size": 64,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": True,
+    },
+    "mixtral": {"intermediate_size": 96, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "olmoe": {"intermediate_size": 64, "num_experts": 16, "num_experts_per_tok": 4},
+    "gpt_oss": {
+        "head_dim": 32,
+        "intermediate_size": 64,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "quantization_config": {"quant_method": "mxfp4"},
+    },
+    "qwen2_moe": {
+        "intermediate_size": 128,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 128,
+        "num_experts": 12,
+        "num_experts_per_tok": 4,
+    },
+    "phimoe": {
+        "intermediate_size": 64,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "attention_bias": True,
+        "lm_head_bias": True,
+    },
+    "deepseek_v2": {**MLA, "q_lora_rank": None, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
+    "deepseek_v3": {**MLA, "n_group": 4, "topk_group": 2},
+    "glm4_moe_lite": {**MLA, "n_group": 1, "topk_group": 1},
+}
+
+
+def tiny_config(model_type: str, **changes) -> dict:
+    """A real architecture, small enough to run: three layers, hidden 64."""
+    return {"model_type": model_type, **BASE, **TINY[model_type], **changes}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path):
+    """Write a tiny config.json; returns its folder."""
+
+    def write(model_type: str = "qwen3_moe", **changes) -> Path:
+        folder = tmp_path / f"tiny-{model_type}"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(tiny_config(model_type, **changes)))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """One compilation of a tiny model that keeps a part of its experts in HB, for tests that only look at it."""
+    import moe_compiler
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-qwen3"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny_config("qwen3_moe")))
+    return moe_compiler.compile(
+        str(folder),
+        "elmoe3d-4gb",
+        overrides=["memories.hb.capacity_gb=0.0005"],
+        draft_length=3,
+        context=64,
+        time_limit=1,
+    )
