@@ -1,7 +1,8 @@
 """Where expert weights live: slices in HB, the rest in external memory, prefetched slices in staging.
 
-On a machine without HB both are ordinary memory; what stays true is who reads what: the draft reads resident slices only, and
-verify waits for every slice that it needs. Loads run on a worker thread, in the order in which they were asked for.
+On a machine without HB both are ordinary memory; what stays true is who reads what: the draft reads resident slices
+only, and verify waits for every slice that it needs. Loads run on a worker thread, in the order in which they were
+asked for.
 """
 
 from collections.abc import Sequence

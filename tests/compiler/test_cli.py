@@ -48,7 +48,8 @@ def compile_arguments(folder):
 
 
 PIPELINE = [
-    "raise-moe", "select-draft", "partition-experts", "lower-to-tasks", "schedule-round", "allocate-staging", "verify-plan",
+    "raise-moe", "select-draft", "partition-experts", "lower-to-tasks", "schedule-round", "allocate-staging",
+    "verify-plan",
 ]  # fmt: skip
 
 

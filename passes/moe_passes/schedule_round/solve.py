@@ -17,6 +17,9 @@ from moe_passes.schedule_round.problem import Problem, Schedule, Solution
 WINDOW_TASKS = 80
 """Tasks that are free at a time."""
 DETERMINISTIC_SECONDS_PER_WINDOW = 0.25
+SECONDS_PER_TASK = 2.5e-5
+"""Deterministic seconds charged per window and task of the round: building the window's model and rebuilding the list
+schedule visit every task. Measured on one core: 0.08 s a window at 2,959 tasks."""
 CLOSE_ENOUGH = 1e-3
 """Stop when the gap to the bound is at most this."""
 
@@ -27,7 +30,7 @@ def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 10.0) -> 
     Args:
         problem: what to schedule.
         seed: CP-SAT's.
-        time_limit_seconds: budget for the improvement, in CP-SAT's deterministic seconds.
+        time_limit_seconds: budget for the improvement: CP-SAT's deterministic seconds, and a charge per task.
 
     Raises:
         ValueError: no list rule finds a schedule: program order is not a topological order.
@@ -61,7 +64,7 @@ def _improve(problem: Problem, schedule: Schedule, bound: int, seed: int, limit:
             window = by_start[first : first + WINDOW_TASKS]
             budget = min(DETERMINISTIC_SECONDS_PER_WINDOW, limit - spent)
             starts, used = _solve_window(problem, best, window, tails, seed, budget)
-            spent += max(used, 1e-3)
+            spent += used + SECONDS_PER_TASK * len(problem.tasks)
             if starts is not None:
                 best = _keep_better(problem, best, starts)
         if best.makespan(problem) >= before:
