@@ -4,7 +4,9 @@ Draft step d: for every layer an `attention` task (all dense work), then, where 
 `draft-experts` task; a `head` at the end. Nothing is loaded. Verify: for every layer an `attention` task; for every
 distinct expert an `expert` task, after the `load` of what is not resident; a `gather` of the partial sums. A load
 may start once the draft's router asked for its expert (after the first such `attention` task), else after the verify
-router. What is loaded lies striped over all banks of staging from the start of the load to the end of the computation.
+router. What is loaded lies striped over all banks of staging from the start of the load to the end of the computation. Staging is
+handed out in slots of one slice (an expert that comes whole takes two, which need not be neighbours), so it cannot
+fragment: whatever fits by count also fits by address.
 Without HB, weights stream from external memory past the elements as they compute.
 """
 
@@ -19,6 +21,8 @@ from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticP
 from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Task
 
 DRAFT_BITS_FULL = 8
+ALIGNMENT_BYTES = 64
+"""Staging slots begin at multiples of this."""
 
 
 def build(plan: StaticPlan, routing: RoundRouting, cost: CostModel) -> TaskGraph:
@@ -61,6 +65,7 @@ class _Builder:
         self.capacities = [1, 1, 1] + [1] * groups + [self.plan.staging_bytes]
         self.link, self.streamline, self.staging = 1, 2, 3 + groups
         self.all_banks = tuple((3 + g, 1) for g in range(groups))
+        self.slot_bytes = _slot_bytes(self.plan)
 
     def graph(self) -> TaskGraph:
         """Return what was collected."""
@@ -201,7 +206,8 @@ class _Builder:
         )
         task = self._add(self._expert_modes(layer, expert, macs), tuple(after), work)
         if loaded:
-            self.buffers.append(Buffer(self.staging, loaded, load, task))
+            slots = -(-loaded // self.slot_bytes)
+            self.buffers += [Buffer(self.staging, self.slot_bytes, load, task)] * slots
         return task
 
     def _expert_modes(self, layer: PlacedLayer, expert: int, macs: int) -> tuple[Mode, ...]:
@@ -230,6 +236,13 @@ class _Builder:
         holds = ((banks >= first) & (banks < first + count)) | staged[:, None]
         heard = choices.astype(np.float32) @ holds.astype(np.float32) > 0
         return int(heard.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
+
+
+def _slot_bytes(plan: StaticPlan) -> int:
+    """Return the size of a staging slot: the largest slice that is loaded in one piece."""
+    in_slices = plan.bits < DRAFT_BITS_FULL
+    largest = max((layer.shape.msb_bytes if in_slices else layer.shape.whole_bytes) for layer in plan.layers)
+    return -(-largest // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def _granularity(plan: StaticPlan, banks: int) -> int:

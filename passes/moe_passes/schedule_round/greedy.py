@@ -53,16 +53,18 @@ class _Run:
         self.waiting = [len(set(task.after)) for task in problem.tasks]
         self.successors = problem.successors()
         self.starts, self.modes = [-1] * count, [0] * count
-        self.opens: dict[int, list[int]] = {}
-        self.closes: dict[int, list[int]] = {}
-        for number, buffer in enumerate(problem.buffers):
-            self.opens.setdefault(buffer.first, []).append(number)
-            self.closes.setdefault(buffer.last, []).append(number)
-        self.unopened = sorted({b.first for b in problem.buffers})
+        self.opens: dict[int, dict[int, int]] = {}
+        self.closes: dict[int, dict[int, int]] = {}
+        for buffer in problem.buffers:
+            for task, changes in ((buffer.first, self.opens), (buffer.last, self.closes)):
+                amounts = changes.setdefault(task, {})
+                amounts[buffer.resource] = amounts.get(buffer.resource, 0) + buffer.amount
+        self.unopened = sorted(self.opens)
         self.first_unopened = 0
         self.largest: dict[int, int] = {}
-        for buffer in problem.buffers:
-            self.largest[buffer.resource] = max(self.largest.get(buffer.resource, 0), buffer.amount)
+        for amounts in self.opens.values():
+            for resource, amount in amounts.items():
+                self.largest[resource] = max(self.largest.get(resource, 0), amount)
         self.ready: dict[tuple[object, ...], list[tuple[int, int]]] = {}
         self.events: list[tuple[int, int, int]] = []
 
@@ -89,8 +91,8 @@ class _Run:
     def _finish(self, number: int, now: int) -> None:
         for resource, amount in self.problem.tasks[number].modes[self.modes[number]].uses:
             self.free[resource] += amount
-        for buffer in self.closes.get(number, ()):
-            self.free[self.problem.buffers[buffer].resource] += self.problem.buffers[buffer].amount
+        for resource, amount in self.closes.get(number, {}).items():
+            self.free[resource] += amount
         for later in self.successors[number]:
             self.waiting[later] -= 1
             if not self.waiting[later]:
@@ -119,8 +121,8 @@ class _Run:
 
     def _possible_mode(self, number: int) -> int:
         """Return the fastest mode that can start now, −1 if none can."""
-        for buffer in self.opens.get(number, ()):
-            if not self._has_room(number, self.problem.buffers[buffer].resource, self.problem.buffers[buffer].amount):
+        for resource, amount in self.opens.get(number, {}).items():
+            if not self._has_room(number, resource, amount):
                 return -1
         chosen, shortest = -1, -1
         for index, mode in enumerate(self.problem.tasks[number].modes):
@@ -141,6 +143,6 @@ class _Run:
         chosen = self.problem.tasks[number].modes[mode]
         for resource, amount in chosen.uses:
             self.free[resource] -= amount
-        for buffer in self.opens.get(number, ()):
-            self.free[self.problem.buffers[buffer].resource] -= self.problem.buffers[buffer].amount
+        for resource, amount in self.opens.get(number, {}).items():
+            self.free[resource] -= amount
         heapq.heappush(self.events, (now + chosen.duration, 1, number))
