@@ -1,7 +1,7 @@
 """Time and memory of the compiler: the demo, deepseek-v3, and growth with layers and experts. Prints JSON.
 
-Growth is measured on Qwen3-30B-A3B with fewer layers or experts than it has; `ratio` is the seconds of an entry over those of
-the entry before it, where size doubles.
+Growth is measured on Qwen3-30B-A3B with fewer layers or experts than it has; `ratio` is the seconds of an entry over
+those of the entry before it, where size doubles.
 """
 
 import json

@@ -4,9 +4,9 @@ Draft step d: for every layer an `attention` task (all dense work), then, where 
 `draft-experts` task; a `head` at the end. Nothing is loaded. Verify: for every layer an `attention` task; for every
 distinct expert an `expert` task, after the `load` of what is not resident; a `gather` of the partial sums. A load
 may start once the draft's router asked for its expert (after the first such `attention` task), else after the verify
-router. What is loaded lies striped over all banks of staging from the start of the load to the end of the computation. Staging is
-handed out in slots of one slice (an expert that comes whole takes two, which need not be neighbours), so it cannot
-fragment: whatever fits by count also fits by address.
+router. What is loaded lies striped over all banks of staging from the start of the load to the end of the
+computation. Staging is handed out in slots of one slice (an expert that comes whole takes two, which need not be
+neighbours), so it cannot fragment: whatever fits by count also fits by address.
 Without HB, weights stream from external memory past the elements as they compute.
 """
 
