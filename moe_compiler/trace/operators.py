@@ -25,13 +25,16 @@ def _(hidden: Tensor, index: Tensor, weight: Tensor, parameters: list[Tensor]) -
 
 
 @torch.library.custom_op("moe::attention", mutates_args=())
-def attention(query: Tensor, key: Tensor, value: Tensor, layer: int, window: int, latent_elements: int) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, layer: int, window: int, latent_elements: int
+) -> Tensor:
     """Attend over the KV cache: query [batch, heads, width, dim] → [batch, width, heads, value dim].
 
     Args:
         query: of the step's own tokens, as are key and value; the cache is the operator's state.
         key: see query.
         value: see query.
+        sinks: [heads], extra scores of the softmax, or None.
         layer: index of the decoder layer.
         window: attention window in tokens, 0 for all of the context.
         latent_elements: elements cached per token if the cache holds a latent (MLA), else 0.
@@ -40,7 +43,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, layer: int, window: int
 
 
 @attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, layer: int, window: int, latent_elements: int) -> Tensor:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, layer: int, window: int, latent_elements: int
+) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
@@ -58,4 +63,4 @@ def traced_attention(
     if getattr(module, "kv_lora_rank", None):
         latent = int(module.kv_lora_rank) + int(module.qk_rope_head_dim)  # type: ignore[arg-type]
     layer, window = int(module.layer_idx), int(options.get("sliding_window") or 0)  # type: ignore[arg-type]
-    return torch.ops.moe.attention(query, key, value, layer, window, latent), None
+    return torch.ops.moe.attention(query, key, value, options.get("s_aux"), layer, window, latent), None

@@ -42,7 +42,7 @@ def output(tmp_path_factory):
 
 def compile_arguments(folder):
     return [
-        "compile", folder / "tiny", "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0005",
+        "compile", folder / "tiny", "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003",
         "--draft-length", "3", "--batch", "2", "--context", "64", "--time-limit", "1",
     ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_compile_writes_the_contract(output):
         assert keys <= set(cost[name])
     assert {"model", "target", "batch", "context", "roofline_fraction", "limited_by"} <= set(cost)
     assert cost["profile"]["kind"] == "synthetic"
-    assert cost["overrides"] == ["memories.hb.capacity_gb=0.0005"]
+    assert cost["overrides"] == ["memories.hb.capacity_gb=0.0003"]
     round_ = cost["round"]
     assert round_["lower_bound_seconds"] <= round_["seconds"] <= round_["greedy_seconds"]
     assert round_["tokens"] == pytest.approx(2 * (1 + cost["draft"]["acceptance_rate"] * 3))

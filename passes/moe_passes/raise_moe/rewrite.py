@@ -152,7 +152,7 @@ def expert_layers(segments: list[Segment], model: ModelShape) -> Iterator[Expert
     layer = -1
     for part in segments:
         if part.attention is not None:
-            layer = _constant(part.attention.operation.operands[3])
+            layer = _constant(part.attention.operation.operands[4])
         if part.experts is None:
             continue
         operands = part.experts.operation.operands
@@ -207,7 +207,7 @@ class _Raiser:
         head = max(n for n, s in enumerate(segments) if s.attention is None and s.experts is None and s.matrices())
         for number, part in enumerate(segments):
             if part.attention is not None:
-                layer = _constant(part.attention.operation.operands[3])
+                layer = _constant(part.attention.operation.operands[4])
                 stream = self._attention(stream, part, layer)
             elif part.experts is not None:
                 stream = self._experts(stream, part, layer)
@@ -219,7 +219,7 @@ class _Raiser:
 
     def _attention(self, stream: ir.Value, part: Segment, layer: int) -> ir.Value:
         assert part.attention is not None
-        query, key, value, _, window, latent = part.attention.operation.operands
+        query, key, value, _, _, window, latent = part.attention.operation.operands
         _, heads, _, key_dim = _shape(query)
         value_dim = _shape(value)[3]
         cached = _constant(latent)
