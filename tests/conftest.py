@@ -2,6 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+
+# Two workers share two cores; tiny matrices gain nothing from threads.
+torch.set_num_threads(1)
 
 BASE = {
     "hidden_size": 64,

@@ -1,15 +1,15 @@
 import pytest
 import torch
-
-import moe_compiler
-from moe_compiler.trace.functional import functionalise
-from moe_compiler.trace.graph import Step, build_on_meta, trace
-from moe_compiler.trace.models import load_model, shipped_models, transformers_config
 from moe_passes.dialects import context
 from moe_passes.dialects.module import append, dense_parts, find, only
 from moe_passes.errors import InputError
 from moe_passes.raise_moe import rewrite
 from moe_passes.workload import ExpertLayer, ModelShape, Workload
+
+import moe_compiler
+from moe_compiler.trace.functional import functionalise
+from moe_compiler.trace.graph import Step, build_on_meta, trace
+from moe_compiler.trace.models import load_model, shipped_models, transformers_config
 from tests.conftest import TINY, tiny_config
 
 # REFERENCE section 6: MoE layers, experts, top-k, total and active billions.
