@@ -10,7 +10,8 @@ SNAPSHOTS = {
     "trace": """
 // CHECK: "moe.model"() {{.*}}architecture = "Qwen3MoeForCausalLM"
 // CHECK: "moe.workload"() {batch = 1 : i64, context = 64 : i64, draft_length = 3 : i64
-// CHECK: func.func @draft_step(%[[TABLE:.*]]: !torch.vtensor<[128,64],bf16> {moe.parameter = "model.embed_tokens.weight"}
+// CHECK: func.func @draft_step(%[[TABLE:.*]]: !torch.vtensor<[128,64],bf16>
+// CHECK-SAME: {moe.parameter = "model.embed_tokens.weight"}
 // CHECK: torch.operator "torch.moe.attention"
 // CHECK: torch.operator "torch.moe.experts"
 // CHECK: func.func @verify_step
@@ -21,7 +22,8 @@ SNAPSHOTS = {
 // CHECK: "moe.link"() {{.*}}name = "aggregation"
 """,
     "raise-moe": """
-// CHECK: "moe.expert_store"() {experts = 16 : i64, layer = 0 : i64, msb_bytes = 6912 : i64, name = "layer0", parameters = 12288 : i64, residual_bytes = 6144 : i64, top_k = 4 : i64}
+// CHECK: "moe.expert_store"() {experts = 16 : i64, layer = 0 : i64, msb_bytes = 6912 : i64, name = "layer0",
+// CHECK-SAME: parameters = 12288 : i64, residual_bytes = 6144 : i64, top_k = 4 : i64}
 // CHECK: "moe.profile"() {draft_routing = "assumed", kind = "synthetic"
 // CHECK-NOT: torch.
 // CHECK: func.func @draft_step(%[[TOKENS:.*]]: !moe.tokens<1 : i64, 1 : i64>) -> !moe.logits<128 : i64>
