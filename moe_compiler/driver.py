@@ -1,7 +1,6 @@
 """One compilation: model → IR → passes → plan → program and cost."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from moe_passes.dialects import context
 from moe_passes.dialects.module import append, find, only, read_machine, write_machine
 from moe_passes.dialects.round import read_round
 from moe_passes.errors import InputError
+from moe_passes.instrumentation import SolverCall, peak_mib, watch_solver_calls
 from moe_passes.lower_to_tasks.rewrite import read_plan
 from moe_passes.pipeline import DEFAULT, WITHOUT_HB, Step, parse_pipeline, run_pipeline
 from moe_passes.routing import RoutingTrace
@@ -45,17 +45,21 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Timer:
-    """Wall seconds and peak memory of every step; goes to compile.json and nowhere else."""
+    """Wall seconds and peak memory of every step and solver call; goes to compile.json and nowhere else."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
+    solver_calls: list[SolverCall] = field(default_factory=list)
 
     @contextmanager
     def measure(self, name: str) -> Any:
         """Measure one step."""
         start = time.perf_counter()
         yield
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.steps.append({"step": name, "seconds": time.perf_counter() - start, "peak_mib": peak_mib})
+        self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Record a step that took so many seconds."""
+        self.steps.append({"step": name, "seconds": seconds, "peak_mib": peak_mib()})
 
 
 class PassFailureError(Exception):
@@ -145,18 +149,18 @@ def compile(
     _check_complete(steps, default)
     source = load_model(model)
     timer = Timer()
-    with timer.measure("trace"):
-        progress("trace")
-        module = trace_model(source, batch, moe_context())
-        append(module, workload)
-        write_machine(module, loaded.machine())
-    reader = _ProfileReader(profile, source, workload)
-    snapshots = _run(module, steps, reader, timer, progress)
-    with timer.measure("held-out rounds"):
-        progress("held-out rounds")
-        held_out = evaluate(
-            read_machine(module), read_plan(module), reader(module), read_round(module, "emit").problem, seed
-        )
+    with watch_solver_calls() as timer.solver_calls:
+        with timer.measure("trace"):
+            progress("trace")
+            module = trace_model(source, batch, moe_context())
+            append(module, workload)
+            write_machine(module, loaded.machine())
+        reader = _ProfileReader(profile, source, workload)
+        snapshots = _run(module, steps, reader, timer, progress)
+        with timer.measure("held-out rounds"):
+            progress("held-out rounds")
+            round_ = read_round(module, "emit").problem
+            held_out = evaluate(read_machine(module), read_plan(module), reader(module), round_, seed)
     with timer.measure("emit"):
         plan, cost = plan_document(module), cost_document(module, held_out)
     record = _record(source, loaded, workload, profile, steps, timer)
@@ -268,8 +272,7 @@ def _run(
 
     def after(step: Step, module: ir.Module) -> None:
         reader.attach(module)
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        timer.steps.append({"step": step.info.name, "seconds": time.perf_counter() - started, "peak_mib": peak_mib})
+        timer.add(step.info.name, time.perf_counter() - started)
         snapshots.append((step.info.name, str(module)))
 
     try:
@@ -303,6 +306,16 @@ def _record(
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
         "compiler": moe_compiler.__version__,
         "steps": timer.steps,
+        "solver_calls": [_call(call) for call in timer.solver_calls],
         "total_seconds": sum(step["seconds"] for step in timer.steps),
         "peak_mib": max(step["peak_mib"] for step in timer.steps),
+    }
+
+
+def _call(call: SolverCall) -> dict[str, Any]:
+    return {
+        "pass": call.pass_name,
+        "instance": call.instance,
+        "seconds": call.seconds,
+        "peak_mib": call.peak_mib,
     }

@@ -181,6 +181,7 @@ def cost_document(module: ir.Module, held_out: HeldOut) -> dict[str, Any]:
             "regret": held_out.regret,
             "p95_regret": held_out.p95_regret,
             "dispatch_rule": held_out.rule,
+            "solvers": [_solver(record) for record in held_out.solvers],
         },
     }
 

@@ -8,6 +8,7 @@ from moe_passes.allocate_staging.solve import solve
 from moe_passes.dialects.module import append, only, set_attribute
 from moe_passes.dialects.round import Round, read_round
 from moe_passes.errors import infeasible
+from moe_passes.instrumentation import solver_call
 from moe_passes.workload import SolverRecord, Workload
 
 NAME = "allocate-staging"
@@ -24,7 +25,8 @@ def run(module: ir.Module) -> None:
     if not round_.buffer_ops:
         return
     problem = lifetimes(round_, NAME)
-    solution = solve(problem, workload.seed)
+    with solver_call(NAME, "peak of staging"):
+        solution = solve(problem, workload.seed)
     if solution.status == "infeasible":
         raise infeasible(
             f"the schedule's staged slices ({solution.lower_bound_bytes:,} bytes alive at once, fragmented)",

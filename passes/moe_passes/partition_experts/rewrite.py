@@ -6,6 +6,7 @@ from torch_mlir import ir
 from moe_passes.cost import BYTES_PER_ACTIVATION
 from moe_passes.dialects.module import append, find, only, read_machine, set_attribute
 from moe_passes.errors import InputError
+from moe_passes.instrumentation import solver_call
 from moe_passes.machine import Machine
 from moe_passes.partition_experts.check import violations
 from moe_passes.partition_experts.problem import Problem, Solution
@@ -42,7 +43,8 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
             expert_bytes=resident_bytes(layer, residencies[row]),
             steps=_steps(trace, workload, plan, layer, row, residencies[row], order[row]),
         )
-        solution = solve(problem, workload.seed)
+        with solver_call(NAME, layer.name):
+            solution = solve(problem, workload.seed)
         wrong = violations(problem, solution)
         if wrong:
             raise AssertionError(f"{NAME}: {layer.name}: " + "; ".join(wrong))

@@ -9,6 +9,7 @@ from moe_passes.cost import AnalyticCost
 from moe_passes.dialects.module import append, dense_parts, find, only, read_machine, set_attribute
 from moe_passes.durations import step_seconds
 from moe_passes.errors import InfeasibleError, InputError, infeasible
+from moe_passes.instrumentation import solver_call
 from moe_passes.machine import AUTO, Machine
 from moe_passes.routing import RoutingTrace, cut_rounds, membership, popularity
 from moe_passes.select_draft import acceptance
@@ -54,7 +55,8 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
         _plain_decoding(module, stores, workload)
         return
     problem = _problem(machine, model, workload, layers, parts, trace)
-    solution = solve(problem)
+    with solver_call(NAME, "draft plan"):
+        solution = solve(problem)
     wrong = violations(problem, solution)
     if wrong:
         raise AssertionError(f"{NAME}: " + "; ".join(wrong))
