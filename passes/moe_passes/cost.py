@@ -13,6 +13,10 @@ BYTES_PER_ACTIVATION = 2
 """Partial sums and gathered activations travel as 16-bit numbers."""
 
 
+MOST_WRITE_SHARE = 0.5
+"""Largest share of the HB bandwidth that writes into staging take."""
+
+
 class CostModel(Protocol):
     """Durations in seconds. A machine without HB is asked for external reads only."""
 
@@ -46,7 +50,8 @@ class AnalyticCost:
     """Bandwidth, peak rate and latency, as the hardware file states them.
 
     HB reads run at the reachable bandwidth less what an always-running load would write into staging, so that a
-    load never slows a read: `bank_bytes_per_second · efficiency − external bytes per second / banks`.
+    load never slows a read: `bank_bytes_per_second · efficiency − load bytes per second / banks`. On a machine whose
+    HB is not faster than its external memory, loads are held to `MOST_WRITE_SHARE` of the HB bandwidth.
     """
 
     machine: Machine
@@ -60,16 +65,14 @@ class AnalyticCost:
         hb = self._hb()
         if bytes_in_busiest_bank <= 0:
             return 0.0
-        reserved = self.machine.external.bytes_per_second / hb.banks
+        reserved = self._load_bytes_per_second() / hb.banks
         return hb.latency_seconds + bytes_in_busiest_bank / (hb.bank_bytes_per_second * hb.efficiency - reserved)
 
     def external_read_seconds(self, size_bytes: float) -> float:
-        """See `CostModel`; the streamline link limits it where it is the slower of the two."""
+        """See `CostModel`; the streamline link or the writes into HB limit it where they are slower."""
         if size_bytes <= 0:
             return 0.0
-        external = self.machine.external
-        rate = min(external.bytes_per_second, self.machine.streamline.bytes_per_second)
-        return external.latency_seconds + size_bytes / rate
+        return self.machine.external.latency_seconds + size_bytes / self._load_bytes_per_second()
 
     def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
         """See `CostModel`; up to 4 bits run at the 4-bit rate; each bank has an equal share of the peak."""
@@ -86,6 +89,11 @@ class AnalyticCost:
         """See `CostModel`."""
         link = self.machine.streamline
         return link.latency_seconds + size_bytes / link.bytes_per_second if size_bytes > 0 else 0.0
+
+    def _load_bytes_per_second(self) -> float:
+        rate = min(self.machine.external.bytes_per_second, self.machine.streamline.bytes_per_second)
+        hb = self.machine.hb
+        return min(rate, MOST_WRITE_SHARE * hb.bytes_per_second) if hb else rate
 
     def _hb(self) -> Memory:
         if self.machine.hb is None:
