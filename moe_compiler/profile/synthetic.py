@@ -3,7 +3,7 @@
 A token's router scores in a layer are popularity (Zipf over a seeded permutation), plus a context that drifts slowly
 along the sequence and is drawn anew with each request (temporal locality), plus noise of its own; the top k are
 chosen. The scales are set so that 64 tokens of one request touch about 52 of 128 experts at top-8, as Qwen3-30B does
-(REFERENCE section 5), where uniform routing would touch 126.
+(docs/reference.md section 5), where uniform routing would touch 126.
 
 The draft's routing is not known without the weights either. It is modelled on MoE-SpeQ's measurement (REFERENCE
 section 5): in 44 % of cases it equals the target's, in 47 % a part is different, in 9 % all is.

@@ -1,6 +1,6 @@
 """INT8 weights with an FP16 scale per 32, cut into a signed top nibble and an unsigned low nibble.
 
-w = 16·m + l (REFERENCE section 2). The draft computes with 16·m + 8, verify with w itself.
+w = 16·m + l (docs/reference.md section 2). The draft computes with 16·m + 8, verify with w itself.
 
 Every kernel works on *fixed-point* weights: w · scale · 2²⁴, which is a whole number, because an FP16 scale is a
 multiple of 2⁻²⁴. Activations are INT8 per row. Products and sums of whole numbers below 2⁵³ are exact in float64, in

@@ -179,7 +179,7 @@ class SolverRecord:
 
     @property
     def gap(self) -> float:
-        """(objective − bound) / objective, 0 where both are 0 (DESIGN section 7)."""
+        """(objective − bound) / objective, 0 where both are 0."""
         return gap(self.objective, self.lower_bound)
 
 

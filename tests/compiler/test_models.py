@@ -12,7 +12,7 @@ from moe_compiler.trace.graph import Step, build_on_meta, trace
 from moe_compiler.trace.models import load_model, shipped_models, transformers_config
 from tests.conftest import TINY, tiny_config
 
-# REFERENCE section 6: MoE layers, experts, top-k, total and active billions.
+# docs/reference.md section 6: MoE layers, experts, top-k, total and active billions.
 PUBLISHED = {
     "mixtral-8x7b": (32, 8, 2, 46.7, 12.9),
     "qwen3-30b-a3b": (48, 128, 8, 30.5, 3.3),

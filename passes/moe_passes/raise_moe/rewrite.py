@@ -23,7 +23,7 @@ from moe_passes.workload import ExpertLayer, ModelShape, Workload
 
 NAME = "raise-moe"
 DENSE_BITS = 8.5
-"""Dense matrices are INT8 with an FP16 scale per 32 weights, whatever the experts are (REFERENCE section 2)."""
+"""Dense matrices are INT8 with an FP16 scale per 32 weights, whatever the experts are (docs/reference.md section 2)."""
 VECTOR_BITS = 16
 """Norms, biases and the like stay FP16."""
 DYNAMIC_WIDTH = -1

@@ -1,6 +1,6 @@
 """schedule-round: the best list schedule, improved window by window with CP-SAT, and a proved bound.
 
-CP-SAT finds nothing on a whole round (DESIGN section 9), so it is given small pieces: all tasks that run within a
+CP-SAT finds nothing on a whole round, so it is given small pieces: all tasks that run within a
 window of time are free, everything else stays, and the longest remaining path is minimised. The window's answer
 becomes an order of priorities, list scheduling moves everything behind it forward, and the result is kept if it is not
 longer. So the answer is never worse than the best list schedule, and, as CP-SAT runs one worker under a limit on

@@ -59,7 +59,7 @@ def _load_seconds(problem: Problem, choice: Choice, cold: np.ndarray, hot: np.nd
 
 
 def tokens(problem: Problem, length: int, rate: float) -> float:
-    """Expected tokens of a round, whole batch (DESIGN section 7)."""
+    """Expected tokens of a round, whole batch."""
     return problem.batch * (1 + rate * length)
 
 
