@@ -16,7 +16,7 @@ from moe_passes.partition_experts.solve import solve as place
 
 
 def placement() -> None:
-    """Shard and place 16 experts of 4 MB over 8 banks of 51.2 GB/s, for 64 steps of 8 tokens that use 2 experts each."""
+    """Place 16 experts of 4 MB over 8 banks of 51.2 GB/s, for 64 steps of 8 tokens that use 2 experts each."""
     random = np.random.default_rng(0)
     steps = random.random((64, 8, 16)).argsort(axis=2) < 2
     problem = Placement(

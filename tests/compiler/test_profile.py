@@ -35,7 +35,7 @@ def test_synthetic_traces_are_seeded_skewed_and_local():
     assert first.record.sha256 == load(synthetic.name_of(1024, 0), shape).record.sha256
     assert first.record.sha256 != load(synthetic.name_of(1024, 1), shape).record.sha256
     chosen = first.trace.experts
-    # 64 tokens of one request touch about 52 of 128 experts (docs/reference.md section 5); uniform routing would touch 126.
+    # 64 tokens of one request touch about 52 of 128 experts (docs/reference.md section 5), 126 if routed uniformly.
     distinct = [len(np.unique(chosen[s : s + 64, layer])) for s in range(0, 1024, 256) for layer in range(8)]
     assert 44 <= np.mean(distinct) <= 60
     counts = np.sort(np.bincount(chosen[:, 0].ravel(), minlength=128))[::-1]

@@ -1,8 +1,8 @@
 """Acceptance rate α as a function of the share of experts that the draft keeps.
 
 Measured points of arXiv 2604.14626 (MT-Bench table, *elastic* rows), put against the share of experts whose msb slice
-fits (docs/reference.md section 3, [D]); the last point of each curve is the α of the 4-bit copy. α is the accepted fraction of
-drafted tokens, at a draft length of 6 (docs/reference.md section 3: 6 or 7 fits the table best).
+fits (docs/reference.md section 3, [D]); the last point of each curve is the α of the 4-bit copy. α is the accepted
+fraction of drafted tokens, at a draft length of 6 (docs/reference.md section 3: 6 or 7 fits the table best).
 """
 
 import numpy as np
