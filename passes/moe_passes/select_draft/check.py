@@ -1,5 +1,7 @@
 """Independent check of a select-draft solution: it was offered, it fits, and its objective is recomputed with sets."""
 
+import numpy as np
+
 from moe_passes.select_draft.problem import Choice, Problem, Solution
 
 
@@ -29,7 +31,7 @@ def violations(problem: Problem, solution: Solution) -> list[str]:
 
 def seconds_per_token(problem: Problem, choice: Choice, acceptance_rate: float) -> float:
     """Recompute the objective, one round, layer and expert after another (model: docstring of bound.py)."""
-    residents = [set(row.nonzero()[0].tolist()) for row in choice.resident]
+    residents = [set(np.flatnonzero(row).tolist()) for row in choice.resident]
     step = _draft_step_seconds(problem, choice, residents) if choice.length else 0.0
     rounds = range(problem.used.shape[0])
     mean = sum(_round_seconds(problem, choice, residents, number, step) for number in rounds) / len(rounds)
@@ -58,14 +60,14 @@ def _round_seconds(problem: Problem, choice: Choice, residents: list[set[int]], 
     rates, length = problem.rates, choice.length
     distinct, total, early = 0, 0.0, 0.0
     for layer, resident in enumerate(residents):
-        used = problem.used[number, : length + 1, layer].any(axis=0).nonzero()[0].tolist()
-        asked = problem.asked[number, :length, layer].any(axis=0)
+        used = np.flatnonzero(problem.used[number, : length + 1, layer].any(axis=0)).tolist()
+        asked = set(np.flatnonzero(problem.asked[number, :length, layer].any(axis=0)).tolist())
         distinct += len(used)
         for expert in used:
             missing = choice.slice.residual_bytes if expert in resident else problem.whole_bytes
             load = missing * rates.external_seconds_per_byte + rates.load_latency_seconds if missing else 0.0
             total += load
-            early += load if asked[expert] else 0.0
+            early += load if expert in asked else 0.0
     gathers = len(residents) * problem.batch * (length + 1)
     verify = rates.verify_dense_seconds[problem.lengths.index(length)]
     verify += distinct * problem.whole_bytes * rates.hb_seconds_per_byte + gathers * rates.gather_seconds_per_token
