@@ -1,9 +1,15 @@
 """Synthetic routing traces, for models without a real one. Always labelled `synthetic`.
 
-A token's router scores in a layer are popularity (Zipf over a seeded permutation), plus a context that drifts slowly
-along the sequence and is drawn anew with each request (temporal locality), plus noise of its own; the top k are
-chosen. The scales are set so that 64 tokens of one request touch about 52 of 128 experts at top-8, as Qwen3-30B does
-(docs/reference.md section 5), where uniform routing would touch 126.
+A token's router scores in a layer are popularity (Zipf over a seeded permutation), plus what its context asks for,
+plus noise of its own; the top k are chosen. The context is a point of a low-dimensional space that drifts slowly along
+the sequence and is drawn anew with each request (temporal locality); how much an expert answers to each dimension is
+fixed, so experts that were asked for together will be so again (co-activation). Calibration:
+
+- 64 tokens of one request touch about 52 of 128 experts at top-8, as Qwen3-30B does (docs/reference.md section 5);
+  uniform routing would touch 126.
+- In the shipped real traces of Mixtral-8x7B, the log of how much more often than by chance two experts are chosen
+  together has a standard deviation of 0.8 to 1.0, and correlates by 0.9 between halves of a trace and between
+  categories of text. At 8 experts and top-2 this generator gives 0.7 and 0.85.
 
 The draft's routing is not known without the weights either. It is modelled on MoE-SpeQ's measurement (REFERENCE
 section 5): in 44 % of cases it equals the target's, in 47 % a part is different, in 9 % all is.
@@ -16,8 +22,9 @@ from moe_passes.errors import InputError
 from moe_passes.routing import IntArray, RoutingTrace
 
 ZIPF_EXPONENT = 0.5
-CONTEXT_SCALE = 3.2
-NOISE_SCALE = 1.3
+CONTEXT_SCALE = 4.0
+CONTEXT_DIMENSIONS = 8
+NOISE_SCALE = 1.5
 DRIFT = 0.985
 """Correlation of the context from one token to the next."""
 REQUEST_TOKENS = 256
@@ -51,13 +58,14 @@ def generate(tokens: int, layers: int, experts: int, top_k: int, seed: int) -> R
     random = np.random.default_rng([seed, 1])
     ranks = np.argsort(random.random((layers, experts)), axis=1)
     popularity = -ZIPF_EXPONENT * np.log1p(ranks)
-    context = random.standard_normal((layers, experts))
+    answers = random.standard_normal((layers, experts, CONTEXT_DIMENSIONS)) / np.sqrt(CONTEXT_DIMENSIONS)
+    context = random.standard_normal((layers, CONTEXT_DIMENSIONS, 1))
     chosen = np.empty((tokens, layers, top_k), dtype=np.int64)
     for token in range(tokens):
-        fresh = random.standard_normal((layers, experts))
+        fresh = random.standard_normal((layers, CONTEXT_DIMENSIONS, 1))
         context = fresh if token % REQUEST_TOKENS == 0 else DRIFT * context + np.sqrt(1 - DRIFT**2) * fresh
         noise = random.standard_normal((layers, experts))
-        scores = popularity + CONTEXT_SCALE * context + NOISE_SCALE * noise
+        scores = popularity + CONTEXT_SCALE * (answers @ context)[:, :, 0] + NOISE_SCALE * noise
         chosen[token] = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
     chosen.sort(axis=2)
     return RoutingTrace(chosen, model_draft(chosen, experts, seed), experts)
