@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from moe_passes.errors import InputError
 from moe_passes.schedule_round.bound import lower_bound
@@ -25,8 +25,10 @@ def problems(draw, most_tasks=7):
         for n, task in enumerate(tasks)
         if task.after and draw(st.booleans())
     ]
-    # Every buffer fits beside the largest one that may still be needed: the list scheduler's promise.
-    return Problem((1, 1, 6 * max(1, len(buffers))), ("a", "b", "staging"), tuple(tasks), tuple(buffers))
+    room = draw(st.integers(3, 6 * max(1, len(buffers))))
+    problem = Problem((1, 1, room), ("a", "b", "staging"), tuple(tasks), tuple(buffers))
+    assume(list_schedule(problem, "program") is not None)
+    return problem
 
 
 def optimum(problem: Problem) -> int:
