@@ -63,11 +63,11 @@ class Timer:
 
 
 class PassFailureError(Exception):
-    """A pass failed on sound input: a bug. Carries the IR before the pass and the rest of the pipeline."""
+    """A pass failed on sound input: a bug. Carries the IR before it, the rest of the pipeline, and the profile."""
 
-    def __init__(self, step: Step, rest: str, text: str) -> None:
-        super().__init__(f"pass {step.info.name} failed")
-        self.rest, self.text = rest, text
+    def __init__(self, what: str, rest: str, text: str, profile: str | None) -> None:
+        super().__init__(f"{what} failed")
+        self.rest, self.text, self.profile = rest, text, profile
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class Compilation:
 
 def compile(
     model: Any,
-    target: str,
+    target: str | Path,
     *,
-    profile: str | None = None,
+    profile: str | Path | None = None,
     batch: int = 1,
     context: int = 1024,
     draft_length: int | str = "auto",
@@ -143,9 +143,12 @@ def compile(
         InfeasibleError: the model does not fit the machine.
     """
     workload = request(batch, context, draft_length, seed, time_limit)
+    target, profile = _text("target", target), None if profile is None else _text("profile", profile)
+    _check_texts(pipeline, overrides)
     loaded = load_target(target, tuple(overrides))
+    profiles.check_exists(profile)
     default = DEFAULT if loaded.target.memories.hb else WITHOUT_HB
-    steps = parse_pipeline(pipeline or default)
+    steps = parse_pipeline(default if pipeline is None else pipeline)
     _check_complete(steps, default)
     source = load_model(model)
     timer = Timer()
@@ -168,9 +171,9 @@ def compile(
 
 
 def _check_complete(steps: list[Step], default: str) -> None:
-    """Refuse, before minutes of work, a pipeline that leaves out or reorders what a complete plan needs.
+    """Refuse, before minutes of work, a pipeline that leaves out, repeats or reorders what a complete plan needs.
 
-    Passes may be repeated, and verify-plan left out.
+    verify-plan may be left out or repeated.
     """
     needed = [name for name in default.split(",") if name != "verify-plan"]
     names = [step.info.name for step in steps]
@@ -183,8 +186,8 @@ def _check_complete(steps: list[Step], default: str) -> None:
             f"pipeline: compile needs {missing[0]} for a complete plan; valid: for example {default} "
             "(`moec opt` runs parts of a pipeline)"
         )
-    if [name for name in dict.fromkeys(names) if name in needed] != needed:
-        raise InputError(f"pipeline: passes are out of order; valid: {default}")
+    if [name for name in names if name in needed] != needed:
+        raise InputError(f"pipeline: passes are repeated or out of order; valid: {default}")
 
 
 def moe_context() -> ir.Context:
@@ -201,17 +204,28 @@ def request(batch: int, context: int, draft_length: int | str, seed: int, time_l
     _in_range("--batch", batch, 1, LARGEST_BATCH)
     _in_range("--context", context, 0, LARGEST_CONTEXT)
     _in_range("--seed", seed, 0, 2**31 - 1)
-    if not 0 <= time_limit <= 1e6:
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 <= time_limit <= 1e6:
         raise InputError(f"--time-limit {time_limit}; valid: deterministic seconds from 0 to 1e6")
     length = AUTO_LENGTH
     if draft_length != "auto":
-        try:
-            length = int(draft_length)
-        except ValueError:
-            length = -2
+        written = str(draft_length)
+        length = int(written) if written.isascii() and written.isdigit() and len(written) < 4 else -2
         if not 0 <= length <= LONGEST_DRAFT:
             raise InputError(f"--draft-length {draft_length}; valid: auto, or 0 to {LONGEST_DRAFT}")
     return Workload(batch, context, length, seed, float(time_limit))
+
+
+def _text(name: str, value: str | Path) -> str:
+    if not isinstance(value, str | Path):
+        raise InputError(f"{name} is of type {type(value).__name__}; valid: a name or a path")
+    return str(value)
+
+
+def _check_texts(pipeline: str | None, overrides: Sequence[str]) -> None:
+    if pipeline is not None and not isinstance(pipeline, str):
+        raise InputError(f"pipeline is of type {type(pipeline).__name__}; valid: text")
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        raise InputError("overrides: valid: a list of PATH=VALUE texts")
 
 
 def _in_range(name: str, value: int, low: int, high: int) -> None:
@@ -282,7 +296,7 @@ def _run(
     except Exception as error:
         failed = steps[len(snapshots) - 1]
         rest = ",".join(str(step) for step in steps[len(snapshots) - 1 :])
-        raise PassFailureError(failed, rest, snapshots[-1][1]) from error
+        raise PassFailureError(f"pass {failed.info.name}", rest, snapshots[-1][1], reader.given) from error
     return snapshots
 
 

@@ -1,4 +1,4 @@
-"""Write an output folder whole or not at all."""
+"""Write an output folder or file whole or not at all."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from moe_passes.errors import InputError
 
+LONGEST_NAME = 200
+
 
 def check_free(folder: Path) -> None:
     """Refuse an output folder early: before minutes of work.
@@ -14,6 +16,8 @@ def check_free(folder: Path) -> None:
     Raises:
         InputError: it exists, its parent is not a folder, or nothing can be written there.
     """
+    if len(folder.name) > LONGEST_NAME:
+        raise InputError(f"-o {folder.name[:40]}…: {len(folder.name)} characters; valid: up to {LONGEST_NAME}")
     if folder.exists() or folder.is_symlink():
         raise InputError(f"-o {folder}: exists already; valid: a folder that does not exist yet")
     parent = folder.absolute().parent
@@ -51,3 +55,29 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file beside the final one and rename it; a device or pipe is written to as it is.
+
+    Raises:
+        InputError: it is a folder, or it cannot be written.
+    """
+    path = path.resolve()
+    if path.is_dir():
+        raise InputError(f"-o {path}: is a folder; valid: a file")
+    draft = ""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(draft).chmod(0o644)
+        os.replace(draft, path)
+    except OSError as error:
+        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from None
+    finally:
+        if draft:
+            Path(draft).unlink(missing_ok=True)

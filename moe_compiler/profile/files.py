@@ -2,6 +2,7 @@
 
 import difflib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from moe_passes.errors import InputError
 from moe_passes.routing import RoutingTrace, validate
 from moe_passes.workload import ExpertLayer, ProfileRecord
 
+from moe_compiler.paths import is_file
 from moe_compiler.profile import synthetic
 
 DRAFT_MODEL_SEED = 0
+ARRAYS = ("experts", "draft_experts", "kind")
 DEFAULTS = {("mixtral-8x7b", (32, 8, 2)): "mixtral-8x7b-coding"}
 """The shipped real trace that a model (name, and MoE layers, experts, top-k) is compiled against by default."""
 
@@ -48,6 +51,20 @@ def choose(given: str | None, model: str, layers: list[ExpertLayer], tokens: int
     return load(given or default, layers)
 
 
+def check_exists(given: str | None) -> None:
+    """Refuse a profile that does not exist before the model is traced.
+
+    Raises:
+        InputError: no shipped or synthetic profile of that name, and no such file.
+    """
+    if given is None or given in shipped_profiles() or synthetic.parse_name(given) is not None:
+        return
+    if not is_file(Path(given)):
+        near = difflib.get_close_matches(given, shipped_profiles(), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; shipped: {', '.join(shipped_profiles())}"
+        raise InputError(f"profile {given}: no such file{hint}")
+
+
 def load(name_or_path: str, layers: list[ExpertLayer]) -> Profile:
     """Load a shipped, synthetic or user's profile and check it against the model's shape.
 
@@ -62,13 +79,11 @@ def load(name_or_path: str, layers: list[ExpertLayer]) -> Profile:
     shipped = shipped_profiles()
     path = shipped.get(name_or_path, Path(name_or_path))
     name = name_or_path if name_or_path in shipped else path.name
-    if not path.is_file():
-        near = difflib.get_close_matches(name_or_path, shipped, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; shipped: {', '.join(shipped)}"
-        raise InputError(f"profile {name_or_path}: no such file{hint}")
+    check_exists(name_or_path)
     arrays = _read(path)
     if "experts" not in arrays:
-        raise InputError(f"profile {path}: has no array 'experts' [token, layer, k]; it has: {', '.join(arrays)}")
+        found = ", ".join(arrays) or "nothing"
+        raise InputError(f"profile {path}: has no array 'experts' [token, layer, k]; it has: {found}")
     chosen = validate(arrays["experts"], name, count, top_k, experts)
     measured = "draft_experts" in arrays
     if measured:
@@ -96,14 +111,19 @@ def shape_of(layers: list[ExpertLayer]) -> tuple[int, int, int]:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"profile {path}: is not an .npz; valid: what numpy.savez_compressed writes")
+    arrays: dict[str, np.ndarray] = {}
+    name = ""
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise InputError(f"profile {path}: is a single array; valid: an .npz with an array 'experts'")
-        with file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"profile {path}: cannot be read as .npz: {error}") from None
+        with np.load(path, allow_pickle=False) as file:
+            for name in set(ARRAYS) & set(file.files):
+                arrays[name] = np.asarray(file[name])
+            return arrays if "experts" in arrays else dict.fromkeys(file.files, np.zeros(0))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise InputError(f"profile {path}: array '{name}' cannot be read: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:
+        raise InputError(f"profile {path}: cannot be read: {error}") from None
 
 
 def _kind(arrays: dict[str, np.ndarray], path: Path) -> str:

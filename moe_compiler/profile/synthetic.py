@@ -32,7 +32,7 @@ SAME, PARTLY = 0.44, 0.47
 LEAST_TOKENS = 3072
 CHUNK_TOKENS = 128
 
-_NAME = re.compile(r"synthetic-(\d+)tokens-seed(\d+)")
+_NAME = re.compile(r"synthetic-(\d{1,7})tokens-seed(\d{1,10})")
 
 
 def name_of(tokens: int, seed: int) -> str:

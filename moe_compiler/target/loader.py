@@ -1,6 +1,7 @@
 """Loading hardware files: shipped names, paths, `--set` overrides, and errors that name file, line and field."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,24 @@ from moe_passes.errors import InputError
 from moe_passes.machine import Machine
 from pydantic import ValidationError
 
-from moe_compiler.target.schema import NOTES, SECTIONS, Section, Target
+from moe_compiler.paths import is_file
+from moe_compiler.target.schema import LARGEST, NOTES, SECTIONS, SMALLEST, Section, Target
 
-LARGEST_FILE_BYTES = 1_000_000
+LARGEST_FILE_BYTES = 100_000
+DEEPEST_NESTING = 8
+UNION_BRANCHES = ("constrained-float", "float", "literal['auto']", "dict[str,str]", "str")
+"""What pydantic adds to the place of an error in a field that takes one of several types."""
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,3})?")
+_WORDS: dict[str, bool | float | None] = {
+    "true": True,
+    "false": False,
+    "null": None,
+    "~": None,
+    "": None,
+    ".nan": float("nan"),
+    ".inf": float("inf"),
+    "-.inf": float("-inf"),
+}
 
 
 def shipped_folder() -> Path:
@@ -89,6 +105,7 @@ def load_target(name_or_path: str, overrides: tuple[str, ...] = ()) -> LoadedTar
     if not isinstance(data, dict):
         raise InputError(f"{path}:1: a hardware file is a mapping that begins with 'schema: 1'")
     origin = dict.fromkeys(lines, str(path))
+    _check_given_once(overrides)
     for text in overrides:
         _override(data, text, path)
         origin[text.split("=", 1)[0].strip()] = f"--set {text}"
@@ -99,17 +116,24 @@ def load_target(name_or_path: str, overrides: tuple[str, ...] = ()) -> LoadedTar
     return LoadedTarget(target, path, tuple(_normal(text) for text in overrides))
 
 
+def _check_given_once(overrides: tuple[str, ...]) -> None:
+    paths = [text.partition("=")[0].strip() for text in overrides]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise InputError(f"--set {twice}: given twice")
+
+
 def _resolve(name_or_path: str) -> Path:
     shipped = shipped_targets()
     if name_or_path in shipped:
         return shipped[name_or_path]
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
-        raise InputError(f"{name_or_path}: no such hardware file")
+        raise InputError(f"{name_or_path}: no such hardware file (or not a regular file)")
     near = difflib.get_close_matches(name_or_path, shipped, n=1, cutoff=0.3)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else ";"
     raise InputError(f"unknown target '{name_or_path}'{hint} valid: {', '.join(shipped)}, or the path of a file")
 
 
@@ -117,7 +141,9 @@ def _compose(path: Path) -> yaml.Node:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise InputError(f"{path}: over {LARGEST_FILE_BYTES:,} bytes; a hardware file is a few kilobytes")
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        _check_plain(text, path)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -130,14 +156,32 @@ def _compose(path: Path) -> yaml.Node:
     return node
 
 
+def _check_plain(text: str, path: Path) -> None:
+    """Refuse what a hardware file has no use for: anchors, tags, several documents, deep nesting."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        where = f"{path}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise InputError(f"{where}: anchors and aliases are not supported; write the value out")
+        tag = getattr(event, "tag", None)
+        if tag:
+            raise InputError(f"{where}: tag '{tag}' is not supported; write a plain value")
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_NESTING or documents > 1:
+            raise InputError(f"{where}: a hardware file is one document, nested at most {DEEPEST_NESTING} deep")
+
+
 def _plain(node: yaml.Node, path: str, lines: dict[str, int], file: Path) -> Any:
     """Turn a YAML node into plain values and note the line of every field."""
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
             line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(f"{file}:{line}: a key must be a word")
+            key = str(key_node.value)
             child = f"{path}.{key}" if path else key
             if key in result:
                 raise InputError(f"{file}:{line}: {child}: given twice")
@@ -150,11 +194,17 @@ def _plain(node: yaml.Node, path: str, lines: dict[str, int], file: Path) -> Any
 
 
 def _scalar(node: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    finally:
-        loader.dispose()
+    quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
+    return str(node.value) if quoted else parse_value(str(node.value))
+
+
+def parse_value(text: str) -> Any:
+    """Read a plain value: a decimal number (also `1e9`), true, false, null, else a word."""
+    text = text.strip()
+    match = _NUMBER.fullmatch(text)
+    if match:
+        return float(text) if match.group(2) or match.group(3) else int(text)
+    return _WORDS.get(text.lower(), text)
 
 
 def _override(data: dict[str, Any], text: str, file: Path) -> None:
@@ -174,10 +224,7 @@ def _override(data: dict[str, Any], text: str, file: Path) -> None:
     place = data
     for key in section.split("."):
         place = place[key]
-    try:
-        place[field] = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise InputError(f"--set {text}: '{raw}' is not a number or word") from None
+    place[field] = parse_value(raw)
 
 
 def _figure_paths(data: dict[str, Any]) -> list[str]:
@@ -207,7 +254,7 @@ def _word(error: ValidationError, path: Path, lines: dict[str, int], origin: dic
     """Word pydantic's errors: one line a field, with file and line (or the --set that caused it)."""
     messages: dict[str, str] = {}
     for item in error.errors():
-        keys = [str(key) for key in item["loc"] if str(key) not in ("constrained-float", "float", "literal['auto']")]
+        keys = [str(key) for key in item["loc"] if str(key) not in UNION_BRANCHES]
         field = ".".join(keys)
         known = next((".".join(keys[:n]) for n in range(len(keys), -1, -1) if ".".join(keys[:n]) in lines), "")
         place = origin.get(field, "")
@@ -229,13 +276,35 @@ def _reason(item: Any, field: str) -> str:
         near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return f"unknown field; {hint}valid: {', '.join(valid)}"
-    detail = str(item["msg"]).replace("Input should be", "valid:")
+    shown = {True: "true", False: "false", None: "null"}.get(value, repr(value)) if _is_word(value) else repr(value)
+    return f"value {shown[:80]}: valid: {_valid(item, field)}"
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _valid(item: Any, field: str) -> str:
+    """Say what a field takes, in its unit."""
+    section, _, name = field.rpartition(".")
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"a mapping with {', '.join(_children(field)) or 'figures'}"
+    model = SECTIONS.get(section)
+    if model is None or name not in model.model_fields or name in NOTES:
+        return str(item["msg"]).replace("Input should be ", "")
+    unit = f" {unit_of(name)}" if unit_of(name) != "1" else ""
+    metadata = model.model_fields[name].metadata
+    limits = {key: getattr(m, key) for m in metadata for key in ("ge", "gt", "le") if getattr(m, key, None) is not None}
     if name == "staging_gb":
-        detail = "valid: a number of GB greater than 0, or 'auto'"
-    return f"value {value!r}: {detail}" + (f" ({unit_of(name)})" if unit_of(name) != "1" else "")
+        return f"a number from {SMALLEST:g} to {LARGEST:g}{unit}, or 'auto'"
+    kind = "an integer" if model.model_fields[name].annotation is int else "a number"
+    return f"{kind} from {limits.get('ge', 0):g} to {limits.get('le', LARGEST):g}{unit}"
 
 
 def _children(section: str) -> list[str]:
     prefix = f"{section}." if section else ""
     below = {path.removeprefix(prefix).split(".")[0] for path in SECTIONS if path.startswith(prefix)}
+    model = SECTIONS.get(section)
+    if model:
+        return [field for field in model.model_fields if field not in NOTES]
     return sorted(below | ({"schema", "name", "description"} if not section else set()))

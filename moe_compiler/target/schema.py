@@ -9,10 +9,13 @@ GB = 1e9
 PJ_PER_BIT = 8e-12
 """Joules per byte of one picojoule per bit."""
 
-Positive = Annotated[float, Field(gt=0, le=1e9, strict=True, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9, strict=True, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
+SMALLEST, LARGEST = 1e-6, 1e9
+"""Range of a figure in its unit: wide enough for any machine, narrow enough that nothing overflows."""
+
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST, strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST, strict=True, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.001, le=1, strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=4096, strict=True)]
 
 
 class Section(BaseModel):

@@ -12,12 +12,14 @@ from typing import Any
 from moe_passes.errors import InputError
 from torch import nn
 
+LONGEST_NAME = 200
+LARGEST_COUNT = 4096
+"""Layers or experts of a model: the largest published are some hundreds."""
 EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
 SHAPE_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "moe_intermediate_size",
-    "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
     "vocab_size",
@@ -25,7 +27,12 @@ SHAPE_FIELDS = (
     "kv_lora_rank",
     "q_lora_rank",
     "head_dim",
+    "max_position_embeddings",
+    "sliding_window",
+    "decoder_sparse_step",
 )
+COUNT_FIELDS = ("num_hidden_layers", *EXPERT_FIELDS)
+POSITIVE_FIELDS = ("rms_norm_eps", "rope_theta")
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,8 @@ class ModelSource:
     @property
     def is_mxfp4(self) -> bool:
         """Whether the experts ship in MXFP4, which cannot be cut into slices."""
-        quantization = self.config.get("quantization_config") or {}
-        return quantization.get("quant_method") == "mxfp4"
+        quantization = self.config.get("quantization_config")
+        return isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4"
 
 
 def shipped_models() -> dict[str, Path]:
@@ -86,6 +93,8 @@ def _resolve(text: str) -> tuple[str, Path]:
     if text in shipped:
         return text, shipped[text]
     path = Path(text)
+    if len(text) > LONGEST_NAME:
+        raise InputError(f"model '{text[:40]}…': a name of {len(text)} characters; valid: at most {LONGEST_NAME}")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{path}: folder has no config.json")
@@ -108,6 +117,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
+    except (RecursionError, ValueError):
+        raise InputError(f"{path}: nested too deeply, or a number of thousands of digits") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}:1: a config.json is an object")
     return content
@@ -117,13 +128,14 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
     """Refuse what transformers would turn into a traceback."""
     config = source.config
     if not isinstance(config.get("model_type"), str):
-        raise InputError(f"{where}: field 'model_type' is missing; valid: for example \"qwen3_moe\"")
-    for field in (*SHAPE_FIELDS, *EXPERT_FIELDS):
-        value = config.get(field)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000_000:
-            raise InputError(f"{where}: field '{field}' is {value!r}; valid: an integer from 1 to 10,000,000")
+        found = repr(config["model_type"])[:40] if "model_type" in config else "missing"
+        raise InputError(f"{where}: field 'model_type' is {found}; valid: a string, for example \"qwen3_moe\"")
+    for fields, largest in ((SHAPE_FIELDS, 10_000_000), (COUNT_FIELDS, LARGEST_COUNT)):
+        for field in fields:
+            _check_integer(where, field, config.get(field), largest)
+    for field in POSITIVE_FIELDS:
+        _check_positive(where, field, config.get(field))
+    _check_consistent(where, config)
     if not source.experts:
         raise InputError(
             f"{where}: '{config['model_type']}' is a dense model: none of {', '.join(EXPERT_FIELDS)} is set; "
@@ -136,6 +148,33 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
             f"valid: 1 to {source.experts}"
         )
     return source
+
+
+def _check_integer(where: str, field: str, value: Any, largest: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+        raise InputError(f"{where}: field '{field}' is {str(value)[:40]}; valid: an integer from 1 to {largest:,}")
+
+
+def _check_positive(where: str, field: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InputError(f"{where}: field '{field}' is {str(value)[:40]}; valid: a finite number above 0")
+
+
+def _check_consistent(where: str, config: dict[str, Any]) -> None:
+    """Refuse fields that contradict each other."""
+    heads, kv_heads = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if heads is not None and kv_heads is not None and heads % kv_heads:
+        raise InputError(
+            f"{where}: field 'num_key_value_heads' is {kv_heads}; valid: a divisor of num_attention_heads, {heads}"
+        )
+    counts = {field: config[field] for field in EXPERT_FIELDS if config.get(field) is not None}
+    if len(set(counts.values())) > 1:
+        stated = ", ".join(f"'{field}' is {value}" for field, value in counts.items())
+        raise InputError(f"{where}: {stated}; valid: one number of experts")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from moe_compiler.cli.main import cli
+from moe_compiler.cli.commands import cli
 
 MOEC = Path(os.sys.executable).parent / "moec"
 
@@ -293,3 +294,107 @@ def test_a_bug_exits_with_70_and_keeps_a_reproducer(output, monkeypatch, capsys)
     reproducer = message.split("reproduce: ")[1].split()
     assert Path(reproducer[2]).read_text().startswith("module")
     assert not (folder / "bug").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_key_value_heads": 3}, ["num_key_value_heads", "3", "divisor"]),
+        ({"num_local_experts": 3}, ["num_local_experts", "one number of experts"]),
+        ({"rope_theta": 0}, ["rope_theta", "above 0"]),
+        ({"rms_norm_eps": float("nan")}, ["rms_norm_eps", "nan", "finite"]),
+        ({"num_hidden_layers": 100_000}, ["num_hidden_layers", "1 to 4,096"]),
+        ({"num_experts": 16.5}, ["num_experts", "16.5"]),
+        ({"model_type": 3}, ["model_type", "a string"]),
+    ],
+)
+def test_contradicting_configurations_are_refused(tiny, tmp_path, changes, words):
+    from moe_passes.errors import InputError
+
+    import moe_compiler
+
+    folder = tiny("qwen3_moe")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(InputError) as error:
+        moe_compiler.compile(folder, "elmoe3d-8gb")
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"target": None}, "target is of type NoneType"),
+        ({"target": 3}, "target is of type int"),
+        ({"profile": 3}, "profile is of type int"),
+        ({"draft_length": 2.7}, "--draft-length 2.7"),
+        ({"draft_length": True}, "--draft-length True"),
+        ({"draft_length": float("inf")}, "--draft-length inf"),
+        ({"time_limit": "1"}, "--time-limit 1"),
+        ({"batch": 1.5}, "--batch 1.5"),
+        ({"overrides": "a=b"}, "a list of PATH=VALUE"),
+        ({"overrides": [3]}, "a list of PATH=VALUE"),
+        ({"pipeline": ["raise-moe"]}, "pipeline is of type list"),
+        ({"pipeline": ""}, "pipeline is empty"),
+        ({"model": 3}, "int is not a model"),
+    ],
+)
+def test_python_arguments_of_wrong_types_are_refused(arguments, word):
+    from moe_passes.errors import InputError
+
+    import moe_compiler
+
+    with pytest.raises(InputError, match=re.escape(word)):
+        moe_compiler.compile(**{"model": "olmoe-1b-7b", "target": "elmoe3d-8gb", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "old", "new", "pipeline", "word"),
+    [
+        ("raise-moe", "", "", "raise-moe", "raise-moe has already run"),
+        ("select-draft", "", "", "select-draft", "select-draft has already run"),
+        ("partition-experts", "", "", "partition-experts", "partition-experts has already run"),
+        ("lower-to-tasks", "", "", "lower-to-tasks", "lower-to-tasks has already run"),
+        ("raise-moe", "efficiency = 0.", "efficiency = 1.", "select-draft", "'efficiency' is 1."),
+        ("raise-moe", "static_watts = ", "static_watts = -", "select-draft", "'static_watts' is -"),
+        ("raise-moe", "layer = 0 : i64", "layer = 7 : i64", "select-draft", "layer"),
+        ("raise-moe", "seed = 0 : i64", "seed = 9999999999 : i64", "select-draft", "'seed'"),
+        ("verify-plan", 'kind = "head"', 'kind = "tail"', "verify-plan", "'kind' must be one of"),
+        ("verify-plan", "w8a8_macs = ", "w8a8_macs = 9999999", "verify-plan", "its work takes"),
+        (
+            "verify-plan",
+            'kind = "buffer", name = "staging"',
+            'kind = "buffer", name = "stage"',
+            "verify-plan",
+            "staging",
+        ),
+        ("verify-plan", "staging_bytes = ", "staging_bytes = 9", "verify-plan", "HB is to hold"),
+        ("verify-plan", " length = 3 : i64, staging", " length = 4 : i64, staging", "verify-plan", "step"),
+    ],
+)
+def test_edited_ir_is_refused(compiled, snapshot, old, new, pipeline, word):
+    text = dict(compiled.snapshots)[snapshot]
+    assert old in text
+    result = moec("opt", "-", "-p", pipeline, stdin=text.replace(old, new, 1) if old else text)
+    assert_refused(result, word)
+
+
+def test_hostile_ir_files(tmp_path):
+    (tmp_path / "deep.mlir").write_text("module {\n" * 5000)
+    (tmp_path / "binary.mlir").write_bytes(b"\xff\xfe\x00")
+    assert_refused(moec("opt", tmp_path / "deep.mlir", "-p", "raise-moe"), "deep.mlir:101", "nested")
+    assert_refused(moec("opt", tmp_path / "binary.mlir", "-p", "raise-moe"), "cannot be read as text")
+
+
+def test_opt_writes_files_safely(compiled, tmp_path):
+    text = dict(compiled.snapshots)["verify-plan"]
+    (tmp_path / "real.mlir").write_text("old")
+    (tmp_path / "link.mlir").symlink_to(tmp_path / "real.mlir")
+    assert moec("opt", "-", "-p", "verify-plan", "-o", tmp_path / "link.mlir", stdin=text).returncode == 0
+    assert (tmp_path / "link.mlir").is_symlink()
+    assert (tmp_path / "real.mlir").read_text() == text
+    assert moec("opt", "-", "-p", "verify-plan", "-o", "/dev/null", stdin=text).returncode == 0
+    assert Path("/dev/null").is_char_device()
+    assert_refused(moec("opt", "-", "-p", "verify-plan", "-o", tmp_path, stdin=text), "the path of a file")
+    assert {path.name for path in tmp_path.iterdir()} == {"real.mlir", "link.mlir"}

@@ -62,17 +62,26 @@ def test_set_overrides_one_field_and_is_recorded():
     ("old", "new", "words"),
     [
         ("banks: 32", "banks: many", ["box.yaml:9", "memories.hb.banks", "'many'", "integer"]),
-        ("banks: 32", "banks: 0", ["box.yaml:9", "memories.hb.banks", "0", "greater than or equal to 1"]),
+        ("banks: 32", "banks: 0", ["box.yaml:9", "memories.hb.banks", "0", "integer from 1 to 4096"]),
         ("capacity_gb: 8", "capacity_mb: 8000", ["box.yaml:8", "capacity_mb", "did you mean 'capacity_gb'"]),
         ("banks: 32", "banks: 32\n    banks: 16", ["box.yaml:10", "given twice"]),
-        ("efficiency: 0.97", "efficiency: .nan", ["box.yaml:11", "efficiency", "nan", "finite"]),
-        ("efficiency: 0.97", "efficiency: 1.5", ["box.yaml:11", "1.5", "less than or equal to 1"]),
+        ("efficiency: 0.97", "efficiency: .nan", ["box.yaml:11", "efficiency", "nan", "from 0.001 to 1"]),
+        ("efficiency: 0.97", "efficiency: 1.5", ["box.yaml:11", "1.5", "from 0.001 to 1"]),
         ("staging_gb: auto", "staging_gb: -1", ["staging_gb", "-1", "auto"]),
-        ("latency_ns: 40", "latency_ns: .inf", ["latency_ns", "inf", "finite"]),
+        ("latency_ns: 40", "latency_ns: .inf", ["latency_ns", "inf", "from 0 to 1e+09 ns"]),
         ("schema: 1", "schema: 2", ["box.yaml:3", "schema", "2"]),
         ("links:", "linkz:", ["linkz", "did you mean 'links'"]),
         ("w8a8_tops: 524", "w8a8_tops: '524'", ["w8a8_tops", "'524'", "number"]),
         ("memories:", "memories: [", ["not valid YAML", "box.yaml"]),
+        ("banks: 32", "banks: &x 32", ["box.yaml:9", "anchors"]),
+        ("banks: 32", "banks: !!int 32", ["box.yaml:9", "tag"]),
+        ("banks: 32", "banks: 032", ["box.yaml:9", "'032'"]),
+        ("banks: 32", "banks: true", ["box.yaml:9", "true", "integer"]),
+        ("banks: 32", "banks: 2001-01-01", ["box.yaml:9", "2001-01-01"]),
+        ("banks: 32", "banks: " + "9" * 5000, ["box.yaml:9", "integer from 1 to 4096"]),
+        ("banks: 32", "? [a]\n    : 32", ["a key must be a word"]),
+        ("schema: 1", "---\nschema: 1\n---\na: 1", ["one document"]),
+        ("schema: 1", "schema: 1\nx: " + "[" * 3000, ["nested at most"]),
     ],
 )
 def test_a_bad_file_is_refused_with_file_line_field_and_value(edit, old, new, words):
@@ -85,7 +94,7 @@ def test_a_bad_file_is_refused_with_file_line_field_and_value(edit, old, new, wo
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
-        ("memories.hb.capacity_gb=-4", ["--set", "memories.hb.capacity_gb", "-4", "greater than 0"]),
+        ("memories.hb.capacity_gb=-4", ["--set", "memories.hb.capacity_gb", "-4", "from 1e-06 to 1e+09 GB"]),
         ("memories.hb.capcity_gb=4", ["did you mean 'memories.hb.capacity_gb'"]),
         ("memories.hb.banks=1.5", ["1.5", "integer"]),
         ("memories.hb.banks", ["PATH=VALUE"]),
@@ -94,6 +103,8 @@ def test_a_bad_file_is_refused_with_file_line_field_and_value(edit, old, new, wo
         ("memories.hb=3", ["no field"]),
         ("memories.hb.source=x", ["no field"]),
         ("memories.hb.capacity_gb=nan", ["nan"]),
+        ("memories.hb.capacity_gb=1e-30", ["from 1e-06"]),
+        ("memories.hb.capacity_gb=[[[", ["from 1e-06"]),
     ],
 )
 def test_a_bad_override_is_refused(assignment, words):
@@ -101,6 +112,16 @@ def test_a_bad_override_is_refused(assignment, words):
         load_target("elmoe3d-8gb", (assignment,))
     for word in words:
         assert word in str(error.value)
+
+
+def test_numbers_may_be_written_as_people_write_them():
+    assert load_target("elmoe3d-8gb", ("memories.hb.capacity_gb=1e1",)).machine().hb.capacity_bytes == 10**10
+    assert load_target("elmoe3d-8gb", ("memories.hb.capacity_gb=2.5",)).machine().hb.capacity_bytes == 25 * 10**8
+
+
+def test_one_field_is_overridden_once():
+    with pytest.raises(InputError, match="given twice"):
+        load_target("elmoe3d-8gb", ("memories.hb.banks=4", "memories.hb.banks=8"))
 
 
 def test_overriding_hb_of_a_machine_without_it():

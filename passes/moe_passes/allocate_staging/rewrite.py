@@ -5,7 +5,7 @@ from torch_mlir import ir
 from moe_passes.allocate_staging.check import violations
 from moe_passes.allocate_staging.problem import Lifetime, Problem
 from moe_passes.allocate_staging.solve import solve
-from moe_passes.dialects.module import append, only, set_attribute
+from moe_passes.dialects.module import append, drop_solver_records, only, set_attribute
 from moe_passes.dialects.round import Round, read_round
 from moe_passes.errors import infeasible
 from moe_passes.instrumentation import solver_call
@@ -38,6 +38,7 @@ def run(module: ir.Module) -> None:
     wrong = violations(problem, solution.offsets)
     if wrong:
         raise AssertionError(f"{NAME}: " + "; ".join(wrong[:5]))
+    drop_solver_records(module, NAME)
     for op, offset in zip(round_.buffer_ops, solution.offsets, strict=True):
         set_attribute(op, "offset_bytes", offset)
     record = SolverRecord(

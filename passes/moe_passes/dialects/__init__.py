@@ -11,6 +11,9 @@ from moe_passes.dialects.moe import Moe
 from moe_passes.dialects.sched import Sched
 from moe_passes.errors import InputError
 
+DEEPEST_NESTING = 100
+LONGEST_LINE_BRACKETS = 200_000
+
 __all__ = ["Moe", "Sched", "context", "irdl", "parse"]
 
 
@@ -45,12 +48,22 @@ def parse(text: str, name: str, ctx: ir.Context) -> ir.Module:
     Raises:
         InputError: with MLIR's own diagnostics (line, column, reason).
     """
+    _check_depth(text, name)
     try:
         with ctx:
             return ir.Module.parse(text)
     except ir.MLIRError as error:
         details = "\n".join(f"  {line}" for line in diagnostics(error, name))
         raise InputError(f"{name}: not valid IR\n{details}") from None
+
+
+def _check_depth(text: str, name: str) -> None:
+    """MLIR's parser is recursive and would overflow its stack on hostile nesting."""
+    depth = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        depth += sum(line.count(c) for c in "{([") - sum(line.count(c) for c in "})]")
+        if depth > DEEPEST_NESTING or line.count("(") + line.count("[") > LONGEST_LINE_BRACKETS:
+            raise InputError(f"{name}:{number}: nested more than {DEEPEST_NESTING} deep")
 
 
 def diagnostics(error: ir.MLIRError, name: str) -> list[str]:

@@ -47,6 +47,44 @@ def find(module: ir.Module, record: type[R]) -> list[tuple[ir.OpView, R]]:
     return [(op, from_operation(record, op)) for op in top_level(module) if op.operation.name == name]
 
 
+def expert_stores(module: ir.Module, needed_by: str) -> list[tuple[ir.OpView, ExpertLayer]]:
+    """Return the expert stores with their operations, in the order of their layers.
+
+    Raises:
+        InputError: there is none, or their layers are not layers of the model in ascending order.
+    """
+    found = find(module, ExpertLayer)
+    if not found:
+        raise InputError(f"{needed_by}: module has no expert store; run raise-moe first")
+    layers = [layer.layer for _, layer in found]
+    count = only(module, ModelShape, needed_by).layers
+    if layers != sorted(set(layers)) or layers[-1] >= count:
+        raise InputError(f"{needed_by}: expert stores are of layers {layers}; valid: ascending, below {count}")
+    return found
+
+
+def refuse_second_run(done: bool, name: str, wrote: str) -> None:
+    """Refuse to run a pass on what it has already made.
+
+    Raises:
+        InputError: `done` holds.
+    """
+    if done:
+        raise InputError(f"{name} has already run on this module (it holds {wrote}); valid: an earlier snapshot")
+
+
+def drop_solver_records(module: ir.Module, pass_name: str) -> None:
+    """Forget what an earlier run of a pass reported, before it runs anew."""
+    for op, record in find(module, SolverRecord):
+        if record.pass_name == pass_name:
+            op.operation.erase()
+
+
+def has_function(module: ir.Module, name: str) -> bool:
+    """Say whether the module has a function of that name."""
+    return any(op.operation.name == "func.func" and op.attributes["sym_name"].value == name for op in top_level(module))
+
+
 def only(module: ir.Module, record: type[R], needed_by: str = "") -> R:
     """Return the one record of its kind.
 
@@ -83,6 +121,8 @@ def function(module: ir.Module, name: str, needed_by: str) -> ir.OpView:
     """
     for op in top_level(module):
         if op.operation.name == "func.func" and op.attributes["sym_name"].value == name:
+            if not op.regions[0].blocks:
+                raise InputError(f"{needed_by}: @{name} has no body")
             return op
     raise InputError(f"{needed_by}: module has no function @{name}; run the passes that make it first")
 
@@ -118,7 +158,8 @@ def read_machine(module: ir.Module) -> Machine:
         InputError: there is no such module, or a part is missing.
     """
     for op in top_level(module):
-        if op.operation.name == "builtin.module" and op.attributes["sym_name"].value == "target":
+        named = op.operation.name == "builtin.module" and "sym_name" in op.attributes
+        if named and op.attributes["sym_name"].value == "target":
             break
     else:
         raise InputError("module has no '@target' module that describes the machine")
@@ -155,6 +196,8 @@ def dense_parts(module: ir.Module, needed_by: str) -> list[DensePart]:
         if name not in ("moe.attention", "moe.router", "moe.mlp", "moe.head"):
             continue
         layer = op.attributes["layer"].value if "layer" in op.attributes else model.layers
+        if layer not in summed:
+            raise InputError(f"{needed_by}: a {name} is of layer {layer}; the model has {model.layers} layers")
         entry = summed[layer]
         for attribute in op.attributes:
             key = attribute if isinstance(attribute, str) else attribute.name

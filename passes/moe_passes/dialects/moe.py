@@ -10,6 +10,8 @@ from typing import Any
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
+LARGEST = 1e18
+"""Of every number in a module: beyond any machine, and products of two stay finite."""
 I64 = ir.IntegerAttr
 F64 = ir.FloatAttr
 
@@ -52,10 +54,15 @@ def _fail(op: ir.OpView, message: str) -> bool:
 
 
 def _all_at_least(op: ir.OpView, least: float, *names: str) -> bool:
-    for name in names:
-        value = op.attributes[name].value
-        if not value >= least:
-            return _fail(op, f"attribute '{name}' is {value}; valid: at least {least:g}")
+    return all(_in_range(op, name, least, LARGEST) for name in names)
+
+
+def _in_range(op: ir.OpView, name: str, least: float, most: float) -> bool:
+    if name not in op.attributes:
+        return _fail(op, f"requires attribute '{name}'")
+    value = op.attributes[name].value
+    if not least <= value <= most:
+        return _fail(op, f"attribute '{name}' is {value}; valid: {least:g} to {most:g}")
     return True
 
 
@@ -72,7 +79,8 @@ class WorkloadOp(Moe.Operation, name="workload"):
         """Batch ≥ 1; context, seed and time limit ≥ 0; draft length ≥ −1 (auto)."""
         return (
             _all_at_least(self, 1, "batch")
-            and _all_at_least(self, 0, "context", "seed", "time_limit_seconds")
+            and _all_at_least(self, 0, "context", "time_limit_seconds")
+            and _in_range(self, "seed", 0, 2**31 - 1)
             and _all_at_least(self, -1, "draft_length")
         )
 
@@ -92,7 +100,12 @@ class ModelOp(Moe.Operation, name="model"):
 
     def verify_invariants(self) -> bool:
         """Shapes are positive."""
-        return _all_at_least(self, 1, "hidden", "layers", "vocabulary", "total_parameters")
+        return (
+            _all_at_least(self, 1, "hidden", "vocabulary", "total_parameters")
+            and _in_range(self, "layers", 1, 1e5)
+            and _in_range(self, "expert_bits", 1, 64)
+            and _in_range(self, "msb_bits", 1, 64)
+        )
 
 
 class ProfileOp(Moe.Operation, name="profile"):
@@ -117,6 +130,10 @@ class MachineOp(Moe.Operation, name="machine"):
     static_watts: F64
     overrides: ir.ArrayAttr
 
+    def verify_invariants(self) -> bool:
+        """Power is not negative."""
+        return _all_at_least(self, 0, "static_watts")
+
 
 class MemoryOp(Moe.Operation, name="memory"):
     """One memory tier (`moe_passes.machine.Memory`)."""
@@ -132,8 +149,15 @@ class MemoryOp(Moe.Operation, name="memory"):
     staging_bytes: I64
 
     def verify_invariants(self) -> bool:
-        """There is at least one bank, and it has a bandwidth."""
-        return _all_at_least(self, 1, "capacity_bytes", "banks", "bank_bytes_per_second")
+        """There is at least one bank, it has a bandwidth, and nothing is negative."""
+        return (
+            _all_at_least(self, 1, "capacity_bytes", "bank_bytes_per_second")
+            and _in_range(self, "banks", 1, 65536)
+            and _in_range(self, "efficiency", 1e-6, 1)
+            and _in_range(self, "latency_seconds", 0, 1e3)
+            and _all_at_least(self, 0, "read_joules_per_byte", "write_joules_per_byte")
+            and _all_at_least(self, -1, "staging_bytes")
+        )
 
 
 class EngineOp(Moe.Operation, name="engine"):
@@ -148,7 +172,9 @@ class EngineOp(Moe.Operation, name="engine"):
 
     def verify_invariants(self) -> bool:
         """There is at least one element, and it computes."""
-        return _all_at_least(self, 1, "elements", "w4a8_macs_per_second", "w8a8_macs_per_second")
+        return _all_at_least(self, 1, "elements", "w4a8_macs_per_second", "w8a8_macs_per_second") and _all_at_least(
+            self, 0, "w4a8_joules_per_mac", "w8a8_joules_per_mac"
+        )
 
 
 class LinkOp(Moe.Operation, name="link"):
@@ -160,8 +186,12 @@ class LinkOp(Moe.Operation, name="link"):
     joules_per_byte: F64
 
     def verify_invariants(self) -> bool:
-        """A link has a bandwidth."""
-        return _all_at_least(self, 1, "bytes_per_second")
+        """A link has a bandwidth, and nothing is negative."""
+        return (
+            _all_at_least(self, 1, "bytes_per_second")
+            and _in_range(self, "latency_seconds", 0, 1e3)
+            and _all_at_least(self, 0, "joules_per_byte")
+        )
 
 
 class ExpertStoreOp(Moe.Operation, name="expert_store"):
@@ -181,7 +211,9 @@ class ExpertStoreOp(Moe.Operation, name="expert_store"):
 
     def verify_invariants(self) -> bool:
         """Sizes are positive, top-k fits, and decisions are about experts that exist."""
-        if not _all_at_least(self, 1, "experts", "top_k", "parameters", "msb_bytes"):
+        if not _all_at_least(self, 1, "top_k", "parameters", "msb_bytes"):
+            return False
+        if not (_in_range(self, "experts", 1, 65536) and _all_at_least(self, 0, "layer", "residual_bytes")):
             return False
         experts, top_k = self.attributes["experts"].value, self.attributes["top_k"].value
         if top_k > experts:
@@ -192,7 +224,8 @@ class ExpertStoreOp(Moe.Operation, name="expert_store"):
                 return _fail(self, f"attribute 'residency' must hold 0, 1 or 2 for each of {experts} experts")
         if "replicas" in self.attributes:
             flat = list(self.attributes["replicas"])
-            if len(flat) % 3 or any(not 0 <= e < experts for e in flat[::3]):
+            experts_exist = all(0 <= e < experts for e in flat[::3])
+            if len(flat) % 3 or not experts_exist or any(b < 0 for b in flat[1::3]) or any(n < 1 for n in flat[2::3]):
                 return _fail(self, "attribute 'replicas' must hold (expert, first bank, banks) triples")
         return True
 
@@ -213,11 +246,13 @@ class DraftOp(Moe.Operation, name="draft"):
 
     def verify_invariants(self) -> bool:
         """γ is not negative, α is a fraction."""
-        if not _all_at_least(self, 0, "length", "staging_bytes", "expert_bytes", "acceptance_rate"):
-            return False
-        if self.attributes["acceptance_rate"].value > 1:
-            return _fail(self, "attribute 'acceptance_rate' is above 1")
-        return True
+        return (
+            _all_at_least(self, 0, "staging_bytes", "expert_bytes", "dense_bytes", "kv_bytes")
+            and _in_range(self, "length", 0, 4096)
+            and _in_range(self, "bits", 1, 64)
+            and _in_range(self, "expert_fraction", 0, 1)
+            and _in_range(self, "acceptance_rate", 0, 1)
+        )
 
 
 class SolverOp(Moe.Operation, name="solver"):
@@ -254,6 +289,12 @@ class AttentionOp(Moe.Operation, name="attention"):
     attention_macs: I64
     result: ext.Result[Hidden]
 
+    def verify_invariants(self) -> bool:
+        """Nothing is negative."""
+        return _all_at_least(
+            self, 0, "layer", "weight_bytes", "macs_per_token", "gathered_elements", "kv_elements", "window"
+        ) and _all_at_least(self, 0, "attention_macs")
+
 
 class RouterOp(Moe.Operation, name="router"):
     """Norm, router projection, top-k."""
@@ -263,6 +304,10 @@ class RouterOp(Moe.Operation, name="router"):
     weight_bytes: I64
     macs_per_token: I64
     result: ext.Result[Routing]
+
+    def verify_invariants(self) -> bool:
+        """Nothing is negative."""
+        return _all_at_least(self, 0, "layer", "weight_bytes", "macs_per_token")
 
 
 class ExpertsOp(Moe.Operation, name="experts"):
@@ -301,6 +346,10 @@ class MlpOp(Moe.Operation, name="mlp"):
     shared: I64
     result: ext.Result[Hidden]
 
+    def verify_invariants(self) -> bool:
+        """Nothing is negative."""
+        return _all_at_least(self, 0, "layer", "weight_bytes", "macs_per_token", "gathered_elements")
+
 
 class AddOp(Moe.Operation, name="add"):
     """Sum of the residual stream and what a block adds to it."""
@@ -317,3 +366,7 @@ class HeadOp(Moe.Operation, name="head"):
     weight_bytes: I64
     macs_per_token: I64
     result: ext.Result[Logits]
+
+    def verify_invariants(self) -> bool:
+        """Nothing is negative."""
+        return _all_at_least(self, 0, "weight_bytes", "macs_per_token")

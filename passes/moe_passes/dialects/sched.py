@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
+LONGEST_NS = 10**13
+"""Longest duration: some hours; sums over a round stay within 64 bits."""
+KINDS = ("attention", "draft-experts", "load", "expert", "gather", "head")
 I64 = ir.IntegerAttr
 
 
@@ -80,8 +83,10 @@ class TaskOp(Sched.Operation, name="task"):
         sizes = list(self.attributes["operandSegmentSizes"])
         durations = list(self.attributes["durations_ns"])
         uses = [list(mode) for mode in self.attributes["uses"]]
-        if not durations or any(d < 0 for d in durations):
-            return _fail(self, "attribute 'durations_ns' needs one non-negative duration for each mode")
+        if not durations or any(not 0 <= d <= LONGEST_NS for d in durations):
+            return _fail(self, f"attribute 'durations_ns' needs one duration from 0 to {LONGEST_NS} for each mode")
+        if self.attributes["kind"].value not in KINDS:
+            return _fail(self, f"attribute 'kind' must be one of {', '.join(KINDS)}")
         if len(uses) != len(durations) or any(len(mode) != sizes[1] for mode in uses):
             return _fail(self, f"attribute 'uses' needs {len(durations)} modes of {sizes[1]} amounts")
         if "mode" in self.attributes and not 0 <= self.attributes["mode"].value < len(durations):

@@ -8,9 +8,6 @@ import numpy.typing as npt
 from moe_passes.schedule_round.problem import Problem
 from moe_passes.workload import DensePart, ExpertLayer
 
-KINDS = ("attention", "draft-experts", "load", "expert", "gather", "head")
-"""Kinds of tasks. `attention` is all dense work of a layer; `gather` ends the experts of a layer."""
-
 
 @dataclass(frozen=True)
 class PlacedLayer:
@@ -79,7 +76,11 @@ class RoundRouting:
 
 @dataclass(frozen=True)
 class Work:
-    """What a task does, for energy and the roofline."""
+    """What a task does, for energy and the roofline.
+
+    Kinds: `attention` (all dense work of a layer), `draft-experts`, `load`, `expert`, `gather` (ends the experts of a
+    layer), `head`.
+    """
 
     kind: str
     step: int

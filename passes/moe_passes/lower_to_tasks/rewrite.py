@@ -6,7 +6,7 @@ from torch_mlir.dialects import func
 
 from moe_passes.cost import AnalyticCost
 from moe_passes.dialects import sched
-from moe_passes.dialects.module import dense_parts, find, only, read_machine
+from moe_passes.dialects.module import dense_parts, expert_stores, has_function, only, read_machine, refuse_second_run
 from moe_passes.dialects.records import to_attribute
 from moe_passes.errors import InputError
 from moe_passes.lower_to_tasks.problem import PlacedLayer, StaticPlan, TaskGraph
@@ -24,6 +24,7 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
     Raises:
         InputError: select-draft or, where experts are resident, partition-experts has not run.
     """
+    refuse_second_run(has_function(module, "round"), NAME, "@round")
     graph = build(read_plan(module), representative(trace, read_plan(module)), AnalyticCost(read_machine(module)))
     write_round(module, graph)
 
@@ -35,6 +36,8 @@ def read_plan(module: ir.Module) -> StaticPlan:
         InputError: a pass that decides has not run.
     """
     workload, plan = only(module, Workload, NAME), only(module, DraftPlan, NAME)
+    machine = read_machine(module)
+    banks = machine.hb.banks if machine.hb else 0
     return StaticPlan(
         batch=workload.batch,
         context=workload.context,
@@ -43,19 +46,21 @@ def read_plan(module: ir.Module) -> StaticPlan:
         hidden=only(module, ModelShape, NAME).hidden,
         staging_bytes=plan.staging_bytes,
         parts=tuple(dense_parts(module, NAME)),
-        layers=tuple(_placed(op, layer) for op, layer in find(module, ExpertLayer)),
+        layers=tuple(_placed(op, layer, banks) for op, layer in expert_stores(module, NAME)),
     )
 
 
-def _placed(op: ir.OpView, layer: ExpertLayer) -> PlacedLayer:
+def _placed(op: ir.OpView, layer: ExpertLayer, banks: int) -> PlacedLayer:
     if "residency" not in op.attributes:
         raise InputError(f"{NAME}: store '{layer.name}' has no 'residency'; run select-draft first")
     residency = np.array(list(op.attributes["residency"]), dtype=np.int64)
     first, count = np.full(layer.experts, -1, dtype=np.int64), np.zeros(layer.experts, dtype=np.int64)
     if "replicas" in op.attributes:
         flat = list(op.attributes["replicas"])
-        for expert, start, banks in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-            first[expert], count[expert] = start, banks
+        for expert, start, number in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+            first[expert], count[expert] = start, number
+    if (first + count > banks).any():
+        raise InputError(f"{NAME}: store '{layer.name}' places experts beyond the last of {banks} banks")
     if ((residency > 0) != (count > 0)).any():
         raise InputError(f"{NAME}: store '{layer.name}' has residents without banks; run partition-experts first")
     return PlacedLayer(layer, residency, first, count)

@@ -4,7 +4,7 @@ import numpy as np
 from torch_mlir import ir
 
 from moe_passes.cost import BYTES_PER_ACTIVATION
-from moe_passes.dialects.module import append, find, only, read_machine, set_attribute
+from moe_passes.dialects.module import append, expert_stores, only, read_machine, refuse_second_run, set_attribute
 from moe_passes.errors import InputError
 from moe_passes.instrumentation import solver_call
 from moe_passes.machine import Machine
@@ -29,7 +29,8 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
         raise InputError(f"{NAME}: target '{machine.name}' has no memory 'hb' to place experts in")
     workload, plan = only(module, Workload, NAME), only(module, DraftPlan, NAME)
     hidden = only(module, ModelShape, NAME).hidden
-    stores = find(module, ExpertLayer)
+    stores = expert_stores(module, NAME)
+    refuse_second_run(any("replicas" in op.attributes for op, _ in stores), NAME, "'replicas'")
     residencies = [residency(op, layer) for op, layer in stores]
     budgets = _budgets(machine, plan, [layer for _, layer in stores], residencies)
     order = by_popularity(popularity(trace))

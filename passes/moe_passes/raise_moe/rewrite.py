@@ -16,7 +16,7 @@ from torch_mlir import ir
 from torch_mlir.dialects import func
 
 from moe_passes.dialects import moe
-from moe_passes.dialects.module import append, function, only
+from moe_passes.dialects.module import append, find, function, only, refuse_second_run
 from moe_passes.dialects.records import to_attribute
 from moe_passes.errors import InputError
 from moe_passes.workload import ExpertLayer, ModelShape, Workload
@@ -68,6 +68,7 @@ def run(module: ir.Module) -> None:
     Raises:
         InputError: the functions are missing, or hold no routed experts.
     """
+    refuse_second_run(bool(find(module, ExpertLayer)), NAME, "moe.expert_store")
     model, workload = only(module, ModelShape, NAME), only(module, Workload, NAME)
     stored = False
     for name, width in (("draft_step", 1), ("verify_step", DYNAMIC_WIDTH)):

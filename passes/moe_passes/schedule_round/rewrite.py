@@ -2,7 +2,7 @@
 
 from torch_mlir import ir
 
-from moe_passes.dialects.module import append, only, set_attribute
+from moe_passes.dialects.module import append, drop_solver_records, only, set_attribute
 from moe_passes.dialects.round import read_round
 from moe_passes.instrumentation import solver_call
 from moe_passes.schedule_round.check import violations
@@ -30,6 +30,10 @@ def run(module: ir.Module, time_limit_seconds: float | None) -> None:
     wrong = violations(round_.problem, solution.schedule)
     if wrong:
         raise AssertionError(f"{NAME}: " + "; ".join(wrong[:5]))
+    drop_solver_records(module, NAME)
+    for op in round_.buffer_ops:
+        if "offset_bytes" in op.attributes:
+            del op.attributes["offset_bytes"]
     for number, op in enumerate(round_.task_ops):
         set_attribute(op, "start_ns", solution.schedule.starts[number])
         set_attribute(op, "mode", solution.schedule.modes[number])

@@ -6,7 +6,16 @@ import numpy as np
 from torch_mlir import ir
 
 from moe_passes.cost import AnalyticCost
-from moe_passes.dialects.module import append, dense_parts, find, only, read_machine, set_attribute
+from moe_passes.dialects.module import (
+    append,
+    dense_parts,
+    expert_stores,
+    find,
+    only,
+    read_machine,
+    refuse_second_run,
+    set_attribute,
+)
 from moe_passes.durations import step_seconds
 from moe_passes.errors import InfeasibleError, InputError, infeasible
 from moe_passes.instrumentation import solver_call
@@ -45,10 +54,9 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
         InputError: a draft on a machine without HB, or records are missing.
     """
     machine, workload = read_machine(module), only(module, Workload, NAME)
-    stores, parts = find(module, ExpertLayer), dense_parts(module, NAME)
+    refuse_second_run(bool(find(module, DraftPlan)), NAME, "moe.draft")
+    stores, parts = expert_stores(module, NAME), dense_parts(module, NAME)
     layers = [layer for _, layer in stores]
-    if not layers:
-        raise InputError(f"{NAME}: module has no expert store; run raise-moe first")
     model = only(module, ModelShape, NAME)
     _check_fits(machine, model, workload, layers, parts)
     if machine.hb is None:

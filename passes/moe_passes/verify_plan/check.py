@@ -9,21 +9,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task as the plan has it.
+    """A task as the plan has it; times are whole nanoseconds.
 
     Attributes:
         name: for messages.
+        kind: `attention`, `draft-experts`, `load`, `expert`, `gather` or `head`.
+        step: of the draft, or γ for verify.
+        layer: decoder layer.
+        expert: −1 where the task is not about one.
         start: when it starts.
         duration: of the chosen mode.
         uses: (resource name, amount) of the chosen mode.
         after: task numbers it waits for.
+        external_bytes: read from external memory.
+        hb_bytes: read from HB.
+        macs: 8-bit multiply-accumulates, plus half the 4-bit ones.
     """
 
     name: str
+    kind: str
+    step: int
+    layer: int
+    expert: int
     start: int
     duration: int
     uses: tuple[tuple[str, int], ...]
     after: tuple[int, ...]
+    external_bytes: int = 0
+    hb_bytes: int = 0
+    macs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,22 +67,104 @@ class NeededBytes:
     streamed: int
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the plan is for, read from the machine, the model and the draft plan, not from the round.
+
+    Attributes:
+        layers: decoder layers.
+        routed: per MoE layer, (fewest, most) distinct experts that a verify step can use.
+        draft_length: γ.
+        external_bytes_per_second: most that external memory gives.
+        hb_bytes_per_second: most that HB gives; 0 without HB.
+        macs_per_second: 8-bit peak.
+        staging_bytes: of HB, as the draft plan has it.
+        hb_bytes: capacity of HB.
+        hb_used_bytes: dense weights, KV cache, staging and resident experts together.
+        bank_bytes: per bank, resident expert bytes placed there.
+        bank_capacity_bytes: of experts in one bank.
+    """
+
+    layers: int
+    routed: dict[int, tuple[int, int]]
+    draft_length: int
+    external_bytes_per_second: float
+    hb_bytes_per_second: float
+    macs_per_second: float
+    staging_bytes: int
+    hb_bytes: int
+    hb_used_bytes: int
+    bank_bytes: tuple[float, ...]
+    bank_capacity_bytes: float
+
+
 def violations(
     tasks: Sequence[PlannedTask],
     buffers: Sequence[PlannedBuffer],
     needs: Sequence[NeededBytes],
     capacities: dict[str, int],
-    staging: str,
+    facts: Facts,
 ) -> list[str]:
     """Return everything that is wrong with a plan; empty if it is valid.
 
-    Checked: dependencies; exclusive and shared resources; staging capacity over time; staging addresses; and that every
-    byte an expert computation needs is resident, streamed, or staged before it starts and until it ends.
+    Checked: dependencies; exclusive and shared resources; staging capacity over time; staging addresses; that every
+    byte an expert computation needs is resident, streamed, or staged before it starts and until it ends; that no task
+    is faster than the machine; that the round is complete; and that HB holds what it is said to hold.
     """
+    staging = "staging"
     wrong = [f"{t.name} starts at {t.start}" for t in tasks if t.start < 0]
+    wrong += _memory(capacities.get(staging, 0), facts) + _complete(tasks, facts) + _physics(tasks, facts)
     wrong += _dependencies(tasks) + _resources(tasks, capacities)
     wrong += _staging(tasks, buffers, capacities.get(staging, 0))
     wrong += _arrivals(tasks, buffers, needs)
+    return wrong
+
+
+def _memory(staging: int, facts: Facts) -> list[str]:
+    wrong = []
+    if staging > facts.staging_bytes:
+        wrong.append(f"the round has {staging} bytes of staging, the draft plan {facts.staging_bytes}")
+    if facts.hb_used_bytes > facts.hb_bytes:
+        wrong.append(f"HB is to hold {facts.hb_used_bytes} bytes and has {facts.hb_bytes}")
+    for bank, held in enumerate(facts.bank_bytes):
+        if held > facts.bank_capacity_bytes * (1 + 1e-9) + len(facts.routed):
+            wrong.append(f"bank {bank} is to hold {held:.0f} bytes of experts and has {facts.bank_capacity_bytes:.0f}")
+    return wrong
+
+
+def _complete(tasks: Sequence[PlannedTask], facts: Facts) -> list[str]:
+    """Check that every step runs every layer once, and verify as many experts as routing can ask for."""
+    wrong = []
+    seen: dict[tuple[str, int, int], int] = {}
+    for task in tasks:
+        seen[task.kind, task.step, task.layer] = seen.get((task.kind, task.step, task.layer), 0) + 1
+    for step in range(facts.draft_length + 1):
+        for layer in range(facts.layers + 1):
+            kind = "attention" if layer < facts.layers else "head"
+            if seen.get((kind, step, layer), 0) != 1:
+                wrong.append(f"step {step} has {seen.get((kind, step, layer), 0)} '{kind}' tasks of layer {layer}")
+    for layer, (fewest, most) in facts.routed.items():
+        found = [t.expert for t in tasks if t.kind == "expert" and t.layer == layer]
+        if len(set(found)) != len(found) or not fewest <= len(found) <= most:
+            wrong.append(f"verify computes {len(found)} experts of layer {layer}; valid: {fewest} to {most}, each once")
+    return wrong
+
+
+def _physics(tasks: Sequence[PlannedTask], facts: Facts) -> list[str]:
+    """Check that no task is faster than the machine, and that bytes move over what carries them."""
+    wrong = []
+    for task in tasks:
+        needed = [task.external_bytes / facts.external_bytes_per_second, task.macs / facts.macs_per_second]
+        if facts.hb_bytes_per_second:
+            needed.append(task.hb_bytes / facts.hb_bytes_per_second)
+        if task.duration < max(needed) * 1e9 * (1 - 1e-9) - 1:
+            wrong.append(f"{task.name} lasts {task.duration} ns, but its work takes {max(needed) * 1e9:.0f} ns")
+        if task.external_bytes and "external" not in [name for name, amount in task.uses if amount]:
+            wrong.append(f"{task.name} reads external memory without occupying it")
+        if task.kind == "expert" and not task.macs:
+            wrong.append(f"{task.name} computes nothing")
+        if task.kind == "expert" and facts.hb_bytes_per_second and not task.hb_bytes:
+            wrong.append(f"{task.name} reads nothing")
     return wrong
 
 
