@@ -1,40 +1,61 @@
-"""The cost of a placement in partition-experts' closed form, and a lower bound over all placements.
+"""A lower bound on the mean seconds of a layer's training steps, over every placement of its residency.
 
-Bound, for one step with distinct resident bytes W, tokens t and each token's experts: the busiest bank reads at
-least the mean W / banks; and every token that uses a resident expert hears from at least one bank. So
+Write b for the bandwidth of a bank, M for the number of banks, c for the link seconds of one partial sum, W for the
+resident bytes of a step's distinct experts, W(t) for those of token t's experts, h(t) for the number of banks that t
+hears.
 
-    step ≥ max(W / (banks · bank bandwidth), (tokens with a resident expert) · partial sum / link bandwidth).
-
-Both hold for any sharding, so the mean over steps of the right side bounds the objective. It is reached exactly by
-sharding every expert over all banks whenever the link is not the longer of the two there.
+1. *Even spread*: the busiest bank reads at least the mean, so step ≥ W / (M·b), whatever is sharded or replicated.
+2. *Trade-off*: let the step take τ. All of W(t) lies in the h(t) banks that token t hears, and none of them reads
+   more than τ·b, so h(t) ≥ ⌈W(t) / (τ·b)⌉; the link then takes c·Σ_t ⌈W(t) / (τ·b)⌉ ≤ τ. The left side falls with τ and
+   the right one grows, so the least τ that satisfies this bounds the step.
+3. *External channel*: the bytes that are not resident, over its bandwidth; no placement changes them.
+The bound of a step is the largest of the three, and the mean over steps bounds the objective: no step can do better,
+however a placement were changed between steps. That is also what it cannot see: a placement is the same for all steps,
+and where the link is slow the wishes of different tokens, which experts should lie together, contradict each other.
 """
 
 import numpy as np
 
-from moe_passes.partition_experts.problem import Problem, Shard
+from moe_passes.partition_experts.problem import FloatArray, LayerProblem, distinct
+from moe_passes.partition_experts.step_time import missing_bytes
+
+BISECTIONS = 60
 
 
-def lower_bound(problem: Problem) -> float:
+def lower_bound(problem: LayerProblem) -> float:
     """Return a proved lower bound on the mean seconds of a training step."""
-    distinct = problem.steps.any(axis=1)
-    mean_bank = distinct @ problem.expert_bytes / problem.banks / problem.bank_bytes_per_second
-    heard = (problem.steps & (problem.expert_bytes > 0)).any(axis=2).sum(axis=1)
-    link = heard * problem.partial_sum_bytes / problem.link_bytes_per_second
-    return float(np.maximum(mean_bank, link).mean()) if len(mean_bank) else 0.0
+    return float(step_bounds(problem).mean())
 
 
-def mean_step_seconds(problem: Problem, shards: list[Shard]) -> float:
-    """Return the mean seconds of a training step under a placement."""
-    if not len(problem.steps):
-        return 0.0
-    share = np.zeros((len(problem.expert_bytes), problem.banks))
-    for shard in shards:
-        share[shard.expert, shard.first : shard.first + shard.count] = 1 / shard.count
-    busiest = (problem.steps.any(axis=1) @ (share * problem.expert_bytes[:, None])).max(axis=1)
-    return float(np.maximum(busiest / problem.bank_bytes_per_second, _link_seconds(problem, share)).mean())
+def step_bounds(problem: LayerProblem) -> FloatArray:
+    """Return the bound of every training step: [step]."""
+    rates, layer = problem.rates, problem.layer
+    sizes = np.append(problem.sizes, 0.0)
+    of_tokens = sizes[layer.routing].sum(axis=2)
+    even = distinct(layer.routing, layer.experts) @ problem.sizes / rates.banks / rates.bank_bytes_per_second
+    external = missing_bytes(layer, problem.residency, layer.routing) / rates.external_bytes_per_second
+    return np.maximum(np.maximum(even, external), _trade_off(problem, of_tokens, even))
 
 
-def _link_seconds(problem: Problem, share: np.ndarray) -> np.ndarray:
-    heard = (problem.steps.reshape(-1, problem.steps.shape[2]).astype(np.float32) @ (share > 0).astype(np.float32)) > 0
-    per_step = heard.sum(axis=1).reshape(problem.steps.shape[:2]).sum(axis=1)
-    return np.asarray(per_step * problem.partial_sum_bytes / problem.link_bytes_per_second)
+def _trade_off(problem: LayerProblem, of_tokens: FloatArray, even: FloatArray) -> FloatArray:
+    """Bisect for the least τ of every step with c·Σ_t ⌈W(t) / (τ·b)⌉ ≤ τ; returns the side that is still too small."""
+    rates = problem.rates
+    partial = rates.partial_sum_bytes / rates.link_bytes_per_second
+    need = of_tokens / rates.bank_bytes_per_second
+    low = np.maximum(even, (of_tokens > 0).sum(axis=1) * partial)
+    high = np.maximum(low, need.max(axis=1)) + partial * (of_tokens > 0).sum(axis=1) * rates.banks
+    met = _link(need, low, partial) <= low
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = _link(need, middle, partial) <= middle
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        if ((high - low) <= 1e-12 * high).all():
+            break
+    return np.where(met, np.maximum(even, (of_tokens > 0).sum(axis=1) * partial), low)
+
+
+def _link(need: FloatArray, seconds: FloatArray, partial: float) -> FloatArray:
+    """Link seconds if no bank reads longer than `seconds`: [step]."""
+    # A hair more time than asked for: rounding must not turn an exact quotient into one bank more.
+    allowed = np.maximum(seconds, 1e-300)[:, None] * (1 + 1e-9)
+    return np.asarray(np.ceil(need / allowed).sum(axis=1) * partial)

@@ -1,49 +1,95 @@
-"""Independent check of a placement: every resident expert once, banks that exist, bytes per bank, objective."""
+"""Independent check of placements: banks that exist, bytes per bank, residency, and every figure that is claimed.
+
+Seconds are computed anew, bank by bank and token by token. The dispatcher is not trusted for what its choices cost.
+"""
 
 import numpy as np
 
-from moe_passes.partition_experts.problem import Problem, Solution
+from moe_passes.partition_experts.dispatch import Dispatcher
+from moe_passes.partition_experts.problem import Layer, Placement, Problem, Rates, Solution
+
+TOLERANCE = 1e-9
 
 
 def violations(problem: Problem, solution: Solution) -> list[str]:
-    """Return everything that is wrong with a placement; empty if it is valid."""
-    wrong = []
-    held = [0.0] * problem.banks
-    placed: dict[int, range] = {}
-    for shard in solution.shards:
-        if shard.count < 1 or shard.first < 0 or shard.first + shard.count > problem.banks:
-            wrong.append(f"expert {shard.expert}: banks {shard.first} to {shard.first + shard.count - 1} do not exist")
-            continue
-        if shard.expert in placed:
-            wrong.append(f"expert {shard.expert} is placed twice")
-        placed[shard.expert] = range(shard.first, shard.first + shard.count)
-        for bank in placed[shard.expert]:
-            held[bank] += problem.expert_bytes[shard.expert] / shard.count
-    resident = {n for n, size in enumerate(problem.expert_bytes) if size > 0}
-    if resident != set(placed):
-        wrong.append(f"experts {sorted(resident ^ set(placed))} are resident or placed, not both")
+    """Return everything that is wrong with a solution; empty if it is valid."""
+    if len(solution.layers) != len(problem.layers):
+        return [f"{len(solution.layers)} of {len(problem.layers)} layers are placed"]
+    wrong: list[str] = []
+    held = [0.0] * problem.rates.banks
+    for layer, placement in zip(problem.layers, solution.layers, strict=True):
+        found = _layout(problem.rates, layer, placement, held) or _figures(problem.rates, layer, placement)
+        wrong += [f"{layer.name}: {text}" for text in found]
     for bank, size in enumerate(held):
-        if size > problem.bank_capacity_bytes + 1:
-            wrong.append(f"bank {bank} holds {size:.0f} of {problem.bank_capacity_bytes} bytes")
-    if not wrong:
-        seconds = _mean_seconds(problem, placed)
-        if abs(seconds - solution.objective) > 1e-9 * max(seconds, 1e-12):
-            wrong.append(f"objective is {solution.objective}, but the placement takes {seconds}")
-    if not solution.lower_bound <= solution.objective * (1 + 1e-9) or solution.objective > solution.greedy * (1 + 1e-9):
-        wrong.append("bound ≤ objective ≤ greedy does not hold")
+        # Parts are equal shares of whole bytes: each may round by less than one byte a layer.
+        if size > problem.rates.bank_capacity_bytes + len(problem.layers):
+            wrong.append(f"bank {bank} holds {size:.0f} of {problem.rates.bank_capacity_bytes} bytes")
     return wrong
 
 
-def _mean_seconds(problem: Problem, placed: dict[int, range]) -> float:
-    """Recompute the objective, bank by bank and token by token."""
-    part = np.zeros((len(problem.expert_bytes), problem.banks))
-    for expert, banks in placed.items():
-        for bank in banks:
-            part[expert, bank] = problem.expert_bytes[expert] / len(banks)
+def _layout(rates: Rates, layer: Layer, placement: Placement, held: list[float]) -> list[str]:
+    wrong = []
+    if len(placement.replicas) != layer.experts or len(placement.residency) != layer.experts:
+        return [f"{len(placement.replicas)} of {layer.experts} experts are placed"]
+    if layer.residency is not None and list(placement.residency) != list(layer.residency):
+        wrong.append("residency is not the one that was asked for")
+    for expert, (level, copies) in enumerate(zip(placement.residency, placement.replicas, strict=True)):
+        if level not in (0, 1, 2) or (level > 0) != (len(copies) > 0):
+            wrong.append(f"expert {expert} has residency {level} and {len(copies)} replicas")
+            continue
+        size = (0, layer.msb_bytes, layer.whole_bytes)[level]
+        for copy in copies:
+            if not copy or list(copy) != sorted(set(copy)) or copy[0] < 0 or copy[-1] >= rates.banks:
+                wrong.append(f"expert {expert} has a replica on banks {list(copy)} of {rates.banks}")
+                continue
+            for bank in copy:
+                held[bank] += size / len(copy)
+        if len(set(copies)) < len(copies):
+            wrong.append(f"expert {expert} has two replicas on the same banks")
+    return wrong
+
+
+def _figures(rates: Rates, layer: Layer, placement: Placement) -> list[str]:
+    wrong = []
+    seconds = _mean_seconds(rates, layer, placement)
+    if abs(seconds - placement.objective) > TOLERANCE * seconds:
+        wrong.append(f"objective is {placement.objective}, but the placement takes {seconds}")
+    most = placement.objective * (1 + TOLERANCE)
+    if not placement.lower_bound <= most:
+        wrong.append(f"bound {placement.lower_bound} is above the objective {placement.objective}")
+    for name, value in (("greedy", placement.greedy), placement.baseline):
+        if placement.objective > value * (1 + TOLERANCE):
+            wrong.append(f"objective {placement.objective} is above {value} of {name}")
+    return wrong
+
+
+def _mean_seconds(rates: Rates, layer: Layer, placement: Placement) -> float:
+    whole, slice_ = layer.whole_bytes, layer.msb_bytes
+    sizes = [(0, slice_, whole)[level] for level in placement.residency]
+    dispatcher = Dispatcher(rates.banks, placement.replicas, [float(size) for size in sizes])
+    holds = np.zeros((layer.experts + 1, rates.banks), dtype=np.bool_)
+    for expert, copies in enumerate(placement.replicas):
+        if copies:
+            holds[expert, list(copies[0])] = True
+    choosers = {expert for expert, copies in enumerate(placement.replicas) if len(copies) > 1}
     total = 0.0
-    for step in problem.steps:
-        busiest = part[step.any(axis=0)].sum(axis=0).max()
-        heard = sum(int(part[token].any(axis=0).sum()) for token in step)
-        link = heard * problem.partial_sum_bytes / problem.link_bytes_per_second
-        total += max(busiest / problem.bank_bytes_per_second, link)
-    return total / len(problem.steps) if len(problem.steps) else 0.0
+    for step in layer.routing:
+        experts = sorted(set(step.ravel().tolist()) - {-1})
+        here = holds
+        if choosers.intersection(experts):
+            here = holds.copy()
+            for expert, replica in zip(experts, dispatcher.choose(experts), strict=True):
+                if expert in choosers:
+                    here[expert] = False
+                    here[expert, list(placement.replicas[expert][replica])] = True
+        resident = [expert for expert in experts if sizes[expert]]
+        part = np.array([sizes[expert] / here[expert].sum() for expert in resident])
+        busiest = float((here[resident] * part[:, None]).sum(axis=0).max()) if resident else 0.0
+        heard = int(here[step].any(axis=1).sum())
+        missing = sum(whole - sizes[expert] for expert in experts)
+        total += max(
+            busiest / rates.bank_bytes_per_second,
+            heard * rates.partial_sum_bytes / rates.link_bytes_per_second,
+            missing / rates.external_bytes_per_second,
+        )
+    return total / len(layer.routing)

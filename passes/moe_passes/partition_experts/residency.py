@@ -1,0 +1,66 @@
+"""Which experts HB keeps, in which slices, and how its bytes are shared out between layers.
+
+Where HB holds a part of the experts, loading dominates, and its time is linear in what is kept: a resident byte of an
+expert saves one external byte in every training step that uses the expert. So the bytes go to the experts in the
+order of how many steps use them, over all layers together: a knapsack whose items are whole experts; what is left at
+its border goes to the most significant slice of the next expert that it fits. A step in which a layer is no longer
+bound by loading saves nothing more, so steps are counted anew without those, and the better filling is kept.
+"""
+
+import numpy as np
+
+from moe_passes.partition_experts.problem import ALL, MSB, NONE, FloatArray, IntArray, Layer, Problem, Rates
+from moe_passes.partition_experts.step_time import missing_bytes
+
+ROUNDS = 4
+"""Fillings that are tried."""
+
+
+def choose(problem: Problem) -> list[IntArray]:
+    """Return the residency of every layer: [expert], by layer; what is decided already stays."""
+    if all(layer.residency is not None for layer in problem.layers):
+        return [np.asarray(layer.residency, dtype=np.int64) for layer in problem.layers]
+    used = [layer.distinct() for layer in problem.layers]
+    bound_by_loading = [np.ones(len(table)) for table in used]
+    best, least = [np.zeros(0, dtype=np.int64)], np.inf
+    for _ in range(ROUNDS):
+        filling = _fill(problem, [w @ table for w, table in zip(bound_by_loading, used, strict=True)])
+        total, bound_by_loading = 0.0, []
+        for layer, residency in zip(problem.layers, filling, strict=True):
+            external = missing_bytes(layer, residency, layer.routing) / problem.rates.external_bytes_per_second
+            others = _least_seconds(problem.rates, layer, residency)
+            total += float(np.maximum(external, others).mean())
+            bound_by_loading.append((external >= others).astype(np.float64))
+        if total >= least:
+            break
+        best, least = filling, total
+    return best
+
+
+def most_popular(problem: Problem) -> list[IntArray]:
+    """Keep the most popular experts that fit, by tokens: for baselines that have no residency rule of their own."""
+    if all(layer.residency is not None for layer in problem.layers):
+        return choose(problem)
+    counts = [np.bincount(la.routing.ravel() + 1, minlength=la.experts + 1)[1:] for la in problem.layers]
+    return _fill(problem, [count.astype(np.float64) for count in counts])
+
+
+def _least_seconds(rates: Rates, layer: Layer, residency: IntArray) -> FloatArray:
+    """Return the least that banks and link need in each step for what is resident: [step]."""
+    sizes = layer.resident_bytes(residency).astype(np.float64)
+    banks = layer.distinct() @ sizes / (rates.banks * rates.bank_bytes_per_second)
+    tokens = np.append(sizes > 0, False)[layer.routing].any(axis=2).sum(axis=1)
+    return np.asarray(np.maximum(banks, tokens * rates.partial_sum_bytes / rates.link_bytes_per_second))
+
+
+def _fill(problem: Problem, values: list[FloatArray]) -> list[IntArray]:
+    """Fill HB with experts in descending order of value; ties in the order of layers and experts."""
+    left = problem.rates.banks * problem.rates.bank_capacity_bytes
+    result = [np.full(layer.experts, NONE, dtype=np.int64) for layer in problem.layers]
+    items = [(-v, row, e) for row, value in enumerate(values) for e, v in enumerate(value.tolist())]
+    for _, row, expert in sorted(items):
+        layer = problem.layers[row]
+        level = ALL if layer.whole_bytes <= left else MSB if layer.msb_bytes <= left else NONE
+        result[row][expert] = level
+        left -= (0, layer.msb_bytes, layer.whole_bytes)[level]
+    return result

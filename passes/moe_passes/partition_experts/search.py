@@ -1,0 +1,291 @@
+"""Local search over placements with one replica each, every expert on a run of neighbouring banks (cyclic).
+
+Runs lose little: what matters of a set of banks is how many there are and which experts share them. In exchange all
+runs of an expert are priced at once, exactly, by sliding windows over the load of each bank (maximum) and over the
+tokens that would newly hear it (sum).
+
+A move is judged on the training steps that it changes, and accepted if it gains more than `SIGNIFICANCE` standard
+errors: a placement that fits the noise of its training steps is slower on the steps that it has never seen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_passes.partition_experts.problem import NOBODY, Banks, FloatArray, IntArray, LayerProblem, Replicas
+
+SIGNIFICANCE = 1.0
+SLACK_BYTES = 1.0
+PARTNERS = 24
+"""Experts that an exchange is tried with."""
+LEAST_RUINED, MOST_RUINED = 4, 0.1
+"""Experts taken out at once: at least this many, at most this share."""
+
+
+def run_lengths(banks: int) -> tuple[int, ...]:
+    """Return the lengths that are tried: 1, 2, 3, 4, 6, 8, 12, … and all banks."""
+    powers = [1 << n for n in range(banks.bit_length())]
+    return tuple(sorted({n for p in powers for n in (p, p * 3 // 2) if n <= banks} | {banks}))
+
+
+def run(start: int, length: int, banks: int) -> Banks:
+    """Return the banks of a run: `length` neighbours from `start`, cyclic."""
+    return tuple(sorted((start + n) % banks for n in range(length)))
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Where a layer's experts are used, grouped by expert; tokens are numbered through all steps.
+
+    Attributes:
+        steps: per expert, the steps that use it, ascending.
+        tokens: per expert, the tokens that use it, in the order of steps.
+        firsts: per expert, where the tokens of each of its steps begin in `tokens`.
+    """
+
+    steps: list[IntArray]
+    tokens: list[IntArray]
+    firsts: list[IntArray]
+
+
+def visits(routing: IntArray, experts: int) -> Visits:
+    """Group routing [step, token, k] by expert."""
+    per_step, k = routing.shape[1], routing.shape[2]
+    flat = routing.ravel()
+    order = np.argsort(flat, kind="stable")
+    border = np.searchsorted(flat[order], np.arange(experts + 1))
+    result = Visits([], [], [])
+    for expert in range(experts):
+        tokens = order[border[expert] : border[expert + 1]] // k
+        steps, firsts = np.unique(tokens // per_step, return_index=True)
+        result.steps.append(steps)
+        result.tokens.append(tokens)
+        result.firsts.append(firsts)
+    return result
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Every run that an expert fits, priced.
+
+    Attributes:
+        starts: [offer].
+        lengths: [offer].
+        seconds: [offer, step], of the steps that use the expert.
+    """
+
+    starts: IntArray
+    lengths: IntArray
+    seconds: FloatArray
+
+    def banks(self, offer: int, banks: int) -> Banks:
+        """Return the banks of an offer."""
+        return run(int(self.starts[offer]), int(self.lengths[offer]), banks)
+
+
+class State:
+    """A placement of one replica each, and what it costs in every step.
+
+    Attributes:
+        homes: banks of every resident expert that has a place.
+        seconds: [step].
+        cells: table cells priced so far.
+    """
+
+    def __init__(self, problem: LayerProblem, routing: IntArray, replicas: Replicas, floor: FloatArray) -> None:
+        """Start from a placement.
+
+        Args:
+            problem: the layer.
+            routing: [step, token, k], the steps to search on.
+            replicas: where the search starts; the first replica of each expert counts.
+            floor: [step], seconds that a step takes whatever the placement: the external channel.
+        """
+        rates, self.problem, self.sizes = problem.rates, problem, problem.sizes
+        self.banks = rates.banks
+        self.bank_rate = 1 / rates.bank_bytes_per_second
+        self.link_rate = rates.partial_sum_bytes / rates.link_bytes_per_second
+        self.lengths = run_lengths(self.banks)
+        resident = np.append(self.sizes > 0, False)
+        routing = np.where(resident[routing], routing, NOBODY)
+        self.visits = visits(routing, len(self.sizes))
+        steps, tokens = routing.shape[:2]
+        self.load = np.zeros((steps, self.banks))
+        self.cover = np.zeros((steps * tokens, self.banks), dtype=np.int16)
+        self.heard = np.zeros(steps)
+        self.held = np.zeros(self.banks)
+        self.floor = floor
+        self.seconds = floor.copy()
+        self.homes: dict[int, Banks] = {}
+        self.cells = 0
+        for expert, copies in enumerate(replicas):
+            if copies:
+                self.insert(expert, copies[0])
+
+    def insert(self, expert: int, home: Banks) -> None:
+        """Give a place to an expert that has none."""
+        self._change(expert, home, 1)
+        self.homes[expert] = home
+
+    def remove(self, expert: int) -> Banks:
+        """Take an expert off its place."""
+        home = self.homes.pop(expert)
+        self._change(expert, home, -1)
+        return home
+
+    def _change(self, expert: int, home: Banks, sign: int) -> None:
+        part, where = sign * self.sizes[expert] / len(home), np.array(home)
+        steps, tokens, firsts = self.visits.steps[expert], self.visits.tokens[expert], self.visits.firsts[expert]
+        self.held[where] += part
+        if not len(steps):
+            return
+        everywhere = len(home) == self.banks
+        self.load[steps if everywhere else np.ix_(steps, where)] += part
+        rows = tokens if everywhere else np.ix_(tokens, where)
+        cover = self.cover[rows]
+        alone = (cover == (0 if sign > 0 else 1)).sum(axis=1)
+        self.cover[rows] = cover + sign
+        self.heard[steps] += sign * np.add.reduceat(alone, firsts)
+        banks = self.load[steps].max(axis=1) * self.bank_rate
+        self.seconds[steps] = np.maximum(np.maximum(banks, self.heard[steps] * self.link_rate), self.floor[steps])
+        self.cells += (len(steps) + len(tokens)) * len(home)
+
+    def offers(self, expert: int) -> Offers:
+        """Price every run that an expert without a place fits."""
+        steps, size = self.visits.steps[expert], self.sizes[expert]
+        load = self.load[steps]
+        highest = load.max(axis=1)
+        free = np.add.reduceat(
+            self.cover[self.visits.tokens[expert]] == 0, self.visits.firsts[expert], axis=0, dtype=np.int32
+        )
+        windows, held = _Windows(load), _Windows(self.held[None])
+        sums = np.cumsum(np.hstack([np.zeros_like(free[:, :1]), free, free]), axis=1)
+        blocks, starts_of, lengths_of = [], [], []
+        limit = self.problem.bank_limit_bytes + SLACK_BYTES
+        for length in self.lengths:
+            part = size / length
+            starts = np.flatnonzero(held.maximum(length)[0] + part <= limit)
+            starts = starts[:1] if length == self.banks else starts
+            if not len(starts):
+                continue
+            busiest = np.maximum(highest[:, None], windows.maximum(length)[:, starts] + part) * self.bank_rate
+            heard = self.heard[steps][:, None] + sums[:, starts + length] - sums[:, starts]
+            blocks.append(np.maximum(np.maximum(busiest, heard * self.link_rate), self.floor[steps][:, None]))
+            starts_of.append(starts)
+            lengths_of.append(np.full(len(starts), length))
+            self.cells += busiest.size
+        self.cells += load.size + len(self.visits.tokens[expert]) * self.banks
+        if not blocks:
+            return Offers(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, len(steps))))
+        return Offers(np.concatenate(starts_of), np.concatenate(lengths_of), np.hstack(blocks).T)
+
+    def replicas(self) -> Replicas:
+        """Return the placement."""
+        return tuple((self.homes[e],) if e in self.homes else () for e in range(len(self.sizes)))
+
+
+class _Windows:
+    """Maxima of cyclic windows over the columns of a table: [row, start], by length."""
+
+    def __init__(self, table: FloatArray) -> None:
+        self.banks = table.shape[1]
+        self.levels = [np.hstack([table, table])]
+
+    def maximum(self, length: int) -> FloatArray:
+        """Return the maximum of every window of `length` columns; columns of the result are starts."""
+        level = length.bit_length() - 1
+        while len(self.levels) <= level:
+            last, reach = self.levels[-1], 1 << (len(self.levels) - 1)
+            self.levels.append(np.maximum(last[:, :-reach], last[:, reach:]))
+        table, shift = self.levels[level], length - (1 << level)
+        return np.maximum(table[:, : self.banks], table[:, shift : shift + self.banks])
+
+
+def relocate(state: State, expert: int) -> bool:
+    """Move one expert to its best run; undo it where the gain is not significant."""
+    steps = state.visits.steps[expert]
+    if not len(steps):
+        return False
+    before, old = state.seconds[steps].copy(), state.remove(expert)
+    offers = state.offers(expert)
+    best = int(np.argmin(offers.seconds.sum(axis=1))) if len(offers.starts) else -1
+    accepted = best >= 0 and is_significant(before - offers.seconds[best])
+    state.insert(expert, offers.banks(best, state.banks) if accepted else old)
+    return accepted
+
+
+def exchange(state: State, expert: int, random: np.random.Generator) -> bool:
+    """Exchange the runs of two experts: the only move where banks are full. Tries some partners of the same bytes."""
+    mine = state.homes[expert]
+    others = [e for e, home in state.homes.items() if home != mine and state.sizes[e] == state.sizes[expert]]
+    if not others:
+        return False
+    for other in random.permutation(others)[:PARTNERS].tolist():
+        steps = np.union1d(state.visits.steps[expert], state.visits.steps[other])
+        before, theirs = state.seconds[steps].copy(), state.remove(other)
+        state.remove(expert)
+        state.insert(expert, theirs)
+        state.insert(other, mine)
+        state.cells += 4 * steps.size * state.banks
+        if is_significant(before - state.seconds[steps]):
+            return True
+        state.remove(expert)
+        state.remove(other)
+        state.insert(expert, mine)
+        state.insert(other, theirs)
+    return False
+
+
+def rebuild(state: State, random: np.random.Generator) -> bool:
+    """Take some experts out at random and put each back on its best run; undo it where that gains nothing."""
+    placed = sorted(state.homes)
+    most = max(LEAST_RUINED, int(MOST_RUINED * len(placed)))
+    chosen = random.permutation(placed)[: int(random.integers(2, most + 1))].tolist()
+    before, old = state.seconds.copy(), {expert: state.remove(expert) for expert in chosen}
+    if _put_back(state, chosen, old) and is_significant(before - state.seconds):
+        return True
+    for expert in chosen:
+        if expert in state.homes:
+            state.remove(expert)
+    for expert in chosen:
+        state.insert(expert, old[expert])
+    return False
+
+
+def _put_back(state: State, chosen: list[int], old: dict[int, Banks]) -> bool:
+    """Insert experts one by one where each costs least; say whether all found room."""
+    for expert in chosen:
+        if not len(state.visits.steps[expert]):
+            state.insert(expert, old[expert])
+            continue
+        offers = state.offers(expert)
+        if not len(offers.starts):
+            return False
+        state.insert(expert, offers.banks(int(np.argmin(offers.seconds.sum(axis=1))), state.banks))
+    return bool(state.held.max() <= state.problem.bank_limit_bytes + SLACK_BYTES)
+
+
+def is_significant(gains: FloatArray) -> bool:
+    """Say whether the sum of gains (seconds, by step) is more than `SIGNIFICANCE` of its standard errors."""
+    total = float(gains.sum())
+    return total > 0 and total > SIGNIFICANCE * float(np.sqrt(np.square(gains).sum()))
+
+
+def search(state: State, seed: int, work: int) -> None:
+    """Sweep over the experts while that gains, then rebuild parts, until so many table cells have been priced."""
+    random = np.random.default_rng(seed)
+    limit = state.cells + work
+    gained = True
+    while gained and state.cells < limit:
+        gained = False
+        for expert in random.permutation(sorted(state.homes)).tolist():
+            if state.cells >= limit:
+                return
+            gained |= relocate(state, expert)
+    is_tight = state.held.max(initial=0.0) > 0.9 * state.problem.bank_limit_bytes
+    while state.cells < limit and len(state.homes) > 1:
+        before = state.cells
+        rebuild(state, random)
+        if is_tight:
+            exchange(state, int(random.permutation(sorted(state.homes))[0]), random)
+        state.cells += state.cells == before

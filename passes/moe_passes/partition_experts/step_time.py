@@ -1,0 +1,107 @@
+"""What a step costs under a placement: the closed form that placements are judged by (`problem.py` states it)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_passes.partition_experts.dispatch import Dispatcher
+from moe_passes.partition_experts.problem import (
+    NOBODY,
+    FloatArray,
+    IntArray,
+    Layer,
+    LayerProblem,
+    Rates,
+    Replicas,
+    distinct,
+)
+
+CELLS = 1 << 24
+"""Cells of a table that is worked on at once."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The replicas that serve a layer's steps.
+
+    Attributes:
+        rows: [row, bank], the share of its expert that a bank holds of a replica; replicas in the order of experts.
+        sizes: [row], bytes of the replica.
+        routing: [step, token, k], rows instead of experts, `NOBODY` where nothing is resident.
+    """
+
+    rows: FloatArray
+    sizes: FloatArray
+    routing: IntArray
+
+
+def served(replicas: Replicas, sizes: FloatArray, routing: IntArray, banks: int) -> Served:
+    """Dispatch every step to its replicas."""
+    rows = [(expert, copy) for expert, copies in enumerate(replicas) for copy in copies]
+    share = np.zeros((len(rows), banks))
+    for row, (_, copy) in enumerate(rows):
+        share[row, list(copy)] = 1 / len(copy)
+    counts = np.array([len(copies) for copies in replicas], dtype=np.int64)
+    first = np.append(np.where(counts > 0, np.cumsum(counts) - counts, NOBODY), NOBODY)
+    mapped = first[routing]
+    if (counts > 1).any():
+        mapped += _chosen(replicas, sizes, routing, banks, counts > 1)
+    return Served(share, sizes[[expert for expert, _ in rows]] if rows else np.zeros(0), mapped)
+
+
+def _chosen(replicas: Replicas, sizes: FloatArray, routing: IntArray, banks: int, free: np.ndarray) -> IntArray:
+    """Return the replica that serves each choice: [step, token, k]."""
+    dispatcher = Dispatcher(banks, replicas, sizes.tolist())
+    used = distinct(routing, len(replicas))
+    choice = np.zeros((len(routing), len(replicas) + 1), dtype=np.int64)
+    for step in np.flatnonzero((used & free).any(axis=1)):
+        experts = np.flatnonzero(used[step]).tolist()
+        choice[step, experts] = dispatcher.choose(experts)
+    flat = routing.reshape(len(routing), -1)
+    return np.take_along_axis(choice, flat, axis=1).reshape(routing.shape)
+
+
+def bank_seconds(rates: Rates, by: Served) -> FloatArray:
+    """Seconds of the busiest bank: [step]."""
+    used = distinct(by.routing, len(by.sizes))
+    held = by.rows * by.sizes[:, None]
+    return np.asarray((used @ held).max(axis=1, initial=0.0) / rates.bank_bytes_per_second)
+
+
+def heard(by: Served) -> IntArray:
+    """Banks that tokens hear partial sums from, summed over the tokens of a step: [step]."""
+    steps, tokens, k = by.routing.shape
+    holds = np.vstack([by.rows > 0, np.zeros((1, by.rows.shape[1]), dtype=np.bool_)])
+    flat = by.routing.reshape(-1, k)
+    chunk = max(1, CELLS // max(1, holds.shape[1]))
+    count = np.empty(len(flat), dtype=np.int64)
+    for start in range(0, len(flat), chunk):
+        part = flat[start : start + chunk]
+        any_of = holds[part[:, 0]]
+        for place in range(1, k):
+            any_of |= holds[part[:, place]]
+        count[start : start + chunk] = any_of.sum(axis=1)
+    return count.reshape(steps, tokens).sum(axis=1)
+
+
+def missing_bytes(layer: Layer, residency: IntArray, routing: IntArray) -> FloatArray:
+    """Bytes of the step's distinct experts that are not resident: [step]."""
+    missing = layer.whole_bytes - layer.resident_bytes(residency)
+    return distinct(routing, layer.experts) @ missing.astype(np.float64)
+
+
+def step_seconds(
+    rates: Rates, layer: Layer, residency: IntArray, replicas: Replicas, routing: IntArray | None = None
+) -> FloatArray:
+    """Seconds of a layer in each step: [step]; of the training steps, or of other routing [step, token, k]."""
+    routing = layer.routing if routing is None else routing
+    sizes = layer.resident_bytes(residency).astype(np.float64)
+    by = served(replicas, sizes, routing, rates.banks)
+    link = heard(by) * (rates.partial_sum_bytes / rates.link_bytes_per_second)
+    external = missing_bytes(layer, residency, routing) / rates.external_bytes_per_second
+    return np.maximum(np.maximum(bank_seconds(rates, by), link), external)
+
+
+def mean_seconds(problem: LayerProblem, replicas: Replicas) -> float:
+    """Mean seconds of the layer over its training steps."""
+    return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas).mean())
