@@ -11,6 +11,7 @@ from moe_passes.allocate_staging.problem import Lifetime
 from moe_passes.allocate_staging.problem import Problem as Allocation
 from moe_passes.allocate_staging.solve import solve as allocate
 from moe_passes.partition_experts import check as placement_check
+from moe_passes.partition_experts.problem import Layer, Rates
 from moe_passes.partition_experts.problem import Problem as Placement
 from moe_passes.partition_experts.solve import solve as place
 
@@ -18,22 +19,22 @@ from moe_passes.partition_experts.solve import solve as place
 def placement() -> None:
     """Place 16 experts of 4 MB over 8 banks of 51.2 GB/s, for 64 steps of 8 tokens that use 2 experts each."""
     random = np.random.default_rng(0)
-    steps = random.random((64, 8, 16)).argsort(axis=2) < 2
-    problem = Placement(
+    routing = random.random((64, 8, 16)).argsort(axis=2)[:, :, :2]
+    rates = Rates(
         banks=8,
         bank_capacity_bytes=16_000_000,
         bank_bytes_per_second=51.2e9,
-        link_bytes_per_second=8e9,
+        link_bytes_per_second=1e9,
+        external_bytes_per_second=60e9,
         partial_sum_bytes=4096,
-        expert_bytes=np.full(16, 4_000_000),
-        steps=steps,
     )
+    layer = Layer("layer0", experts=16, msb_bytes=2_000_000, whole_bytes=4_000_000, routing=routing)
+    problem = Placement(rates, (layer,))
     solution = place(problem, seed=0)
     assert not placement_check.violations(problem, solution)
     print(
         f"partition-experts: {solution.objective * 1e6:.1f} µs a step, bound {solution.lower_bound * 1e6:.1f} µs, "
-        f"greedy {solution.greedy * 1e6:.1f} µs; expert 0 in banks {solution.shards[0].first} to "
-        f"{solution.shards[0].first + solution.shards[0].count - 1}"
+        f"greedy {solution.layers[0].greedy * 1e6:.1f} µs; expert 0 in banks {solution.layers[0].replicas[0]}"
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from moe_passes.dialects.module import find, only, read_machine
+from moe_passes.dialects.module import find, only, read_machine, replicas_of
 from moe_passes.dialects.round import Round, read_round
 from moe_passes.workload import DraftPlan, ExpertLayer, ModelShape, ProfileRecord, SolverRecord, Workload, gap
 from torch_mlir import ir
@@ -70,13 +70,11 @@ def _profile(record: ProfileRecord) -> dict[str, str]:
 
 
 def _layer(op: ir.OpView, layer: ExpertLayer) -> dict[str, Any]:
-    flat = list(op.attributes["replicas"]) if "replicas" in op.attributes else []
-    triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
     return {
         "layer": layer.layer,
         "expert_bytes": {"msb": layer.msb_bytes, "all": layer.whole_bytes},
         "residency": [RESIDENCY[level] for level in op.attributes["residency"]],
-        "placement": [{"expert": e, "first_bank": first, "banks": banks} for e, first, banks in triples],
+        "placement": [[list(banks) for banks in copies] for copies in replicas_of(op, layer)],
     }
 
 

@@ -91,10 +91,13 @@ PASSES: tuple[PassInfo, ...] = (
     ),
     PassInfo(
         partition_experts.NAME,
-        "shard and place resident experts over the banks",
+        "shard, replicate and place resident experts over the banks",
         "residency, the routing trace",
         "replicas on moe.expert_store, moe.solver",
-        lambda module, trace, options: partition_experts.run(module, trace(module)),
+        lambda module, trace, options: partition_experts.run(
+            module, trace(module), options.get("placer", partition_experts.SEARCH)
+        ),
+        (Option("placer", "NAME", "search (default), or a baseline: contiguous, lpt, eplb, shard-4, …"),),
     ),
     PassInfo(
         lower_to_tasks.NAME,

@@ -41,7 +41,7 @@ SNAPSHOTS = {
 // CHECK: "moe.solver"() {{.*}}pass_name = "select-draft"
 """,
     "partition-experts": """
-// CHECK: "moe.expert_store"() {{.*}}replicas = array<i64: {{[0-9]+}}, 0, 16
+// CHECK: "moe.expert_store"() {{.*}}replicas = array<i64: {{[0-9]+}}, 16, 0, 1, 2, 3
 // CHECK: "moe.solver"() {{.*}}pass_name = "partition-experts"
 """,
     "lower-to-tasks": """

@@ -8,6 +8,7 @@ from torch_mlir import ir
 
 from moe_passes.dialects import moe
 from moe_passes.dialects.records import from_operation, to_attribute, to_attributes
+from moe_passes.dialects.replicas import Banks, unflatten
 from moe_passes.errors import InputError
 from moe_passes.machine import Engine, Link, Machine, Memory
 from moe_passes.workload import (
@@ -105,6 +106,12 @@ def append(module: ir.Module, record: object) -> ir.OpView:
         anchor = next((op for op in top_level(module) if op.operation.name in ("func.func", "builtin.module")), None)
         place = ir.InsertionPoint(anchor) if anchor is not None else ir.InsertionPoint(module.body)
         return RECORDS[type(record)](**to_attributes(record), ip=place)
+
+
+def replicas_of(op: ir.OpView, layer: ExpertLayer) -> tuple[tuple[Banks, ...], ...]:
+    """Return the banks of every replica of every expert of a store; none where nothing is placed."""
+    flat = list(op.attributes["replicas"]) if "replicas" in op.attributes else []
+    return unflatten(flat, layer.experts)
 
 
 def set_attribute(op: ir.OpView, name: str, value: object) -> None:

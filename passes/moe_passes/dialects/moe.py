@@ -10,6 +10,8 @@ from typing import Any
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
+from moe_passes.dialects.replicas import unflatten
+
 LARGEST = 1e18
 """Of every number in a module: beyond any machine, and products of two stay finite."""
 I64 = ir.IntegerAttr
@@ -198,7 +200,7 @@ class ExpertStoreOp(Moe.Operation, name="expert_store"):
     """The routed experts of one layer (`moe_passes.workload.ExpertLayer`).
 
     Decisions, added by passes as attributes: `residency` (array<i64>, per expert 0 none, 1 msb, 2 all; select-draft)
-    and `replicas` (array<i64>, triples of expert, first bank, banks; partition-experts).
+    and `replicas` (array<i64>, expert, count and banks of every replica; partition-experts).
     """
 
     name: ir.StringAttr
@@ -223,10 +225,10 @@ class ExpertStoreOp(Moe.Operation, name="expert_store"):
             if len(residency) != experts or any(r not in (0, 1, 2) for r in residency):
                 return _fail(self, f"attribute 'residency' must hold 0, 1 or 2 for each of {experts} experts")
         if "replicas" in self.attributes:
-            flat = list(self.attributes["replicas"])
-            experts_exist = all(0 <= e < experts for e in flat[::3])
-            if len(flat) % 3 or not experts_exist or any(b < 0 for b in flat[1::3]) or any(n < 1 for n in flat[2::3]):
-                return _fail(self, "attribute 'replicas' must hold (expert, first bank, banks) triples")
+            try:
+                unflatten(list(self.attributes["replicas"]), experts)
+            except ValueError as error:
+                return _fail(self, f"attribute 'replicas': {error}")
         return True
 
 

@@ -16,14 +16,12 @@ class PlacedLayer:
     Attributes:
         shape: of its experts.
         residency: [expert], 0 none, 1 msb, 2 all.
-        first_bank: [expert], first bank of the resident part (−1 where there is none).
-        bank_count: [expert], banks of the resident part (0 where there is none).
+        replicas: banks of every replica of every expert's resident part.
     """
 
     shape: ExpertLayer
     residency: npt.NDArray[np.int64]
-    first_bank: npt.NDArray[np.int64]
-    bank_count: npt.NDArray[np.int64]
+    replicas: tuple[tuple[tuple[int, ...], ...], ...]
 
     def resident_bytes(self, expert: int) -> int:
         """Bytes of an expert in HB."""

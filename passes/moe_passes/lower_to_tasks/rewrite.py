@@ -6,7 +6,15 @@ from torch_mlir.dialects import func
 
 from moe_passes.cost import AnalyticCost
 from moe_passes.dialects import sched
-from moe_passes.dialects.module import dense_parts, expert_stores, has_function, only, read_machine, refuse_second_run
+from moe_passes.dialects.module import (
+    dense_parts,
+    expert_stores,
+    has_function,
+    only,
+    read_machine,
+    refuse_second_run,
+    replicas_of,
+)
 from moe_passes.dialects.records import to_attribute
 from moe_passes.errors import InputError
 from moe_passes.lower_to_tasks.problem import PlacedLayer, StaticPlan, TaskGraph
@@ -54,16 +62,12 @@ def _placed(op: ir.OpView, layer: ExpertLayer, banks: int) -> PlacedLayer:
     if "residency" not in op.attributes:
         raise InputError(f"{NAME}: store '{layer.name}' has no 'residency'; run select-draft first")
     residency = np.array(list(op.attributes["residency"]), dtype=np.int64)
-    first, count = np.full(layer.experts, -1, dtype=np.int64), np.zeros(layer.experts, dtype=np.int64)
-    if "replicas" in op.attributes:
-        flat = list(op.attributes["replicas"])
-        for expert, start, number in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-            first[expert], count[expert] = start, number
-    if (first + count > banks).any():
+    replicas = replicas_of(op, layer)
+    if any(copy[-1] >= banks for copies in replicas for copy in copies):
         raise InputError(f"{NAME}: store '{layer.name}' places experts beyond the last of {banks} banks")
-    if ((residency > 0) != (count > 0)).any():
+    if any((level > 0) != (len(copies) > 0) for level, copies in zip(residency, replicas, strict=True)):
         raise InputError(f"{NAME}: store '{layer.name}' has residents without banks; run partition-experts first")
-    return PlacedLayer(layer, residency, first, count)
+    return PlacedLayer(layer, residency, replicas)
 
 
 def write_round(module: ir.Module, graph: TaskGraph) -> None:

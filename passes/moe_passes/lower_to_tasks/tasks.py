@@ -10,14 +10,12 @@ neighbours), so it cannot fragment: whatever fits by count also fits by address.
 Without HB, weights stream from external memory past the elements as they compute.
 """
 
-from functools import reduce
-from math import gcd
-
 import numpy as np
 
 from moe_passes.cost import BYTES_PER_ACTIVATION, CostModel, nanoseconds
 from moe_passes.durations import DenseTime, dense_time
 from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan, TaskGraph, Work
+from moe_passes.partition_experts.dispatch import Dispatcher
 from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Task
 
 DRAFT_BITS_FULL = 8
@@ -58,14 +56,16 @@ class _Builder:
             self.capacities = [1, 1]
             self.all_banks: tuple[tuple[int, int], ...] = ((1, 1),)
             return
-        self.group = _granularity(self.plan, self.banks)
-        groups = self.banks // self.group
-        names = [f"banks{g * self.group}-{(g + 1) * self.group - 1}" for g in range(groups)]
+        group_of = _groups(self.plan, self.banks)
+        groups = max(group_of) + 1
+        names = [_group_name([b for b, of in enumerate(group_of) if of == group]) for group in range(groups)]
+        self.group_of = group_of
         self.names += ["link", "streamline", *names, "staging"]
         self.capacities = [1, 1, 1] + [1] * groups + [self.plan.staging_bytes]
         self.link, self.streamline, self.staging = 1, 2, 3 + groups
         self.all_banks = tuple((3 + g, 1) for g in range(groups))
         self.slot_bytes = _slot_bytes(self.plan)
+        self.dispatchers = [_dispatcher(layer, self.banks) for layer in self.plan.layers]
 
     def graph(self) -> TaskGraph:
         """Return what was collected."""
@@ -123,13 +123,13 @@ class _Builder:
         macs = np.zeros(self.banks)
         read = 0
         tokens_of = drafted.sum(axis=0)
-        for expert in np.flatnonzero(tokens_of):
-            banks = slice(layer.first_bank[expert], layer.first_bank[expert] + layer.bank_count[expert])
-            size = layer.resident_bytes(int(expert))
-            load[banks] += size / layer.bank_count[expert]
-            macs[banks] += int(tokens_of[expert]) * layer.shape.parameters / layer.bank_count[expert]
+        homes = self._dispatch(layer, tokens_of > 0)
+        for expert, banks in homes.items():
+            size = layer.resident_bytes(expert)
+            load[list(banks)] += size / len(banks)
+            macs[list(banks)] += int(tokens_of[expert]) * layer.shape.parameters / len(banks)
             read += size
-        link_bytes = self._partial_sums(layer, drafted, np.zeros(layer.shape.experts, dtype=np.bool_))
+        link_bytes = self._partial_sums(drafted, homes)
         compute = max(
             self.cost.local_read_seconds(float(load.max())),
             self.cost.mac_seconds(float(macs.max()), self.plan.bits, 1),
@@ -156,14 +156,16 @@ class _Builder:
         if not self.banks:
             self.last = tuple(self._stream_expert(layer, int(e), int(verify[:, e].sum()), router) for e in experts)
             return
-        staged = np.array([layer.loaded_bytes(e) > 0 for e in range(layer.shape.experts)])
+        everywhere = tuple(range(self.banks))
+        homes = self._dispatch(layer, verify.sum(axis=0) > 0)
         computed = [
             self._near_memory_expert(
-                layer, int(e), int(verify[:, e].sum()), router, self._first_asked(layer, asked, int(e))
+                layer, e, homes.get(e, ()), int(verify[:, e].sum()), router, self._first_asked(layer, asked, e)
             )
-            for e in experts
+            for e in experts.tolist()
         ]
-        link_bytes = self._partial_sums(layer, verify, staged)
+        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e))}
+        link_bytes = self._partial_sums(verify, homes | staged)
         work = Work("gather", self.plan.length, layer.shape.layer, -1, link_bytes=link_bytes)
         mode = Mode(nanoseconds(self.cost.aggregate_seconds(link_bytes)), ((self.link, 1),))
         self.last = (self._add((mode,), (router, *computed), work),)
@@ -179,7 +181,21 @@ class _Builder:
         work = Work("expert", self.plan.length, layer.shape.layer, expert, external_read_bytes=size, w8a8_macs=macs)
         return self._add((Mode(nanoseconds(seconds), ((0, 1), *self.all_banks)),), (router,), work)
 
-    def _near_memory_expert(self, layer: PlacedLayer, expert: int, tokens: int, router: int, asked: int | None) -> int:
+    def _dispatch(self, layer: PlacedLayer, used: np.ndarray) -> dict[int, tuple[int, ...]]:
+        """Return the banks of the replica that serves each resident expert of a step."""
+        experts = [int(e) for e in np.flatnonzero(used) if layer.replicas[e]]
+        chosen = self.dispatchers[self.moe[layer.shape.layer]].choose(experts)
+        return {expert: layer.replicas[expert][replica] for expert, replica in zip(experts, chosen, strict=True)}
+
+    def _near_memory_expert(
+        self,
+        layer: PlacedLayer,
+        expert: int,
+        home: tuple[int, ...],
+        tokens: int,
+        router: int,
+        asked: int | None,
+    ) -> int:
         loaded, after = layer.loaded_bytes(expert), [router]
         if loaded:
             load = self._add(
@@ -204,36 +220,32 @@ class _Builder:
             hb_read_bytes=layer.shape.whole_bytes,
             w8a8_macs=macs,
         )
-        task = self._add(self._expert_modes(layer, expert, macs), tuple(after), work)
+        task = self._add(self._expert_modes(layer, expert, home, macs), tuple(after), work)
         if loaded:
             slots = -(-loaded // self.slot_bytes)
             self.buffers += [Buffer(self.staging, self.slot_bytes, load, task)] * slots
         return task
 
-    def _expert_modes(self, layer: PlacedLayer, expert: int, macs: int) -> tuple[Mode, ...]:
+    def _expert_modes(self, layer: PlacedLayer, expert: int, home: tuple[int, ...], macs: int) -> tuple[Mode, ...]:
         """Near memory, on the banks that hold the expert, or as xPU, streamed past all elements, if that can pay."""
         loaded, resident = layer.loaded_bytes(expert), layer.resident_bytes(expert)
-        home = int(layer.bank_count[expert])
-        busiest = (resident / home if home else 0) + loaded / self.banks
-        if loaded or home == self.banks:
+        busiest = (resident / len(home) if home else 0) + loaded / self.banks
+        if loaded or len(home) == self.banks:
             seconds = max(self.cost.local_read_seconds(busiest), self.cost.mac_seconds(macs, 8, self.banks))
             return (Mode(nanoseconds(seconds), self.all_banks),)
-        near = max(self.cost.local_read_seconds(busiest), self.cost.mac_seconds(macs, 8, home))
-        groups = range(
-            int(layer.first_bank[expert]) // self.group,
-            -(-(int(layer.first_bank[expert]) + home) // self.group),
-        )
+        near = max(self.cost.local_read_seconds(busiest), self.cost.mac_seconds(macs, 8, len(home)))
+        groups = sorted({self.group_of[bank] for bank in home})
         modes = [Mode(nanoseconds(near), tuple(self.all_banks[g] for g in groups))]
         xpu = max(self.cost.stream_seconds(resident), self.cost.mac_seconds(macs, 8, self.banks))
         if xpu < near:
             modes.append(Mode(nanoseconds(xpu), ((self.streamline, 1), *self.all_banks)))
         return tuple(modes)
 
-    def _partial_sums(self, layer: PlacedLayer, choices: np.ndarray, staged: np.ndarray) -> int:
+    def _partial_sums(self, choices: np.ndarray, homes: dict[int, tuple[int, ...]]) -> int:
         """Bytes of partial sums: for every token, the distinct banks that hold a part of its experts."""
-        banks = np.arange(self.banks)
-        first, count = layer.first_bank[:, None], layer.bank_count[:, None]
-        holds = ((banks >= first) & (banks < first + count)) | staged[:, None]
+        holds = np.zeros((choices.shape[1], self.banks), dtype=np.bool_)
+        for expert, banks in homes.items():
+            holds[expert, list(banks)] = True
         heard = choices.astype(np.float32) @ holds.astype(np.float32) > 0
         return int(heard.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
 
@@ -245,10 +257,29 @@ def _slot_bytes(plan: StaticPlan) -> int:
     return -(-largest // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def _granularity(plan: StaticPlan, banks: int) -> int:
-    """Return the number of neighbouring banks that no placement tells apart."""
-    numbers = {banks}
-    for layer in plan.layers:
-        resident = layer.bank_count > 0
-        numbers |= set(layer.first_bank[resident].tolist()) | set(layer.bank_count[resident].tolist())
-    return reduce(gcd, numbers)
+def _groups(plan: StaticPlan, banks: int) -> list[int]:
+    """Number the groups of banks that no placement tells apart, in the order of their first bank: [bank]."""
+    columns: list[list[tuple[int, int, int]]] = [[] for _ in range(banks)]
+    for row, layer in enumerate(plan.layers):
+        for expert, copies in enumerate(layer.replicas):
+            for replica, copy in enumerate(copies):
+                for bank in copy if len(copy) < banks else ():
+                    columns[bank].append((row, expert, replica))
+    numbers: dict[tuple[tuple[int, int, int], ...], int] = {}
+    return [numbers.setdefault(tuple(column), len(numbers)) for column in columns]
+
+
+def _group_name(banks: list[int]) -> str:
+    """Name a group: banks0-15, or banks0,4-5 where its banks are not neighbours."""
+    runs: list[list[int]] = []
+    for bank in banks:
+        if runs and runs[-1][-1] == bank - 1:
+            runs[-1].append(bank)
+        else:
+            runs.append([bank])
+    return "banks" + ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _dispatcher(layer: PlacedLayer, banks: int) -> Dispatcher:
+    sizes = [float(layer.resident_bytes(expert)) for expert in range(layer.shape.experts)]
+    return Dispatcher(banks, layer.replicas, sizes)

@@ -102,7 +102,7 @@ def _fitting(problem: LayerProblem, chosen: dict[int, Banks]) -> Replicas | None
 
 def _token_load(problem: LayerProblem) -> FloatArray:
     counts = np.bincount(problem.layer.routing.ravel() + 1, minlength=problem.layer.experts + 1)[1:]
-    return counts * (problem.sizes > 0).astype(np.float64)
+    return np.asarray(counts * (problem.sizes > 0), dtype=np.float64)
 
 
 def _replica_counts(problem: LayerProblem) -> np.ndarray:

@@ -34,7 +34,7 @@ def step_bounds(problem: LayerProblem) -> FloatArray:
     of_tokens = sizes[layer.routing].sum(axis=2)
     even = distinct(layer.routing, layer.experts) @ problem.sizes / rates.banks / rates.bank_bytes_per_second
     external = missing_bytes(layer, problem.residency, layer.routing) / rates.external_bytes_per_second
-    return np.maximum(np.maximum(even, external), _trade_off(problem, of_tokens, even))
+    return np.asarray(np.maximum(np.maximum(even, external), _trade_off(problem, of_tokens, even)))
 
 
 def _trade_off(problem: LayerProblem, of_tokens: FloatArray, even: FloatArray) -> FloatArray:

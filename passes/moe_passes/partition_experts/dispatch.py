@@ -161,10 +161,10 @@ class Dispatcher:
             self._add(load, self.copies[expert][old], -self.parts[expert][old])
             for replica, copy in enumerate(self.copies[expert]):
                 part = self.parts[expert][replica]
-                if replica != old and load[busiest] + part * (busiest in copy) < limit:
-                    if max(load[bank] for bank in copy) + part < limit:
-                        self._add(load, copy, part)
-                        chosen[place] = replica
-                        return True
+                stays_below = load[busiest] + part * (busiest in copy) < limit
+                if replica != old and stays_below and max(load[bank] for bank in copy) + part < limit:
+                    self._add(load, copy, part)
+                    chosen[place] = replica
+                    return True
             self._add(load, self.copies[expert][old], self.parts[expert][old])
         return False

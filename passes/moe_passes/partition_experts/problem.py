@@ -11,7 +11,6 @@ A step runs the tokens of a batch through every layer. A layer of a step takes t
 Minimise the mean over training steps of the sum over layers, under the capacity of every bank.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -210,10 +209,10 @@ def distinct(routing: IntArray, experts: int) -> npt.NDArray[np.bool_]:
     return used[:, :experts]
 
 
-def parts(replicas: Replicas, sizes: Sequence[float] | FloatArray, banks: int) -> FloatArray:
+def parts(replicas: Replicas, sizes: IntArray | FloatArray, banks: int) -> FloatArray:
     """Return the bytes that each bank holds of a layer: [bank]."""
     held = np.zeros(banks)
     for copies, size in zip(replicas, sizes, strict=True):
         for copy in copies:
-            held[list(copy)] += size / len(copy)
+            held[list(copy)] += float(size) / len(copy)
     return held

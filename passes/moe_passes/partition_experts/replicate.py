@@ -97,4 +97,4 @@ class _Copies:
     def _seconds(self, steps: IntArray, load: FloatArray) -> FloatArray:
         state = self.state
         banks = load.max(axis=1) * state.bank_rate
-        return np.maximum(np.maximum(banks, state.heard[steps] * state.link_rate), state.floor[steps])
+        return np.asarray(np.maximum(np.maximum(banks, state.heard[steps] * state.link_rate), state.floor[steps]))

@@ -16,6 +16,8 @@ from moe_passes.partition_experts.problem import NOBODY, Banks, FloatArray, IntA
 
 SIGNIFICANCE = 1.0
 SLACK_BYTES = 1.0
+PATIENCE = 100
+"""Rebuilds in a row that may gain nothing."""
 PARTNERS = 24
 """Experts that an exchange is tried with."""
 LEAST_RUINED, MOST_RUINED = 4, 0.1
@@ -283,9 +285,9 @@ def search(state: State, seed: int, work: int) -> None:
                 return
             gained |= relocate(state, expert)
     is_tight = state.held.max(initial=0.0) > 0.9 * state.problem.bank_limit_bytes
-    while state.cells < limit and len(state.homes) > 1:
-        before = state.cells
-        rebuild(state, random)
+    failures = 0
+    while state.cells < limit and failures < PATIENCE and len(state.homes) > 1:
+        gained = rebuild(state, random)
         if is_tight:
-            exchange(state, int(random.permutation(sorted(state.homes))[0]), random)
-        state.cells += state.cells == before
+            gained |= exchange(state, int(random.permutation(sorted(state.homes))[0]), random)
+        failures = 0 if gained else failures + 1

@@ -29,7 +29,7 @@ from moe_passes.partition_experts.replicate import replicate
 from moe_passes.partition_experts.search import SLACK_BYTES, State, search
 from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
 
-WORK = 150_000_000
+WORK = 80_000_000
 """Table cells that the search of a layer may price."""
 STARTS = 3
 """Baselines that the search starts from."""
@@ -132,9 +132,7 @@ def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[P
         return list(pool.map(solve_layer, *zip(*tasks, strict=True)))
 
 
-def _searched(
-    problem: LayerProblem, starts: list[Replicas], seed: int, work: int
-) -> Iterable[tuple[str, Replicas]]:
+def _searched(problem: LayerProblem, starts: list[Replicas], seed: int, work: int) -> Iterable[tuple[str, Replicas]]:
     """Yield what each start becomes, and the best of them with replicas."""
     routing = _sample(problem.layer)
     missing = missing_bytes(problem.layer, problem.residency, routing)
@@ -147,7 +145,7 @@ def _searched(
         yield "local search", state.replicas()
     smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
     if states and problem.spare_bytes >= smallest:
-        best = min(states, key=lambda state: state.total())
+        best = min(states, key=lambda state: float(state.seconds.sum()))
         yield "replicas", replicate(problem, best, work // len(starts))
 
 

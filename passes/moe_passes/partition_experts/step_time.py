@@ -81,13 +81,13 @@ def heard(by: Served) -> IntArray:
         for place in range(1, k):
             any_of |= holds[part[:, place]]
         count[start : start + chunk] = any_of.sum(axis=1)
-    return count.reshape(steps, tokens).sum(axis=1)
+    return np.asarray(count.reshape(steps, tokens).sum(axis=1))
 
 
 def missing_bytes(layer: Layer, residency: IntArray, routing: IntArray) -> FloatArray:
     """Bytes of the step's distinct experts that are not resident: [step]."""
     missing = layer.whole_bytes - layer.resident_bytes(residency)
-    return distinct(routing, layer.experts) @ missing.astype(np.float64)
+    return np.asarray(distinct(routing, layer.experts) @ missing.astype(np.float64))
 
 
 def step_seconds(
@@ -99,7 +99,7 @@ def step_seconds(
     by = served(replicas, sizes, routing, rates.banks)
     link = heard(by) * (rates.partial_sum_bytes / rates.link_bytes_per_second)
     external = missing_bytes(layer, residency, routing) / rates.external_bytes_per_second
-    return np.maximum(np.maximum(bank_seconds(rates, by), link), external)
+    return np.asarray(np.maximum(np.maximum(bank_seconds(rates, by), link), external))
 
 
 def mean_seconds(problem: LayerProblem, replicas: Replicas) -> float:

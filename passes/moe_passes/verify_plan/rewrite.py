@@ -2,7 +2,7 @@
 
 from torch_mlir import ir
 
-from moe_passes.dialects.module import expert_stores, find, only, read_machine
+from moe_passes.dialects.module import expert_stores, find, only, read_machine, replicas_of
 from moe_passes.dialects.round import Round, read_round
 from moe_passes.errors import InputError
 from moe_passes.verify_plan.check import Facts, NeededBytes, PlannedBuffer, PlannedTask, violations
@@ -72,10 +72,10 @@ def _facts(module: ir.Module) -> Facts:
         levels = list(op.attributes["residency"]) if "residency" in op.attributes else []
         sizes = [(0, layer.msb_bytes, layer.whole_bytes)[level] for level in levels]
         resident += sum(sizes)
-        flat = list(op.attributes["replicas"]) if "replicas" in op.attributes else []
-        for expert, first, count in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-            for bank in range(first, first + count):
-                held[bank % banks] += sizes[expert] / count
+        for expert, copies in enumerate(replicas_of(op, layer)):
+            for copy in copies:
+                for bank in copy:
+                    held[bank % banks] += sizes[expert] / len(copy)
     used = draft.dense_bytes + draft.kv_bytes + draft.staging_bytes + resident
     return Facts(
         layers=only(module, ModelShape, NAME).layers,

@@ -17,7 +17,8 @@ def hand_made():
     """One layer of 4 experts, top-1, γ = 1, batch 1; experts 0 and 1 are resident as msb slices in all 32 banks."""
     shape = ExpertLayer("layer0", 0, experts=4, top_k=1, parameters=1000, msb_bytes=MSB, residual_bytes=RESIDUAL)
     residency = np.array([1, 1, 0, 0])
-    placed = PlacedLayer(shape, residency, np.array([0, 0, -1, -1]), np.array([32, 32, 0, 0]))
+    everywhere = (tuple(range(32)),)
+    placed = PlacedLayer(shape, residency, (everywhere, everywhere, (), ()))
     parts = (DensePart(0, 1000, 900, 10, 0, 0, 0), DensePart(1, 2000, 1900, 20, 0, 0, 0))
     plan = StaticPlan(1, 16, 1, 4, HIDDEN, 4 * MSB, parts, (placed,))
     verify = np.zeros((1, 2, 4), dtype=bool)
@@ -88,7 +89,7 @@ def test_energy_and_roofline(graph):
 def test_without_hb_everything_streams():
     plan, routing = hand_made()
     layer = plan.layers[0]
-    nothing = PlacedLayer(layer.shape, np.zeros(4, dtype=np.int64), np.full(4, -1), np.zeros(4, dtype=np.int64))
+    nothing = PlacedLayer(layer.shape, np.zeros(4, dtype=np.int64), ((),) * 4)
     plain = StaticPlan(1, 16, 0, 8, HIDDEN, 0, plan.parts, (nothing,))
     routing = RoundRouting(routing.verify[:, :1], routing.asked[:0], routing.drafted[:0])
     graph = build(plain, routing, AnalyticCost(load_target("xpu-lpddr5").machine()))

@@ -1,0 +1,244 @@
+"""Re-plan: the best change of an older plan that moves no more than so many bytes, and what more would gain.
+
+A byte moves when a bank comes to hold more of an expert than before: Σ over experts and banks of what it holds now
+beyond what it held then. What a bank gives up costs nothing.
+
+Moves are taken in descending order of seconds gained per byte moved: first which experts are resident (one comes, one
+of its size goes, and leaves it its banks), then where they lie. So every prefix of the moves is a plan, and the prefixes
+are the trade-off of gain against bytes. Experts with several replicas stay where they are.
+"""
+
+import heapq
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from moe_passes.errors import InputError
+from moe_passes.partition_experts.bound import lower_bound
+from moe_passes.partition_experts.problem import (
+    Banks,
+    FloatArray,
+    IntArray,
+    Layer,
+    LayerProblem,
+    Placement,
+    Problem,
+    Replicas,
+    Solution,
+    parts,
+)
+from moe_passes.partition_experts.search import State, is_significant
+from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An older plan of one layer.
+
+    Attributes:
+        residency: [expert].
+        replicas: banks of every replica.
+    """
+
+    residency: IntArray
+    replicas: Replicas
+
+
+@dataclass(frozen=True)
+class Replanned:
+    """The new plan and what it took.
+
+    Attributes:
+        solution: placements; `baseline` and `greedy` of a layer are the older plan.
+        moved_bytes: bytes that move.
+        curve: (bytes moved, mean seconds of a training step) after every move, from the older plan on.
+    """
+
+    solution: Solution
+    moved_bytes: float
+    curve: tuple[tuple[float, float], ...]
+
+
+def replan(problem: Problem, previous: list[Plan], budget_bytes: float, seed: int = 0) -> Replanned:
+    """Improve an older plan within a budget.
+
+    Raises:
+        InputError: the older plan is of other layers or experts, or does not fit the banks.
+    """
+    _check(problem, previous)
+    before = [_seconds(problem, layer, plan) for layer, plan in zip(problem.layers, previous, strict=True)]
+    plans, curve = _exchange_residents(problem, previous, budget_bytes)
+    curve = [(0.0, sum(before)), *curve]
+    movers = _Movers(problem, previous, plans)
+    curve += movers.run(budget_bytes, curve[-1][0])
+    plans = movers.plans()
+    if sum(_seconds(problem, la, plan) for la, plan in zip(problem.layers, plans, strict=True)) > sum(before):
+        plans, curve = previous, curve[:1]
+    layers = [_placement(problem, *entry) for entry in zip(problem.layers, plans, previous, strict=True)]
+    return Replanned(Solution(tuple(layers), seed), moved_bytes(problem, previous, plans), tuple(curve))
+
+
+def moved_bytes(problem: Problem, previous: list[Plan], plans: list[Plan]) -> float:
+    """Return the bytes that banks hold now and did not hold then."""
+    banks = problem.rates.banks
+    return sum(
+        float(np.maximum(_held(layer, new, banks) - _held(layer, old, banks), 0.0).sum())
+        for layer, old, new in zip(problem.layers, previous, plans, strict=True)
+    )
+
+
+def _held(layer: Layer, plan: Plan, banks: int) -> FloatArray:
+    """Bytes of each expert in each bank: [expert, bank]."""
+    held = np.zeros((layer.experts, banks))
+    for expert, size in enumerate(layer.resident_bytes(plan.residency).tolist()):
+        for copy in plan.replicas[expert]:
+            held[expert, list(copy)] += size / len(copy)
+    return held
+
+
+def _check(problem: Problem, previous: list[Plan]) -> None:
+    if len(previous) != len(problem.layers):
+        raise InputError(f"the previous plan has {len(previous)} layers; this model has {len(problem.layers)}")
+    total = np.zeros(problem.rates.banks)
+    for layer, plan in zip(problem.layers, previous, strict=True):
+        if len(plan.residency) != layer.experts or len(plan.replicas) != layer.experts:
+            raise InputError(f"{layer.name}: the previous plan has {len(plan.replicas)} experts, not {layer.experts}")
+        if any((level > 0) != bool(copies) for level, copies in zip(plan.residency, plan.replicas, strict=True)):
+            raise InputError(f"{layer.name}: the previous plan has residents without banks, or banks without residents")
+        if any(not c or min(c) < 0 or max(c) >= problem.rates.banks for copies in plan.replicas for c in copies):
+            raise InputError(f"{layer.name}: the previous plan uses banks beyond the {problem.rates.banks} there are")
+        total += parts(plan.replicas, layer.resident_bytes(plan.residency), problem.rates.banks)
+    if total.max() > problem.rates.bank_capacity_bytes + len(problem.layers):
+        raise InputError(
+            f"the previous plan puts {total.max():,.0f} bytes into bank {int(total.argmax())}, which holds "
+            f"{problem.rates.bank_capacity_bytes:,}; valid: a plan for this machine, batch and context"
+        )
+
+
+def _layer_problem(problem: Problem, layer: Layer, plan: Plan) -> LayerProblem:
+    return LayerProblem(problem.rates, layer, plan.residency, problem.rates.bank_capacity_bytes, 0.0)
+
+
+def _seconds(problem: Problem, layer: Layer, plan: Plan) -> float:
+    return mean_seconds(_layer_problem(problem, layer, plan), plan.replicas)
+
+
+def _placement(problem: Problem, layer: Layer, plan: Plan, old: Plan) -> Placement:
+    """Report a layer; one that got slower, so that all together get faster, is its own baseline."""
+    seconds, then = _seconds(problem, layer, plan), _seconds(problem, layer, old)
+    bound = min(seconds, lower_bound(_layer_problem(problem, layer, plan)))
+    reference = max(seconds, then)
+    stages = (("previous", then), ("re-plan", seconds))
+    return Placement(plan.residency, plan.replicas, seconds, bound, reference, ("previous", reference), stages)
+
+
+def _exchange_residents(
+    problem: Problem, previous: list[Plan], budget: float
+) -> tuple[list[Plan], list[tuple[float, float]]]:
+    """Let the experts that most steps miss come for resident ones of their size that fewer steps use."""
+    if not np.isfinite(problem.rates.external_bytes_per_second):
+        return previous, []
+    levels = [plan.residency.copy() for plan in previous]
+    copies = [list(plan.replicas) for plan in previous]
+    used = [layer.distinct().sum(axis=0) for layer in problem.layers]
+    moved, curve = 0.0, []
+    spots = [(row, expert) for row, la in enumerate(problem.layers) for expert in range(la.experts)]
+    outside = sorted((s for s in spots if not copies[s[0]][s[1]]), key=lambda s: (-used[s[0]][s[1]], s))
+    inside = sorted((s for s in spots if len(copies[s[0]][s[1]]) == 1), key=lambda s: (used[s[0]][s[1]], s))
+    for (row, comes), (out, goes) in zip(outside, inside, strict=False):
+        size = int(problem.layers[out].resident_bytes(levels[out])[goes])
+        same = problem.layers[row].whole_bytes == problem.layers[out].whole_bytes
+        if used[row][comes] <= used[out][goes] or not same or moved + size > budget:
+            break
+        levels[row][comes], levels[out][goes] = levels[out][goes], 0
+        copies[row][comes], copies[out][goes] = copies[out][goes], ()
+        moved += size
+        plans = [Plan(level, tuple(all_)) for level, all_ in zip(levels, copies, strict=True)]
+        total = sum(_seconds(problem, la, plan) for la, plan in zip(problem.layers, plans, strict=True))
+        curve.append((moved, total))
+    return [Plan(level, tuple(all_)) for level, all_ in zip(levels, copies, strict=True)], curve
+
+
+class _Movers:
+    """Moves of single experts, the most seconds per byte first; layers share the banks' capacity."""
+
+    def __init__(self, problem: Problem, previous: list[Plan], plans: list[Plan]) -> None:
+        self.problem, self.start = problem, plans
+        self.old = [_held(la, plan, problem.rates.banks) for la, plan in zip(problem.layers, previous, strict=True)]
+        self.states = [self._state(layer, plan) for layer, plan in zip(problem.layers, plans, strict=True)]
+        total = np.sum([state.held for state in self.states], axis=0)
+        for state in self.states:
+            state.held = total
+        self.touched: list[set[int]] = [set() for _ in plans]
+
+    def _state(self, layer: Layer, plan: Plan) -> State:
+        missing = missing_bytes(layer, plan.residency, layer.routing)
+        floor = missing / self.problem.rates.external_bytes_per_second
+        return State(_layer_problem(self.problem, layer, plan), layer.routing, plan.replicas, floor)
+
+    def run(self, budget: float, moved: float) -> list[tuple[float, float]]:
+        """Move experts until nothing gains or the budget is spent; returns (bytes, seconds) after each move."""
+        steps = len(self.problem.layers[0].routing)
+        heap = [entry for row, plan in enumerate(self.start) for entry in self._offers(row, plan, budget - moved)]
+        heapq.heapify(heap)
+        curve = []
+        while heap:
+            _, row, expert = heapq.heappop(heap)
+            best = self._best(row, expert, budget - moved)
+            if best is None:
+                continue
+            rate, home, size = best
+            if heap and -rate > heap[0][0] + 1e-300:
+                heapq.heappush(heap, (-rate, row, expert))
+                continue
+            self.states[row].remove(expert)
+            self.states[row].insert(expert, home)
+            self.touched[row].add(expert)
+            moved += size
+            curve.append((moved, sum(float(state.seconds.sum()) for state in self.states) / steps))
+        return curve
+
+    def _offers(self, row: int, plan: Plan, budget: float) -> list[tuple[float, int, int]]:
+        entries = []
+        for expert, copies in enumerate(plan.replicas):
+            best = self._best(row, expert, budget) if len(copies) == 1 else None
+            if best is not None:
+                entries.append((-best[0], row, expert))
+        return entries
+
+    def _best(self, row: int, expert: int, budget: float) -> tuple[float, Banks, float] | None:
+        """Return (seconds per byte, banks, bytes) of the best move that the budget allows."""
+        state, steps = self.states[row], self.states[row].visits.steps[expert]
+        if expert in self.touched[row] or not len(steps):
+            return None
+        before, home = state.seconds[steps].copy(), state.remove(expert)
+        offers = state.offers(expert)
+        state.insert(expert, home)
+        gains = float(before.sum()) - offers.seconds.sum(axis=1)
+        sizes = self._sizes(row, expert, offers.starts, offers.lengths)
+        rates = np.where((gains > 0) & (sizes <= budget), gains / np.maximum(sizes, 1.0), 0.0)
+        best = int(np.argmax(rates)) if len(rates) else -1
+        if best < 0 or rates[best] <= 0 or not is_significant(before - offers.seconds[best]):
+            return None
+        return float(rates[best]), offers.banks(best, state.banks), float(sizes[best])
+
+    def _sizes(self, row: int, expert: int, starts: IntArray, lengths: IntArray) -> FloatArray:
+        """Bytes that move if the expert goes to each run."""
+        size, old = self.states[row].sizes[expert], self.old[row][expert]
+        result = np.empty(len(starts))
+        for length in np.unique(lengths):
+            come = np.maximum(size / length - old, 0.0)
+            sums = np.concatenate([[0.0], np.cumsum(np.concatenate([come, come]))])
+            chosen = lengths == length
+            result[chosen] = sums[starts[chosen] + length] - sums[starts[chosen]]
+        return result
+
+    def plans(self) -> list[Plan]:
+        """Return the plans after all moves."""
+        result = []
+        for plan, state, moved in zip(self.start, self.states, self.touched, strict=True):
+            copies = list(plan.replicas)
+            for expert in moved:
+                copies[expert] = (state.homes[expert],)
+            result.append(replace(plan, replicas=tuple(copies)))
+        return result
