@@ -7,6 +7,7 @@ from moe_compiler.cli.compile import compile_command
 from moe_compiler.cli.dialect import dialect_command
 from moe_compiler.cli.lists import models_command, passes_command, targets_command
 from moe_compiler.cli.opt import opt_command
+from moe_compiler.cli.partition import partition_command
 from moe_compiler.cli.target import target_group
 
 EXAMPLES = """
@@ -14,6 +15,7 @@ EXAMPLES = """
 Examples:
   moec compile qwen3-30b-a3b --target elmoe3d-8gb -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set memories.hb.capacity_gb=4 --json -o out
+  moec partition --trace mixtral-8x7b-coding --model mixtral-8x7b --target elmoe3d-64gb
   moec opt out/ir/03-partition-experts.mlir -p lower-to-tasks,schedule-round
   moec target show elmoe3d-8gb
 
@@ -32,6 +34,7 @@ def cli() -> None:
 for command in (
     compile_command,
     opt_command,
+    partition_command,
     passes_command,
     models_command,
     targets_command,

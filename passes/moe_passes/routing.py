@@ -107,10 +107,8 @@ def cut_rounds(trace_tokens: int, batch: int, width: int, split: str, most: int)
     Raises:
         InputError: the split is too short for one round.
     """
-    border = int(trace_tokens * TRAIN_FRACTION)
-    first, length = (0, border) if split == "train" else (border, trace_tokens - border)
-    runs = length // width
-    count = runs // batch
+    first, length = split_of(trace_tokens, split)
+    count = length // width // batch
     if count == 0:
         needed = int(np.ceil(batch * width / (1 - TRAIN_FRACTION)))
         raise InputError(
@@ -118,8 +116,24 @@ def cut_rounds(trace_tokens: int, batch: int, width: int, split: str, most: int)
             f"{width} tokens a sequence; valid: at least {needed} tokens, a smaller batch or draft length"
         )
     chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
-    starts = first + width * (chosen[:, None] + count * np.arange(batch)[None, :])
-    return Rounds(starts[:, :, None] + np.arange(width)[None, None, :])
+    return Rounds(cut(first, length, batch, width)[chosen])
+
+
+def split_of(trace_tokens: int, split: str) -> tuple[int, int]:
+    """Return the first token and the length of a split, `train` or `held-out`."""
+    border = int(trace_tokens * TRAIN_FRACTION)
+    return (0, border) if split == "train" else (border, trace_tokens - border)
+
+
+def cut(first: int, length: int, batch: int, width: int) -> IntArray:
+    """Cut tokens into R = ⌊length / width⌋ runs and S = ⌊R / batch⌋ steps; step i is runs i, i+S, i+2S, …
+
+    Returns:
+        [step, batch, width], token indices.
+    """
+    count = length // width // batch
+    starts = first + width * (np.arange(count)[:, None] + count * np.arange(batch)[None, :])
+    return np.asarray(starts[:, :, None] + np.arange(width))
 
 
 def membership(choices: IntArray, experts: int) -> BoolArray:

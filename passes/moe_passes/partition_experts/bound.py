@@ -51,7 +51,7 @@ def _trade_off(problem: LayerProblem, of_tokens: FloatArray, even: FloatArray) -
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         if ((high - low) <= 1e-12 * high).all():
             break
-    return np.where(met, np.maximum(even, (of_tokens > 0).sum(axis=1) * partial), low)
+    return np.asarray(np.where(met, np.maximum(even, (of_tokens > 0).sum(axis=1) * partial), low))
 
 
 def _link(need: FloatArray, seconds: FloatArray, partial: float) -> FloatArray:

@@ -4,7 +4,7 @@ A byte moves when a bank comes to hold more of an expert than before: Σ over ex
 beyond what it held then. What a bank gives up costs nothing.
 
 Moves are taken in descending order of seconds gained per byte moved: first which experts are resident (one comes, one
-of its size goes, and leaves it its banks), then where they lie. So every prefix of the moves is a plan, and the prefixes
+of its size goes, and leaves it its banks), then where they lie. So every prefix of the moves is a plan, and prefixes
 are the trade-off of gain against bytes. Experts with several replicas stay where they are.
 """
 
@@ -29,6 +29,9 @@ from moe_passes.partition_experts.problem import (
 )
 from moe_passes.partition_experts.search import State, is_significant
 from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
+
+CURVE_POINTS = 32
+"""Exchanges of residents after which the trade-off is reported."""
 
 
 @dataclass(frozen=True)
@@ -138,25 +141,45 @@ def _exchange_residents(
     """Let the experts that most steps miss come for resident ones of their size that fewer steps use."""
     if not np.isfinite(problem.rates.external_bytes_per_second):
         return previous, []
+    swaps = _swaps(problem, previous, budget)
     levels = [plan.residency.copy() for plan in previous]
     copies = [list(plan.replicas) for plan in previous]
-    used = [layer.distinct().sum(axis=0) for layer in problem.layers]
-    moved, curve = 0.0, []
-    spots = [(row, expert) for row, la in enumerate(problem.layers) for expert in range(la.experts)]
-    outside = sorted((s for s in spots if not copies[s[0]][s[1]]), key=lambda s: (-used[s[0]][s[1]], s))
-    inside = sorted((s for s in spots if len(copies[s[0]][s[1]]) == 1), key=lambda s: (used[s[0]][s[1]], s))
-    for (row, comes), (out, goes) in zip(outside, inside, strict=False):
-        size = int(problem.layers[out].resident_bytes(levels[out])[goes])
-        same = problem.layers[row].whole_bytes == problem.layers[out].whole_bytes
-        if used[row][comes] <= used[out][goes] or not same or moved + size > budget:
-            break
+    seconds = [_seconds(problem, layer, plan) for layer, plan in zip(problem.layers, previous, strict=True)]
+    shown = set(np.linspace(0, len(swaps) - 1, CURVE_POINTS).round().astype(int).tolist())
+    moved, curve, changed = 0.0, [], set[int]()
+    for number, ((row, comes), (out, goes), size) in enumerate(swaps):
         levels[row][comes], levels[out][goes] = levels[out][goes], 0
         copies[row][comes], copies[out][goes] = copies[out][goes], ()
         moved += size
-        plans = [Plan(level, tuple(all_)) for level, all_ in zip(levels, copies, strict=True)]
-        total = sum(_seconds(problem, la, plan) for la, plan in zip(problem.layers, plans, strict=True))
-        curve.append((moved, total))
+        changed |= {row, out}
+        if number in shown:
+            for layer in changed:
+                seconds[layer] = _seconds(problem, problem.layers[layer], Plan(levels[layer], tuple(copies[layer])))
+            curve.append((moved, sum(seconds)))
+            changed = set()
     return [Plan(level, tuple(all_)) for level, all_ in zip(levels, copies, strict=True)], curve
+
+
+Spot = tuple[int, int]
+"""Layer and expert."""
+
+
+def _swaps(problem: Problem, previous: list[Plan], budget: float) -> list[tuple[Spot, Spot, int]]:
+    """Pair who should come with who should go, most steps gained first, and the bytes that come."""
+    used = [layer.distinct().sum(axis=0) for layer in problem.layers]
+    spots = [(row, expert) for row, layer in enumerate(problem.layers) for expert in range(layer.experts)]
+    outside = sorted((s for s in spots if not previous[s[0]].replicas[s[1]]), key=lambda s: (-used[s[0]][s[1]], s))
+    inside = sorted((s for s in spots if len(previous[s[0]].replicas[s[1]]) == 1), key=lambda s: (used[s[0]][s[1]], s))
+    swaps, moved = [], 0
+    for comes, goes in zip(outside, inside, strict=False):
+        layer, level = problem.layers[goes[0]], previous[goes[0]].residency[goes[1]]
+        size = (0, layer.msb_bytes, layer.whole_bytes)[int(level)]
+        same = problem.layers[comes[0]].whole_bytes == layer.whole_bytes
+        if used[comes[0]][comes[1]] <= used[goes[0]][goes[1]] or not same or moved + size > budget:
+            break
+        moved += size
+        swaps.append((comes, goes, size))
+    return swaps
 
 
 class _Movers:

@@ -58,7 +58,7 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
     stores, parts = expert_stores(module, NAME), dense_parts(module, NAME)
     layers = [layer for _, layer in stores]
     model = only(module, ModelShape, NAME)
-    _check_fits(machine, model, workload, layers, parts)
+    check_fits(machine, model, workload, layers, parts)
     if machine.hb is None:
         _plain_decoding(module, stores, workload)
         return
@@ -72,7 +72,7 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
     append(module, _record(solution, workload))
 
 
-def _check_fits(
+def check_fits(
     machine: Machine, model: ModelShape, workload: Workload, layers: list[ExpertLayer], parts: list[DensePart]
 ) -> None:
     """Refuse a model that cannot live on the machine, with every memory that is too small in one report."""
@@ -97,7 +97,7 @@ def _check_fits(
             )
         )
     if machine.hb is not None:
-        staging = _least_staging(machine, layers)
+        staging = least_staging(machine, layers)
         needed = dense + cache + staging
         if needed > machine.hb.capacity_bytes:
             levers = [
@@ -141,7 +141,18 @@ def _two_experts(layers: list[ExpertLayer]) -> int:
     return 2 * max(layer.whole_bytes for layer in layers)
 
 
-def _least_staging(machine: Machine, layers: list[ExpertLayer]) -> int:
+def free_bytes(machine: Machine, workload: Workload, parts: list[DensePart]) -> int:
+    """Return the bytes of HB that dense weights and the KV cache leave for staging and experts."""
+    assert machine.hb is not None
+    return machine.hb.capacity_bytes - _dense_bytes(parts) - _kv_bytes(parts, workload)
+
+
+def least_staging(machine: Machine, layers: list[ExpertLayer]) -> int:
+    """Return the size of staging that is asked for, or the least that works where it is left open.
+
+    Raises:
+        InfeasibleError: less than two experts is asked for.
+    """
     assert machine.hb is not None
     fixed = machine.hb.staging_bytes
     if fixed == AUTO:
@@ -187,7 +198,7 @@ def _problem(
     longest = LONGEST_AUTO if workload.draft_length == AUTO_LENGTH else workload.draft_length
     lengths = tuple(range(longest + 1)) if workload.draft_length == AUTO_LENGTH else tuple({0: 0, longest: 0})
     first = layers[0]
-    free = machine.hb.capacity_bytes - _dense_bytes(parts) - _kv_bytes(parts, workload)
+    free = free_bytes(machine, workload, parts)
     rounds = cut_rounds(trace.tokens, workload.batch, longest + 1, "train", TRAINING_ROUNDS)
     count = trace.experts_per_layer
     asked_tokens = membership(trace.draft_experts[rounds.tokens], count)
@@ -214,7 +225,7 @@ def _problem(
 
 
 def _staging_choices(machine: Machine, layers: list[ExpertLayer], free: int) -> tuple[int, ...]:
-    least = _least_staging(machine, layers)
+    least = least_staging(machine, layers)
     assert machine.hb is not None
     if machine.hb.staging_bytes != AUTO:
         return (least,)

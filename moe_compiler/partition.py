@@ -1,0 +1,348 @@
+"""`moec partition`: place a model's experts for a machine, from a routing trace alone."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from moe_passes.dialects import context as moe_context
+from moe_passes.dialects.module import append, dense_parts, expert_stores, only, write_machine
+from moe_passes.errors import InputError
+from moe_passes.machine import Machine
+from moe_passes.partition_experts import baselines
+from moe_passes.partition_experts.check import violations
+from moe_passes.partition_experts.formats import MAP_KEY, EplbTriple, from_eplb, from_expert_location
+from moe_passes.partition_experts.problem import ALL, IntArray, Layer, Problem, Rates, Replicas, Solution
+from moe_passes.partition_experts.replan import Plan, Replanned, replan
+from moe_passes.partition_experts.rewrite import rates as draft_rates
+from moe_passes.partition_experts.solve import place_baseline, solve
+from moe_passes.partition_experts.step_time import step_seconds
+from moe_passes.pipeline import parse_pipeline, run_pipeline
+from moe_passes.routing import cut, split_of
+from moe_passes.select_draft.rewrite import check_fits, free_bytes, least_staging
+from moe_passes.workload import AUTO_LENGTH, DensePart, ExpertLayer, ModelShape, Workload
+
+from moe_compiler.profile import files as profiles
+from moe_compiler.target.loader import load_target
+from moe_compiler.trace.graph import trace as trace_model
+from moe_compiler.trace.models import load_model
+
+RESIDENCY = ("none", "msb", "all")
+LARGEST_STEP = 4096
+NAME = "partition"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `moec partition` was asked for; names are those of its options."""
+
+    trace: str
+    model: str
+    target: str
+    score: str | None = None
+    overrides: tuple[str, ...] = ()
+    batch: int = 1
+    context: int = 1024
+    step_tokens: int = 1
+    baselines: tuple[str, ...] = ()
+    previous: str | None = None
+    max_migration_gb: float | None = None
+    seed: int = 0
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The model on the machine."""
+
+    machine: Machine
+    model: ModelShape
+    layers: list[ExpertLayer]
+    parts: list[DensePart]
+    workload: Workload
+
+
+def partition(request: Request, progress: Progress = lambda message: None) -> dict[str, Any]:
+    """Place the experts and return the document that `--json` prints.
+
+    Raises:
+        InputError: input that cannot be used; the message says what, where and what would be valid.
+        InfeasibleError: the model does not fit the machine.
+    """
+    _check(request)
+    progress("trace the model")
+    shape = _shape(request)
+    trace = profiles.load(request.trace, shape.layers)
+    score = profiles.load(request.score, shape.layers) if request.score else None
+    train, held_out = _splits(request, trace, score)
+    problem = _problem(request, shape, train)
+    names = request.baselines or baselines.names(problem.rates.banks)
+    for name in names:
+        baselines.check_name(name, problem.rates.banks)
+    previous = _previous(request.previous, shape, problem.rates.banks)
+    progress("place experts")
+    again: Replanned | None = None
+    if previous is None:
+        solution = solve(problem, request.seed, request.jobs)
+    else:
+        budget = math.inf if request.max_migration_gb is None else request.max_migration_gb * 1e9
+        again = replan(problem, previous, budget, request.seed)
+        solution = again.solution
+    wrong = violations(problem, solution)
+    if wrong:
+        raise AssertionError(f"{NAME}: " + "; ".join(wrong[:5]))
+    progress("score")
+    document = _document(request, shape, problem, solution)
+    document["trace"] = {"name": trace.record.name, "kind": trace.record.kind}
+    document["score"] = _score(problem, solution, names, held_out)
+    document["score"]["trace"] = {
+        "name": score.record.name if score else f"{trace.record.name}, held-out split",
+        "kind": score.record.kind if score else trace.record.kind,
+    }
+    if again is not None:
+        document["migration"] = _migration(request, again)
+    return document
+
+
+def _check(request: Request) -> None:
+    for name, value, low, high in (
+        ("--batch", request.batch, 1, 4096),
+        ("--context", request.context, 0, 10_000_000),
+        ("--step-tokens", request.step_tokens, 1, LARGEST_STEP),
+        ("--seed", request.seed, 0, 2**31 - 1),
+        ("--jobs", request.jobs, 1, 256),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"{name} {value}; valid: an integer from {low} to {high:,}")
+    budget = request.max_migration_gb
+    if budget is not None and not 0 <= budget < math.inf:
+        raise InputError(f"--max-migration-gb {budget}; valid: a number of 0 or more")
+    if budget is not None and request.previous is None:
+        raise InputError("--max-migration-gb needs --previous: the plan that is migrated from")
+    if request.previous is not None and not Path(request.previous).is_file():
+        raise InputError(f"--previous {request.previous}: no such file")
+    profiles.check_exists(request.trace)
+    profiles.check_exists(request.score)
+
+
+def _shape(request: Request) -> _Shape:
+    """Trace the model and raise it, for its shapes alone."""
+    loaded = load_target(request.target, request.overrides)
+    machine = loaded.machine()
+    if machine.hb is None:
+        raise InputError(f"target '{machine.name}' has no memory 'hb' to place experts in")
+    workload = Workload(request.batch, request.context, AUTO_LENGTH, request.seed, 0.0)
+    module = trace_model(load_model(request.model), request.batch, moe_context())
+    append(module, workload)
+    write_machine(module, machine)
+    run_pipeline(module, parse_pipeline("raise-moe"), _no_trace)
+    layers = [layer for _, layer in expert_stores(module, NAME)]
+    model, parts = only(module, ModelShape, NAME), dense_parts(module, NAME)
+    check_fits(machine, model, workload, layers, parts)
+    return _Shape(machine, model, layers, parts, workload)
+
+
+def _no_trace(module: Any) -> Any:
+    raise AssertionError("raise-moe does not read the routing trace")
+
+
+def _splits(request: Request, trace: profiles.Profile, score: profiles.Profile | None) -> tuple[IntArray, IntArray]:
+    """Return routing to train on and routing to score on: [step, token, layer, k] each."""
+    if score is not None:
+        train, held_out = _steps(request, trace, None, "--trace"), _steps(request, score, None, "--score")
+    else:
+        train, held_out = _steps(request, trace, "train", "--trace"), _steps(request, trace, "held-out", "--trace")
+    return train, held_out
+
+
+def _steps(request: Request, profile: profiles.Profile, split: str | None, option: str) -> IntArray:
+    tokens = profile.trace.tokens
+    first, length = split_of(tokens, split) if split else (0, tokens)
+    steps = cut(first, length, request.batch, request.step_tokens)
+    if not len(steps):
+        which = f"the {split} split of {option}" if split else option
+        needed = request.batch * request.step_tokens
+        raise InputError(
+            f"{which} has {length} of {tokens} tokens: too few for one step of batch {request.batch} and "
+            f"{request.step_tokens} tokens each; valid: at least {needed} there, a smaller --batch or --step-tokens"
+            + ("" if split is None else ", or a trace of its own as --score")
+        )
+    return profile.trace.experts[steps.reshape(len(steps), -1)]
+
+
+def _problem(request: Request, shape: _Shape, routing: IntArray) -> Problem:
+    machine = shape.machine
+    assert machine.hb is not None
+    room = free_bytes(machine, shape.workload, shape.parts) - least_staging(machine, shape.layers)
+    rates = draft_rates(machine, room, shape.model.hidden)
+    return Problem(
+        Rates(**{**vars(rates), "external_bytes_per_second": machine.external.bytes_per_second}),
+        tuple(
+            Layer(layer.name, layer.experts, layer.msb_bytes, layer.whole_bytes, routing[:, :, row])
+            for row, layer in enumerate(shape.layers)
+        ),
+    )
+
+
+def _document(request: Request, shape: _Shape, problem: Problem, solution: Solution) -> dict[str, Any]:
+    rates = problem.rates
+    return {
+        "schema": 1,
+        "model": shape.model.name,
+        "target": shape.machine.name,
+        "overrides": list(request.overrides),
+        "batch": request.batch,
+        "context": request.context,
+        "step_tokens": request.step_tokens,
+        "seed": request.seed,
+        "banks": rates.banks,
+        "bank_capacity_bytes": rates.bank_capacity_bytes,
+        "bank_bytes_per_second": rates.bank_bytes_per_second,
+        "link_bytes_per_second": rates.link_bytes_per_second,
+        "external_bytes_per_second": rates.external_bytes_per_second,
+        "hidden": shape.model.hidden,
+        "objective": solution.objective,
+        "lower_bound": solution.lower_bound,
+        "gap": _gap(solution.objective, solution.lower_bound),
+        "layers": [
+            {
+                "layer": shape.layers[row].layer,
+                "expert_bytes": {"msb": layer.msb_bytes, "all": layer.whole_bytes},
+                "residency": [RESIDENCY[level] for level in placement.residency],
+                "placement": [[list(copy) for copy in copies] for copies in placement.replicas],
+                "objective": placement.objective,
+                "lower_bound": placement.lower_bound,
+                "gap": _gap(placement.objective, placement.lower_bound),
+                "greedy": placement.greedy,
+                "baseline": {"name": placement.baseline[0], "objective": placement.baseline[1]},
+                "stages": [{"stage": name, "objective": seconds} for name, seconds in placement.stages],
+            }
+            for row, (layer, placement) in enumerate(zip(problem.layers, solution.layers, strict=True))
+        ],
+    }
+
+
+def _gap(objective: float, bound: float) -> float:
+    return (objective - bound) / objective if objective else 0.0
+
+
+def _score(problem: Problem, solution: Solution, names: Sequence[str], routing: IntArray) -> dict[str, Any]:
+    ours = _seconds(problem, solution, routing)
+    entries = {}
+    for name in names:
+        placed = place_baseline(problem, name)
+        entries[name] = _mean_and_tail(_seconds(problem, placed, routing)) if placed else None
+    fitting = {name: entry for name, entry in entries.items() if entry is not None}
+    return {
+        "steps": len(ours),
+        **_mean_and_tail(ours),
+        "baselines": fitting,
+        "do_not_fit": [name for name, entry in entries.items() if entry is None],
+    }
+
+
+def _seconds(problem: Problem, solution: Solution, routing: IntArray) -> np.ndarray:
+    """Return seconds of each step, summed over layers."""
+    total = np.zeros(len(routing))
+    for row, (layer, placement) in enumerate(zip(problem.layers, solution.layers, strict=True)):
+        residency, replicas = placement.residency, placement.replicas
+        total += step_seconds(problem.rates, layer, residency, replicas, routing[:, :, row])
+    return total
+
+
+def _mean_and_tail(seconds: np.ndarray) -> dict[str, float]:
+    return {"mean_seconds": float(seconds.mean()), "p99_seconds": float(np.percentile(seconds, 99))}
+
+
+def _migration(request: Request, again: Replanned) -> dict[str, Any]:
+    return {
+        "previous": Path(str(request.previous)).name,
+        "budget_gb": request.max_migration_gb,
+        "moved_bytes": again.moved_bytes,
+        "curve": [{"bytes": moved, "objective": seconds} for moved, seconds in again.curve],
+    }
+
+
+def _previous(path: str | None, shape: _Shape, banks: int) -> list[Plan] | None:
+    """Read an older plan: ours, an expert-location JSON, or an EPLB triple as .npz.
+
+    Raises:
+        InputError: not such a file, or of another model.
+    """
+    if path is None:
+        return None
+    where = f"--previous {path}"
+    experts = shape.layers[0].experts
+    try:
+        if path.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as file:
+                triple = EplbTriple(*(np.asarray(file[key], dtype=np.int64) for key in EPLB_KEYS))
+            return _all_resident(from_eplb(triple, banks))
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except KeyError as error:
+        raise InputError(f"{where}: has no array {error}; valid: {', '.join(EPLB_KEYS)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
+    if isinstance(document, list) or (isinstance(document, dict) and MAP_KEY in document):
+        return _all_resident(from_expert_location(document, banks, experts))
+    return read_plan(document, where, shape.model.name, shape.layers, banks)
+
+
+EPLB_KEYS = ("physical_to_logical", "logical_to_physical", "counts")
+
+
+def _all_resident(placements: list[Replicas]) -> list[Plan]:
+    return [Plan(np.full(len(replicas), ALL, dtype=np.int64), replicas) for replicas in placements]
+
+
+def read_plan(document: Any, where: str, model: str, layers: list[ExpertLayer], banks: int) -> list[Plan]:
+    """Read what `moec partition -o` or `moec compile` wrote.
+
+    Raises:
+        InputError: malformed, or of another model or number of banks.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("layers"), list):
+        raise InputError(f"{where}: is not a plan; valid: what `moec partition -o` writes, or an expert location")
+    if document.get("model", model) != model:
+        raise InputError(f"{where}: is a plan of '{document['model']}'; valid: one of '{model}'")
+    if document.get("banks", banks) != banks:
+        raise InputError(f"{where}: is a plan for {document['banks']} banks; valid: {banks}")
+    if len(document["layers"]) != len(layers):
+        raise InputError(f"{where}: has {len(document['layers'])} layers; valid: {len(layers)}")
+    return [_read_layer(entry, layer, where, banks) for entry, layer in zip(document["layers"], layers, strict=True)]
+
+
+def _read_layer(entry: Any, layer: ExpertLayer, where: str, banks: int) -> Plan:
+    at = f"{where}: layer {layer.layer}"
+    residency = entry.get("residency") if isinstance(entry, dict) else None
+    placement = entry.get("placement") if isinstance(entry, dict) else None
+    for name, value in (("residency", residency), ("placement", placement)):
+        if not isinstance(value, list) or len(value) != layer.experts:
+            raise InputError(f"{at}: '{name}' must be a list of {layer.experts} entries, one for each expert")
+    assert isinstance(residency, list)
+    assert isinstance(placement, list)
+    if any(level not in RESIDENCY for level in residency):
+        raise InputError(f"{at}: 'residency' must hold {', '.join(RESIDENCY)}")
+    bytes_ = entry.get("expert_bytes")
+    if bytes_ is not None and bytes_ != {"msb": layer.msb_bytes, "all": layer.whole_bytes}:
+        raise InputError(f"{at}: expert_bytes {bytes_} are of another model")
+    replicas = tuple(_read_copies(copies, expert, at, banks) for expert, copies in enumerate(placement))
+    return Plan(np.array([RESIDENCY.index(level) for level in residency], dtype=np.int64), replicas)
+
+
+def _read_copies(copies: Any, expert: int, at: str, banks: int) -> tuple[tuple[int, ...], ...]:
+    valid = isinstance(copies, list) and all(
+        isinstance(copy, list)
+        and copy
+        and len(set(map(str, copy))) == len(copy)
+        and all(isinstance(b, int) and not isinstance(b, bool) and 0 <= b < banks for b in copy)
+        for copy in copies
+    )
+    if not valid:
+        raise InputError(f"{at}: 'placement' of expert {expert}; valid: lists of distinct banks from 0 to {banks - 1}")
+    return tuple(tuple(sorted(copy)) for copy in copies)
