@@ -106,17 +106,21 @@ def _token_load(problem: LayerProblem) -> FloatArray:
 
 
 def _replica_counts(problem: LayerProblem) -> np.ndarray:
-    """Hand the spare bytes out as replicas, one by one, to the expert with the largest load per replica."""
+    """Hand spare slots out as replicas, one by one, to the expert with the largest load per replica.
+
+    Every bank has equally many slots, as EPLB asks for, if there are enough spare bytes for that.
+    """
     banks, load = problem.rates.banks, _token_load(problem)
     count = np.ones(len(load), dtype=np.int64)
-    spare = problem.spare_bytes
-    while True:
-        open_ = (count < banks) & (problem.sizes > 0) & (problem.sizes <= spare)
+    resident, largest = int((problem.sizes > 0).sum()), float(problem.sizes.max(initial=1.0))
+    affordable = resident + int(problem.spare_bytes // largest)
+    slots = min(affordable // banks, int(problem.bank_limit_bytes // largest)) * banks
+    for _ in range(max(0, slots - resident)):
+        open_ = (count < banks) & (problem.sizes > 0)
         if not open_.any():
-            return count
-        expert = int(np.argmax(np.where(open_, load / count, -1.0)))
-        count[expert] += 1
-        spare -= problem.sizes[expert]
+            break
+        count[int(np.argmax(np.where(open_, load / count, -1.0)))] += 1
+    return count
 
 
 def _packed(problem: LayerProblem, counts: np.ndarray) -> Replicas | None:
