@@ -83,9 +83,11 @@ class Kernels:
         assert self.step is not None
         layer = self.experts_layer[id(module)]
         parts = torch.zeros(*index.shape, hidden.shape[1], dtype=torch.float32)
-        for expert in sorted(set(index.flatten().tolist())):
-            if self.step.is_draft and not self.store.is_resident(layer, expert):
-                continue
+        experts = sorted(set(index.flatten().tolist()))
+        if self.step.is_draft:
+            experts = [expert for expert in experts if self.store.is_resident(layer, expert)]
+            self.store.dispatch(layer, experts)
+        for expert in experts:
             rows, slots = torch.where(index == expert)
             parts[rows, slots] = self._expert(module, layer, expert, hidden[rows])
         # The choice is summed slot by slot: a row's order of summation is its own.

@@ -37,6 +37,8 @@ def main(plan: Plan, config: dict[str, Any], build: Builder, round_: Round) -> N
         "accepted": decoder.accepted,
         "acceptance_rate": decoder.accepted / decoder.drafted if decoder.drafted else None,
         "loads": len(decoder.store.loads),
+        "dispatched": decoder.store.dispatched,
+        "dispatch_microseconds": _mean_microseconds(decoder),
     }
     if options.check:
         reference = Decoder(model, plan, prompts, capacity)
@@ -48,6 +50,11 @@ def main(plan: Plan, config: dict[str, Any], build: Builder, round_: Round) -> N
         for name, value in report.items():
             print(f"{name}: {value}")
     sys.exit(0 if report.get("same_as_plain_greedy", True) else EXIT_DIFFERENT)
+
+
+def _mean_microseconds(decoder: Decoder) -> float | None:
+    store = decoder.store
+    return store.dispatch_seconds / store.dispatched * 1e6 if store.dispatched else None
 
 
 def _parse() -> argparse.Namespace:

@@ -1,6 +1,16 @@
 """The part of a plan that the runtime needs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Dispatch(Protocol):
+    """Chooses, for the experts of a step, the replica that serves each of them."""
+
+    def choose(self, experts: Sequence[int]) -> list[int]:
+        """Return one replica for every expert."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -13,6 +23,7 @@ class Plan:
         draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
         staging_slots: experts that staging has room for.
         resident: experts in HB, by decoder layer.
+        dispatch: replica dispatch of a draft step, by decoder layer.
     """
 
     batch: int
@@ -20,3 +31,4 @@ class Plan:
     draft_bits: int
     staging_slots: int
     resident: dict[int, list[int]]
+    dispatch: Mapping[int, Dispatch] = field(default_factory=dict)

@@ -5,6 +5,7 @@ only, and verify waits for every slice that it needs. Loads run on a worker thre
 asked for.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,11 +32,14 @@ class ExpertStore:
 
     Attributes:
         loads: (layer, expert) of every load, in order, for inspection.
+        dispatched: steps of layers whose replicas were chosen.
+        dispatch_seconds: what choosing took, in all.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.loads: list[tuple[int, int]] = []
+        self.dispatched, self.dispatch_seconds = 0, 0.0
         self._external: dict[tuple[int, int], Expert] = {}
         self._draft: dict[tuple[int, int], Matrices] = {}
         self._staged: dict[tuple[int, int], Future[Matrices]] = {}
@@ -54,6 +58,19 @@ class ExpertStore:
     def is_resident(self, layer: int, expert: int) -> bool:
         """Tell whether HB keeps an expert."""
         return expert in self.plan.resident.get(layer, ())
+
+    def dispatch(self, layer: int, experts: Sequence[int]) -> list[int]:
+        """Choose the replica, and so the banks, that serve each expert of a draft step.
+
+        Ordinary memory has one copy of everything, so here the choice is made, timed, and has no other effect.
+        """
+        if layer not in self.plan.dispatch or not experts:
+            return [0] * len(experts)
+        start = time.perf_counter()
+        chosen = self.plan.dispatch[layer].choose(experts)
+        self.dispatch_seconds += time.perf_counter() - start
+        self.dispatched += 1
+        return chosen
 
     def draft_weights(self, layer: int, expert: int) -> Matrices:
         """Return what the draft computes with; only residents have it."""

@@ -144,7 +144,8 @@ def test_the_timeline_has_one_track_a_resource_and_no_overlap(output):
     trace = proto.Trace()
     trace.ParseFromString((folder / "out" / "timeline.perfetto-trace").read_bytes())
     names = {p.track_descriptor.name for p in trace.packet if p.HasField("track_descriptor")}
-    assert {"external", "link", "banks0-15"} <= names
+    assert {"external", "link"} <= names
+    assert any(name.startswith("banks0") for name in names)
     depth = {}
     for packet in trace.packet:
         if packet.HasField("track_event"):
