@@ -8,6 +8,7 @@ from moe_compiler.cli.dialect import dialect_command
 from moe_compiler.cli.lists import models_command, passes_command, targets_command
 from moe_compiler.cli.opt import opt_command
 from moe_compiler.cli.partition import partition_command
+from moe_compiler.cli.placement import placement_group
 from moe_compiler.cli.target import target_group
 
 EXAMPLES = """
@@ -35,6 +36,7 @@ for command in (
     compile_command,
     opt_command,
     partition_command,
+    placement_group,
     passes_command,
     models_command,
     targets_command,

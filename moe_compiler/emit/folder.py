@@ -58,6 +58,11 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
+    """Write a text file as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside the final one and rename it; a device or pipe is written to as it is.
 
     Raises:
@@ -69,11 +74,11 @@ def write_file(path: Path, text: str) -> None:
     draft = ""
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
             return
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         Path(draft).chmod(0o644)
         os.replace(draft, path)
     except OSError as error:

@@ -29,7 +29,7 @@ from moe_passes.partition_experts.replicate import replicate
 from moe_passes.partition_experts.search import SLACK_BYTES, State, search
 from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
 
-WORK = 80_000_000
+WORK = 64_000_000
 """Table cells that the search of a layer may price."""
 STARTS = 3
 """Baselines that the search starts from."""
