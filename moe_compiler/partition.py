@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from moe_passes.partition_experts.formats import MAP_KEY, EplbTriple, from_eplb,
 from moe_passes.partition_experts.problem import ALL, IntArray, Layer, Problem, Rates, Replicas, Solution
 from moe_passes.partition_experts.replan import Plan, Replanned, replan
 from moe_passes.partition_experts.rewrite import rates as draft_rates
-from moe_passes.partition_experts.solve import place_baseline, solve
+from moe_passes.partition_experts.solve import compare, solve
 from moe_passes.partition_experts.step_time import step_seconds
 from moe_passes.pipeline import parse_pipeline, run_pipeline
 from moe_passes.routing import cut, split_of
@@ -85,10 +85,12 @@ def partition(request: Request, progress: Progress = lambda message: None) -> di
     for name in names:
         baselines.check_name(name, problem.rates.banks)
     previous = _previous(request.previous, shape, problem.rates.banks)
+    progress("place experts as the baselines do")
+    compared = compare(problem, names if previous is not None else None)
     progress("place experts")
     again: Replanned | None = None
     if previous is None:
-        solution = solve(problem, request.seed, request.jobs)
+        solution = solve(problem, request.seed, request.jobs, compared=compared)
     else:
         budget = math.inf if request.max_migration_gb is None else request.max_migration_gb * 1e9
         again = replan(problem, previous, budget, request.seed)
@@ -99,7 +101,7 @@ def partition(request: Request, progress: Progress = lambda message: None) -> di
     progress("score")
     document = _document(request, shape, problem, solution)
     document["trace"] = {"name": trace.record.name, "kind": trace.record.kind}
-    document["score"] = _score(problem, solution, names, held_out)
+    document["score"] = _score(problem, solution, {name: compared[name] for name in names}, held_out)
     document["score"]["trace"] = {
         "name": score.record.name if score else f"{trace.record.name}, held-out split",
         "kind": score.record.kind if score else trace.record.kind,
@@ -231,18 +233,16 @@ def _gap(objective: float, bound: float) -> float:
     return (objective - bound) / objective if objective else 0.0
 
 
-def _score(problem: Problem, solution: Solution, names: Sequence[str], routing: IntArray) -> dict[str, Any]:
+def _score(
+    problem: Problem, solution: Solution, compared: dict[str, Solution | None], routing: IntArray
+) -> dict[str, Any]:
     ours = _seconds(problem, solution, routing)
-    entries = {}
-    for name in names:
-        placed = place_baseline(problem, name)
-        entries[name] = _mean_and_tail(_seconds(problem, placed, routing)) if placed else None
-    fitting = {name: entry for name, entry in entries.items() if entry is not None}
+    fitting = {name: _mean_and_tail(_seconds(problem, placed, routing)) for name, placed in compared.items() if placed}
     return {
         "steps": len(ours),
         **_mean_and_tail(ours),
         "baselines": fitting,
-        "do_not_fit": [name for name, entry in entries.items() if entry is None],
+        "do_not_fit": [name for name, placed in compared.items() if placed is None],
     }
 
 

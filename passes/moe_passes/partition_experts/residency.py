@@ -41,11 +41,11 @@ def choose(problem: Problem) -> list[IntArray]:
     return best
 
 
-def most_popular(problem: Problem) -> list[IntArray]:
-    """Keep the most popular experts that fit, by tokens: for baselines that have no residency rule of their own."""
+def most_popular(problem: Problem, share: float = 1.0) -> list[IntArray]:
+    """Keep the most popular experts that fit into a share of HB: for baselines, which have no residency rule."""
     if all(layer.residency is not None for layer in problem.layers):
         return choose(problem)
-    return _fill(problem, [_tokens(layer).sum(axis=0).astype(np.float64) for layer in problem.layers])
+    return _fill(problem, [_tokens(layer).sum(axis=0).astype(np.float64) for layer in problem.layers], share)
 
 
 def _tokens(layer: Layer) -> IntArray:
@@ -63,9 +63,9 @@ def _least_seconds(rates: Rates, layer: Layer, residency: IntArray) -> FloatArra
     return np.asarray(np.maximum(banks, tokens * rates.partial_sum_bytes / rates.link_bytes_per_second))
 
 
-def _fill(problem: Problem, values: list[FloatArray]) -> list[IntArray]:
-    """Fill HB with experts in descending order of value; ties in the order of layers and experts."""
-    left = problem.rates.banks * problem.rates.bank_capacity_bytes
+def _fill(problem: Problem, values: list[FloatArray], share: float = 1.0) -> list[IntArray]:
+    """Fill a share of HB with experts in descending order of value; ties in the order of layers and experts."""
+    left = share * problem.rates.banks * problem.rates.bank_capacity_bytes
     result = [np.full(layer.experts, NONE, dtype=np.int64) for layer in problem.layers]
     items = [(-v, row, e) for row, value in enumerate(values) for e, v in enumerate(value.tolist())]
     for _, row, expert in sorted(items):

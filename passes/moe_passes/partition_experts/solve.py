@@ -6,7 +6,7 @@ are put together by numbering them anew, fullest bank of a layer to the emptiest
 slack is halved and the search repeated; without slack every layer is spread evenly, which always fits.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -38,11 +38,17 @@ MOST_VISITS = 1 << 15
 PROVED = 1e-9
 ATTEMPTS = 4
 """Slacks that are tried: all of it, a half, a quarter, none."""
+FILLINGS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
+"""Shares of HB that a baseline tries to fill."""
 
-Placer = Callable[[LayerProblem], Placement | None]
 
-
-def solve(problem: Problem, seed: int = 0, jobs: int = 1, work: int = WORK) -> Solution:
+def solve(
+    problem: Problem,
+    seed: int = 0,
+    jobs: int = 1,
+    work: int = WORK,
+    compared: dict[str, Solution | None] | None = None,
+) -> Solution:
     """Place the experts of every layer.
 
     Args:
@@ -50,26 +56,29 @@ def solve(problem: Problem, seed: int = 0, jobs: int = 1, work: int = WORK) -> S
         seed: of the search; the same seed gives the same answer, whatever `jobs` is.
         jobs: processes that share the layers.
         work: table cells that the search of a layer may price; 0 for the best baseline.
+        compared: what `compare` returns, if the caller has it already.
 
     Returns:
         A placement whose training steps are, on the mean, never longer than those of the best baseline.
     """
-    chosen = residency.choose(problem)
-    for attempt in range(ATTEMPTS):
-        share = 0.0 if attempt == ATTEMPTS - 1 else 0.5**attempt
-        layers = layer_problems(problem, chosen, share)
-        tasks = [(layer, seed + number, work) for number, layer in enumerate(layers)]
-        found = _assemble(problem, list(_spread(tasks, jobs)), seed)
-        if found is not None:
-            break
-    assert found is not None, "without slack every layer is spread evenly"
-    # Layers are measured against baselines of their own residency and slack; a baseline may have had another one.
-    popular = residency.most_popular(problem)
-    if share < 1.0 or any((a != b).any() for a, b in zip(chosen, popular, strict=True)):
-        placed = [place_baseline(problem, name) for name in baselines.names(problem.rates.banks)]
-        others = [replace(other, seed=seed) for other in placed if other is not None]
-        found = min([found, *others], key=lambda solution: solution.objective)
-    return found
+    found = _solve_with(problem, residency.choose(problem), seed, jobs, work)
+    # A layer is measured against baselines of its own residency and slack; a baseline on its own may have another one.
+    placed = compare(problem) if compared is None else compared
+    others = [replace(other, seed=seed) for other in placed.values() if other is not None]
+    best = min(others, key=lambda other: other.objective)
+    if best.objective >= found.objective * (1 - PROVED):
+        return found
+    again = _solve_with(problem, [layer.residency for layer in best.layers], seed, jobs, work)
+    return min(best, again, key=lambda solution: solution.objective)
+
+
+def compare(problem: Problem, names: Sequence[str] | None = None) -> dict[str, Solution | None]:
+    """Place every layer as each baseline does (all of them, if none is named).
+
+    Raises:
+        InputError: no such baseline.
+    """
+    return {name: place_baseline(problem, name) for name in names or baselines.names(problem.rates.banks)}
 
 
 def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Placement:
@@ -96,14 +105,32 @@ def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Place
 def place_baseline(problem: Problem, name: str) -> Solution | None:
     """Place every layer as a baseline does, on the most popular experts that fit; None where that does not fit.
 
+    A baseline that wastes room, because its parts do not divide among the banks, keeps fewer experts.
+
     Raises:
         InputError: no such baseline.
     """
     baselines.check_name(name, problem.rates.banks)
-    layers = layer_problems(problem, residency.most_popular(problem), 1.0)
-    placements = [_as_placement(layer, baselines.place(name, layer), name) for layer in layers]
-    complete = [placement for placement in placements if placement is not None]
-    return _assemble(problem, complete, 0) if len(complete) == len(layers) else None
+    is_decided = all(layer.residency is not None for layer in problem.layers)
+    for share in FILLINGS[:1] if is_decided else FILLINGS:
+        layers = layer_problems(problem, residency.most_popular(problem, share), 1.0)
+        solution = _place_all(problem, layers, name)
+        if solution is not None:
+            return solution
+    return None
+
+
+def _place_all(problem: Problem, layers: list[LayerProblem], name: str) -> Solution | None:
+    placements = []
+    for layer in layers:
+        replicas = baselines.place(name, layer)
+        if replicas is None:
+            return None
+        seconds = mean_seconds(layer, replicas)
+        bound = min(seconds, lower_bound(layer))
+        stages = ((name, seconds),)
+        placements.append(Placement(layer.residency, replicas, seconds, bound, seconds, (name, seconds), stages))
+    return _assemble(problem, placements, 0)
 
 
 def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: float) -> list[LayerProblem]:
@@ -122,6 +149,17 @@ def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: f
         LayerProblem(rates, layer, chosen, size / rates.banks + slack, each)
         for layer, chosen, size in zip(problem.layers, residencies, sizes, strict=True)
     ]
+
+
+def _solve_with(problem: Problem, residencies: list[IntArray], seed: int, jobs: int, work: int) -> Solution:
+    for attempt in range(ATTEMPTS):
+        share = 0.0 if attempt == ATTEMPTS - 1 else 0.5**attempt
+        layers = layer_problems(problem, residencies, share)
+        tasks = [(layer, seed + number, work) for number, layer in enumerate(layers)]
+        solution = _assemble(problem, list(_spread(tasks, jobs)), seed)
+        if solution is not None:
+            return solution
+    raise AssertionError("without slack every layer is spread evenly, which fits")
 
 
 def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[Placement]:
@@ -157,14 +195,6 @@ def _sample(layer: Layer) -> IntArray:
 
 def _parts(replicas: Replicas) -> int:
     return sum(len(copy) for copies in replicas for copy in copies)
-
-
-def _as_placement(problem: LayerProblem, replicas: Replicas | None, name: str) -> Placement | None:
-    if replicas is None:
-        return None
-    seconds = mean_seconds(problem, replicas)
-    bound = min(seconds, lower_bound(problem))
-    return Placement(problem.residency, replicas, seconds, bound, seconds, (name, seconds), ((name, seconds),))
 
 
 def _assemble(problem: Problem, placements: list[Placement], seed: int) -> Solution | None:

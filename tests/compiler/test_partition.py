@@ -1,0 +1,230 @@
+"""`moec partition` from end to end; its figures recomputed from the document and the trace alone."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from moe_passes.errors import InputError
+
+from moe_compiler.cli.commands import cli
+from moe_compiler.profile import synthetic
+from tests.conftest import tiny_config
+
+SLOW = ("--set", "links.aggregation.bandwidth_gb_s=0.2", "--set", "memories.hb.banks=4")
+ONE_COMPARISON = ("--baseline", "shard-2")
+TRACE = "synthetic-600tokens-seed0"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("partition") / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(tiny_config("qwen3_moe")))
+    return folder
+
+
+def partition(model, *options, trace=TRACE):
+    arguments = ["partition", "--trace", trace, "--model", str(model), "--target", "elmoe3d-8gb", *map(str, options)]
+    return CliRunner().invoke(cli, arguments)
+
+
+@pytest.fixture(scope="module")
+def document(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    result = partition(model, *SLOW, "--batch", 2, "--step-tokens", 3, "--json", "-o", path)
+    assert result.exit_code == 0, result.exception
+    found = json.loads(result.stdout)
+    assert json.loads(path.read_text()) == found
+    return found
+
+
+def seconds_of(document, layer, step):
+    """The issue's closed form, straight from the document: `step` is [token][k]."""
+    entry = document["layers"][layer]
+    kept = {"none": 0, "msb": entry["expert_bytes"]["msb"], "all": entry["expert_bytes"]["all"]}
+    banks = [0.0] * document["banks"]
+    experts = {e for token in step for e in token}
+    for e in experts:
+        for home in entry["placement"][e][:1]:
+            for bank in home:
+                banks[bank] += kept[entry["residency"][e]] / len(home)
+    heard = sum(len({b for e in token for home in entry["placement"][e][:1] for b in home}) for token in step)
+    missing = sum(entry["expert_bytes"]["all"] - kept[entry["residency"][e]] for e in experts)
+    return max(
+        max(banks) / document["bank_bytes_per_second"],
+        heard * document["hidden"] * 2 / document["link_bytes_per_second"],
+        missing / document["external_bytes_per_second"],
+    )
+
+
+def steps_of(experts, batch, width):
+    """R = ⌊T/w⌋ runs, S = ⌊R/B⌋ steps, step i is runs i, i+S, i+2S, …"""
+    runs = [experts[r * width : (r + 1) * width] for r in range(len(experts) // width)]
+    count = len(runs) // batch
+    return [np.concatenate([runs[i + n * count] for n in range(batch)]) for i in range(count)]
+
+
+def test_contract_and_closed_form(document):
+    assert {"banks", "bank_capacity_bytes", "bank_bytes_per_second", "link_bytes_per_second"} <= set(document)
+    assert document["trace"]["kind"] == document["score"]["trace"]["kind"] == "synthetic"
+    experts = synthetic.generate(600, 3, 16, 4, 0).experts
+    assert all(len(copies) <= 1 for entry in document["layers"] for copies in entry["placement"]), "recomputed simply"
+    training, held_out = steps_of(experts[:450], 2, 3), steps_of(experts[450:], 2, 3)
+    for n, entry in enumerate(document["layers"]):
+        told = np.mean([seconds_of(document, n, step[:, n].tolist()) for step in training])
+        assert entry["objective"] == pytest.approx(told)
+        assert entry["lower_bound"] <= entry["objective"]
+        assert entry["gap"] == pytest.approx(1 - entry["lower_bound"] / entry["objective"])
+    totals = [sum(seconds_of(document, n, step[:, n].tolist()) for n in range(3)) for step in held_out]
+    assert document["score"]["steps"] == len(totals)
+    assert document["score"]["mean_seconds"] == pytest.approx(np.mean(totals))
+    assert document["score"]["p99_seconds"] == pytest.approx(np.percentile(totals, 99))
+
+
+def test_banks_hold_what_they_can(document):
+    held = np.zeros(document["banks"])
+    for entry in document["layers"]:
+        for level, copies in zip(entry["residency"], entry["placement"], strict=True):
+            assert (level == "none") == (copies == [])
+            for home in copies:
+                held[home] += entry["expert_bytes"][level] / len(home)
+    assert held.max() <= document["bank_capacity_bytes"] + 1
+
+
+def test_baselines_are_scored_and_never_better_on_training_steps(document):
+    assert {"lpt", "eplb", "shard-2", "shard-4"} <= set(document["score"]["baselines"])
+    assert all(entry["objective"] <= entry["baseline"]["objective"] for entry in document["layers"])
+    assert document["objective"] < sum(entry["greedy"] for entry in document["layers"])
+
+
+def test_a_part_of_the_experts_and_a_trace_of_its_own_to_score_on(model):
+    result = partition(
+        model, *SLOW, "--set", "memories.hb.capacity_gb=0.0007", "--context", 16, "--json",
+        "--score", "synthetic-100tokens-seed5", *ONE_COMPARISON,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    found = json.loads(result.stdout)
+    levels = [level for entry in found["layers"] for level in entry["residency"]]
+    assert "none" in levels
+    assert "all" in levels
+    assert found["score"]["steps"] == 100
+    assert list(found["score"]["baselines"]) == ["shard-2"]
+    test = synthetic.generate(100, 3, 16, 4, 5).experts
+    totals = [sum(seconds_of(found, n, [token[n].tolist()]) for n in range(3)) for token in test]
+    assert found["score"]["mean_seconds"] == pytest.approx(np.mean(totals))
+
+
+def test_the_same_request_gives_the_same_bytes(model):
+    first, second = (partition(model, *SLOW, *ONE_COMPARISON, "--json", "--jobs", n) for n in (1, 2))
+    assert first.stdout == second.stdout
+
+
+def test_replan_keeps_within_its_budget(model, document, tmp_path):
+    old = tmp_path / "old.json"
+    contiguous = [[[e // 4]] for e in range(16)]
+    layers = [{**entry, "placement": contiguous} for entry in document["layers"]]
+    old.write_text(json.dumps({**document, "layers": layers}))
+    options = (*SLOW, *ONE_COMPARISON, "--batch", 2, "--step-tokens", 3, "--previous", old, "--json")
+    still = partition(model, *options, "--max-migration-gb", 0, trace="synthetic-600tokens-seed9")
+    moved = partition(model, *options, "--max-migration-gb", 0.0001, trace="synthetic-600tokens-seed9")
+    assert still.exit_code == moved.exit_code == 0, moved.exception
+    still, moved = json.loads(still.stdout), json.loads(moved.stdout)
+    assert [e["placement"] for e in still["layers"]] == [contiguous] * 3
+    assert 0 < moved["migration"]["moved_bytes"] <= 0.0001e9
+    assert moved["objective"] < still["objective"]
+    assert moved["migration"]["curve"][0] == {"bytes": 0.0, "objective": pytest.approx(still["objective"])}
+
+
+def test_export_and_import(model, document, tmp_path):
+    experts, slots = 16, 4
+    whole = [[[e // slots]] for e in range(experts)]
+    plan = {**document, "layers": [{**entry, "placement": whole} for entry in document["layers"]]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    for form, name in (("eplb", "triple.npz"), ("expert-location", "location.json")):
+        arguments = ["placement", "export", str(tmp_path / "plan.json"), "--format", form, "-o", str(tmp_path / name)]
+        assert CliRunner().invoke(cli, arguments).exit_code == 0
+        again = partition(
+            model, *SLOW, *ONE_COMPARISON, "--previous", tmp_path / name, "--max-migration-gb", 0, "--json"
+        )
+        assert again.exit_code == 0, again.exception
+        assert [e["placement"] for e in json.loads(again.stdout)["layers"]] == [whole] * 3
+    assert json.loads((tmp_path / "location.json").read_text()) == {"physical_to_logical_map": [list(range(16))] * 3}
+    sharded = {**document, "layers": [{**document["layers"][0], "placement": [[[0, 1]]] * 16}]}
+    (tmp_path / "sharded.json").write_text(json.dumps(sharded))
+    arguments = ["placement", "export", str(tmp_path / "sharded.json"), "--format", "eplb", "-o", str(tmp_path / "no")]
+    assert "sharded over 2 banks" in str(CliRunner().invoke(cli, arguments).exception)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--batch", 0), "--batch 0"),
+        (("--step-tokens", 0), "--step-tokens 0"),
+        (("--batch", 4096), "too few for one step"),
+        (("--baseline", "best"), "baseline 'best'"),
+        (("--max-migration-gb", 1), "needs --previous"),
+        (("--max-migration-gb", "nan"), "--max-migration-gb nan"),
+        (("--previous", "nowhere.json"), "no such file"),
+        (("--score", "nowhere.npz"), "no such file"),
+        (("--target", "xpu-lpddr5"), "no memory 'hb'"),
+        (("--set", "memories.hb.capacity_gb=0.0001"), "does not fit"),
+        (("-o", "nowhere/plan.json"), "nowhere/plan.json"),
+    ],
+)
+def test_bad_options_are_refused(model, options, says):
+    result = partition(model, *ONE_COMPARISON, *options)
+    assert isinstance(result.exception, InputError), result.output
+    assert says in str(result.exception)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "cannot be read"),
+        ("3", "is not a plan"),
+        ('{"layers": []}', "has 0 layers"),
+        ('{"model": "other", "layers": []}', "is a plan of 'other'"),
+        ('{"banks": 7, "layers": []}', "is a plan for 7 banks"),
+        ('{"layers": [{}, {}, {}]}', "'residency' must be a list of 16"),
+        ("[[0]]", "slots do not divide"),
+    ],
+)
+def test_bad_previous_plans_are_refused(model, tmp_path, content, says):
+    (tmp_path / "old.json").write_text(content)
+    result = partition(model, *SLOW, *ONE_COMPARISON, "--previous", tmp_path / "old.json")
+    assert isinstance(result.exception, InputError), result.output
+    assert says in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("experts", "says"),
+    [
+        (np.zeros((1, 3, 4), dtype=np.int64) + np.arange(4), "has 0 of 1 tokens: too few"),
+        (np.full((8, 3, 4), np.nan), "must be integers"),
+        (np.full((8, 3, 4), -1), "out of range"),
+        (np.zeros((0, 3, 4), dtype=np.int64), "no tokens"),
+    ],
+)
+def test_bad_traces_are_refused(model, tmp_path, experts, says):
+    np.savez_compressed(tmp_path / "t.npz", experts=experts)
+    result = partition(model, *ONE_COMPARISON, trace=str(tmp_path / "t.npz"))
+    assert isinstance(result.exception, InputError), result.output
+    assert says in str(result.exception)
+
+
+def test_one_hot_routing_and_more_banks_than_experts(model, tmp_path):
+    """Every token asks for the same four experts; 64 banks for 16 experts."""
+    np.savez_compressed(tmp_path / "t.npz", experts=np.tile(np.arange(4), (40, 3, 1)))
+    result = partition(model, "--set", "memories.hb.banks=64", *ONE_COMPARISON, "--json", trace=str(tmp_path / "t.npz"))
+    assert result.exit_code == 0, result.exception
+    assert json.loads(result.stdout)["score"]["mean_seconds"] > 0
+
+
+def test_summary_for_people(model):
+    result = partition(model, *SLOW, *ONE_COMPARISON)
+    assert result.exit_code == 0
+    for words in ("3 layers, 4 banks", "(synthetic)", "bound", "shard-2", "ours"):
+        assert words in result.stdout
