@@ -19,11 +19,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from moe_passes.partition_experts import baselines
 from moe_passes.partition_experts.bound import lower_bound
 from moe_passes.partition_experts.check import violations
 from moe_passes.partition_experts.problem import Layer, LayerProblem, Problem, Rates, Solution
-from moe_passes.partition_experts.solve import place_baseline, solve
+from moe_passes.partition_experts.solve import compare, solve
 from moe_passes.partition_experts.step_time import step_seconds
 from moe_passes.routing import cut, split_of
 
@@ -118,13 +117,13 @@ def held_out_bound(here: Problem, solution: Solution, test: np.ndarray) -> float
 def run(instance: Instance) -> dict[str, object]:
     train, test = routing(instance)
     here = problem(instance, train)
+    compared = compare(here)
     start = time.perf_counter()
-    solution = solve(here)
+    solution = solve(here, compared=compared)
     seconds = time.perf_counter() - start
     assert violations(here, solution) == []
     scores = {}
-    for name in baselines.names(instance.banks):
-        placed = place_baseline(here, name)
+    for name, placed in compared.items():
         alias = "shard-all" if name == f"shard-{instance.banks}" else name
         scores[alias] = held_out(here, placed, test) if placed is not None else None
     return {

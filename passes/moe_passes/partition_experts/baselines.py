@@ -66,7 +66,7 @@ def place(name: str, problem: LayerProblem) -> Replicas | None:
 
 def mean_load(problem: LayerProblem) -> FloatArray:
     """Return the mean bytes per training step of each expert: [expert]."""
-    return np.asarray(problem.layer.distinct().mean(axis=0) * problem.sizes)
+    return np.asarray(problem.layer.used.mean(axis=0) * problem.sizes)
 
 
 def uniform(problem: LayerProblem, count: int) -> Replicas | None:

@@ -16,7 +16,7 @@ and where the link is slow the wishes of different tokens, which experts should 
 
 import numpy as np
 
-from moe_passes.partition_experts.problem import FloatArray, LayerProblem, distinct
+from moe_passes.partition_experts.problem import FloatArray, LayerProblem
 from moe_passes.partition_experts.step_time import missing_bytes
 
 BISECTIONS = 60
@@ -32,7 +32,7 @@ def step_bounds(problem: LayerProblem) -> FloatArray:
     rates, layer = problem.rates, problem.layer
     sizes = np.append(problem.sizes, 0.0)
     of_tokens = sizes[layer.routing].sum(axis=2)
-    even = distinct(layer.routing, layer.experts) @ problem.sizes / rates.banks / rates.bank_bytes_per_second
+    even = layer.used @ problem.sizes / rates.banks / rates.bank_bytes_per_second
     external = missing_bytes(layer, problem.residency, layer.routing) / rates.external_bytes_per_second
     return np.asarray(np.maximum(np.maximum(even, external), _trade_off(problem, of_tokens, even)))
 

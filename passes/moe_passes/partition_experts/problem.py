@@ -12,6 +12,7 @@ Minimise the mean over training steps of the sum over layers, under the capacity
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +111,9 @@ class Layer:
         """Return the bytes of each expert that HB keeps: [expert]."""
         return np.choose(residency, [0, self.msb_bytes, self.whole_bytes]).astype(np.int64)
 
-    def distinct(self) -> npt.NDArray[np.bool_]:
-        """Return which experts each training step uses: [step, expert]."""
+    @cached_property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Which experts each training step uses: [step, expert]."""
         return distinct(self.routing, self.experts)
 
 
@@ -159,7 +161,7 @@ class LayerProblem:
     bank_limit_bytes: float
     spare_bytes: float
 
-    @property
+    @cached_property
     def sizes(self) -> FloatArray:
         """Resident bytes of each expert: [expert]."""
         return self.layer.resident_bytes(self.residency).astype(np.float64)

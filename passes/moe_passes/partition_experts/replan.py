@@ -166,7 +166,7 @@ Spot = tuple[int, int]
 
 def _swaps(problem: Problem, previous: list[Plan], budget: float) -> list[tuple[Spot, Spot, int]]:
     """Pair who should come with who should go, most steps gained first, and the bytes that come."""
-    used = [layer.distinct().sum(axis=0) for layer in problem.layers]
+    used = [layer.used.sum(axis=0) for layer in problem.layers]
     spots = [(row, expert) for row, layer in enumerate(problem.layers) for expert in range(layer.experts)]
     outside = sorted((s for s in spots if not previous[s[0]].replicas[s[1]]), key=lambda s: (-used[s[0]][s[1]], s))
     inside = sorted((s for s in spots if len(previous[s[0]].replicas[s[1]]) == 1), key=lambda s: (used[s[0]][s[1]], s))

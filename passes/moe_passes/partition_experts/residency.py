@@ -24,7 +24,7 @@ def choose(problem: Problem) -> list[IntArray]:
     """Return the residency of every layer: [expert], by layer; what is decided already stays."""
     if all(layer.residency is not None for layer in problem.layers):
         return [np.asarray(layer.residency, dtype=np.int64) for layer in problem.layers]
-    used = [layer.distinct() for layer in problem.layers]
+    used = [layer.used for layer in problem.layers]
     bound_by_loading = [np.ones(len(table)) for table in used]
     best, least = [np.zeros(0, dtype=np.int64)], np.inf
     for _ in range(ROUNDS):
@@ -45,20 +45,25 @@ def most_popular(problem: Problem, share: float = 1.0) -> list[IntArray]:
     """Keep the most popular experts that fit into a share of HB: for baselines, which have no residency rule."""
     if all(layer.residency is not None for layer in problem.layers):
         return choose(problem)
-    return _fill(problem, [_tokens(layer).sum(axis=0).astype(np.float64) for layer in problem.layers], share)
+    return _fill(problem, [_popularity(layer) for layer in problem.layers], share)
+
+
+def _popularity(layer: Layer) -> FloatArray:
+    """Count the training tokens that use each expert: [expert]."""
+    return np.bincount(layer.routing.ravel() + 1, minlength=layer.experts + 1)[1:].astype(np.float64)
 
 
 def _tokens(layer: Layer) -> IntArray:
     """Count the tokens of each step that use each expert: [step, expert]."""
-    counts = np.zeros((len(layer.routing), layer.experts + 1), dtype=np.int64)
-    np.add.at(counts, (np.arange(len(counts))[:, None], layer.routing.reshape(len(counts), -1)), 1)
-    return counts[:, : layer.experts]
+    steps, places = len(layer.routing), layer.experts + 1
+    flat = np.arange(steps)[:, None] * places + layer.routing.reshape(steps, -1) + 1
+    return np.bincount(flat.ravel(), minlength=steps * places).reshape(steps, places)[:, 1:]
 
 
 def _least_seconds(rates: Rates, layer: Layer, residency: IntArray) -> FloatArray:
     """Return the least that banks and link need in each step for what is resident: [step]."""
     sizes = layer.resident_bytes(residency).astype(np.float64)
-    banks = layer.distinct() @ sizes / (rates.banks * rates.bank_bytes_per_second)
+    banks = layer.used @ sizes / (rates.banks * rates.bank_bytes_per_second)
     tokens = np.append(sizes > 0, False)[layer.routing].any(axis=2).sum(axis=1)
     return np.asarray(np.maximum(banks, tokens * rates.partial_sum_bytes / rates.link_bytes_per_second))
 

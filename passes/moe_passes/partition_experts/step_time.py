@@ -87,7 +87,7 @@ def heard(by: Served) -> IntArray:
 def missing_bytes(layer: Layer, residency: IntArray, routing: IntArray) -> FloatArray:
     """Bytes of the step's distinct experts that are not resident: [step]."""
     missing = layer.whole_bytes - layer.resident_bytes(residency)
-    return np.asarray(distinct(routing, layer.experts) @ missing.astype(np.float64))
+    return np.asarray(distinct(routing, layer.experts).astype(np.float64) @ missing)
 
 
 def step_seconds(
