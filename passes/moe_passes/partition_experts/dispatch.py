@@ -7,7 +7,8 @@ balancing", J. Algorithms 59, 2006, theorem 3.1; loads that cannot move only shi
 experts with a choice are sharded, the problem is NP-hard (two replicas over two banks each hold PARTITION), and
 single moves that lower the busiest bank are made until there is none.
 
-This file needs nothing but Python: an emitted `schedule.py` carries it.
+Choices depend on the order of experts and replicas, never on how banks are numbered: a placement whose banks are
+numbered anew costs the same. This file needs nothing but Python: an emitted `schedule.py` carries it.
 """
 
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ class Dispatcher:
         inside: dict[int, list[int]] = {}
         for place in places:
             inside.setdefault(copies[experts[place]][chosen[place]][0], []).append(place)
-        start = load.index(highest)
+        start = next((bank for bank in inside if load[bank] >= highest), -1)
         reached_by: dict[int, tuple[int, int]] = {start: (-1, -1)}
         queue = [start]
         for bank in queue:
@@ -150,19 +151,17 @@ class Dispatcher:
             chosen[place] = replica
 
     def _move(self, experts: Sequence[int], places: list[int], load: list[float], chosen: list[int]) -> bool:
-        """Move one expert off the busiest bank to a replica that stays below it, if there is one."""
+        """Move one expert off a busiest bank to a replica that stays below it, if there is one."""
         highest = max(load)
-        busiest = load.index(highest)
         limit = highest * (1 - TOLERANCE)
         for place in places:
             expert, old = experts[place], chosen[place]
-            if busiest not in self.copies[expert][old]:
+            if all(load[bank] < limit for bank in self.copies[expert][old]):
                 continue
             self._add(load, self.copies[expert][old], -self.parts[expert][old])
             for replica, copy in enumerate(self.copies[expert]):
                 part = self.parts[expert][replica]
-                stays_below = load[busiest] + part * (busiest in copy) < limit
-                if replica != old and stays_below and max(load[bank] for bank in copy) + part < limit:
+                if replica != old and max([load[bank] for bank in copy]) + part < limit:
                     self._add(load, copy, part)
                     chosen[place] = replica
                     return True

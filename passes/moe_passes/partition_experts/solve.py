@@ -1,4 +1,4 @@
-"""partition-experts: the best baseline at once, then local search from several of them, then replicas.
+"""partition-experts: the best baseline at once, then local search from several of them, CP-SAT, then replicas.
 
 Layers are solved on their own, each within `mean + slack` bytes a bank, where slack is what HB has to spare in a bank
 over all layers. A placement costs the same however its banks are numbered; so where banks would overflow, the layers
@@ -15,6 +15,7 @@ import numpy as np
 
 from moe_passes.partition_experts import baselines, residency
 from moe_passes.partition_experts.bound import lower_bound
+from moe_passes.partition_experts.exact import improve
 from moe_passes.partition_experts.problem import (
     IntArray,
     Layer,
@@ -96,7 +97,9 @@ def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Place
             score = mean_seconds(problem, replicas)
             if score < objective:
                 best, objective = replicas, score
-                stages.append((stage, objective))
+            if stages[-1][0] == stage:
+                stages.pop()
+            stages.append((stage, objective))
     greedy = scores.get("lpt", scores[f"shard-{problem.rates.banks}"])
     baseline = (order[0], scores[order[0]])
     return Placement(problem.residency, best, objective, min(bound, objective), greedy, baseline, tuple(stages))
@@ -180,6 +183,9 @@ def _searched(problem: LayerProblem, starts: list[Replicas], seed: int, work: in
         search(state, seed + number, work // len(starts))
         states.append(state)
         yield "local search", state.replicas()
+    if states:
+        improve(min(states, key=lambda state: float(state.seconds.sum())), seed)
+        yield "CP-SAT", min(states, key=lambda state: float(state.seconds.sum())).replicas()
     smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
     if states and problem.spare_bytes >= smallest:
         best = min(states, key=lambda state: float(state.seconds.sum()))

@@ -65,3 +65,12 @@ def test_experts_that_are_not_resident_are_passed_over():
     dispatcher = Dispatcher(2, [[], [(0,), (1,)]], [0.0, 4.0])
     assert dispatcher.choose([0, 1]) == [0, 0]
     assert dispatcher.busiest([0, 1], [0, 0]) == 4.0
+
+
+@given(st.lists(SOME_BANKS, min_size=1, max_size=8), st.permutations(range(BANKS)))
+@settings(max_examples=200, deadline=None)
+def test_choices_do_not_depend_on_how_banks_are_numbered(replicas, number):
+    renumbered = [[tuple(sorted(number[b] for b in copy)) for copy in copies] for copies in replicas]
+    experts, sizes = list(range(len(replicas))), [12.0] * len(replicas)
+    chosen = Dispatcher(BANKS, replicas, sizes).choose(experts)
+    assert chosen == Dispatcher(BANKS, renumbered, sizes).choose(experts)
