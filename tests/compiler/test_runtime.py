@@ -92,6 +92,8 @@ def test_the_emitted_program_runs_and_agrees_with_plain_greedy_decoding(compiled
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["same_as_plain_greedy"] is True
+    assert report["dispatched"] > 0, "every draft step of a layer with residents chooses replicas"
+    assert report["dispatch_microseconds"] > 0
     assert report["drafted"] > 0
     assert report["loads"] > 0
     assert "synthetic" in report["weights"]
