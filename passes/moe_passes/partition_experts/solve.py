@@ -62,7 +62,7 @@ def solve(
     Returns:
         A placement whose training steps are, on the mean, never longer than those of the best baseline.
     """
-    found = _solve_with(problem, residency.choose(problem), seed, jobs, work)
+    found = _solve_with(problem, residency.most_popular(problem), seed, jobs, work)
     is_decided = all(layer.residency is not None for layer in problem.layers)
     if is_decided and found.objective <= found.lower_bound * (1 + PROVED):
         return found
