@@ -8,6 +8,7 @@ A move is judged on the training steps that it changes, and accepted if it gains
 errors: a placement that fits the noise of its training steps is slower on the steps that it has never seen.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,12 @@ SIGNIFICANCE = 1.0
 SLACK_BYTES = 1.0
 PATIENCE = 100
 """Rebuilds in a row that may gain nothing."""
-PARTNERS = 24
+TIGHT = 0.95
+"""Banks fuller than this leave no room for single moves."""
+PARTNERS = 4
 """Experts that an exchange is tried with."""
+CALL_CELLS = 4000
+"""What a change of one expert's place costs beyond its cells, in cells."""
 LEAST_RUINED, MOST_RUINED = 4, 0.1
 """Experts taken out at once: at least this many, at most this share."""
 
@@ -48,6 +53,13 @@ class Visits:
     steps: list[IntArray]
     tokens: list[IntArray]
     firsts: list[IntArray]
+
+
+def start_of(home: Banks, banks: int) -> int:
+    """Return the first bank of a run that may wrap around."""
+    if len(home) == banks:
+        return 0
+    return next(bank for before, bank in zip((home[-1] - banks, *home), home, strict=False) if bank != before + 1)
 
 
 def visits(routing: IntArray, experts: int) -> Visits:
@@ -150,10 +162,14 @@ class State:
         self.heard[steps] += sign * np.add.reduceat(alone, firsts)
         banks = self.load[steps].max(axis=1) * self.bank_rate
         self.seconds[steps] = np.maximum(np.maximum(banks, self.heard[steps] * self.link_rate), self.floor[steps])
-        self.cells += (len(steps) + len(tokens)) * len(home)
+        self.cells += (len(steps) + len(tokens)) * len(home) + CALL_CELLS
 
-    def offers(self, expert: int) -> Offers:
-        """Price every run that an expert without a place fits."""
+    def has_room(self) -> bool:
+        """Say whether no bank holds more than it may."""
+        return bool(self.held.max() <= self.problem.bank_limit_bytes + SLACK_BYTES)
+
+    def offers(self, expert: int, limit: float | None = None) -> Offers:
+        """Price every run that an expert without a place fits; `limit` replaces the bytes that a bank may hold."""
         steps, size = self.visits.steps[expert], self.sizes[expert]
         load = self.load[steps]
         highest = load.max(axis=1)
@@ -163,7 +179,7 @@ class State:
         windows, held = _Windows(load), _Windows(self.held[None])
         sums = np.cumsum(np.hstack([np.zeros_like(free[:, :1]), free, free]), axis=1)
         blocks, starts_of, lengths_of = [], [], []
-        limit = self.problem.bank_limit_bytes + SLACK_BYTES
+        limit = (self.problem.bank_limit_bytes if limit is None else limit) + SLACK_BYTES
         for length in self.lengths:
             part = size / length
             starts = np.flatnonzero(held.maximum(length)[0] + part <= limit)
@@ -216,26 +232,42 @@ def relocate(state: State, expert: int) -> bool:
     return accepted
 
 
-def exchange(state: State, expert: int, random: np.random.Generator) -> bool:
-    """Exchange the runs of two experts: the only move where banks are full. Tries some partners of the same bytes."""
-    mine = state.homes[expert]
-    others = [e for e, home in state.homes.items() if home != mine and state.sizes[e] == state.sizes[expert]]
-    if not others:
+def exchange(state: State, expert: int) -> bool:
+    """Exchange the places of two experts of one size: the only move where banks are full.
+
+    Partners are those whose places would suit the expert best, were they free.
+    """
+    steps = state.visits.steps[expert]
+    if not len(steps):
         return False
-    for other in random.permutation(others)[:PARTNERS].tolist():
-        steps = np.union1d(state.visits.steps[expert], state.visits.steps[other])
-        before, theirs = state.seconds[steps].copy(), state.remove(other)
-        state.remove(expert)
-        state.insert(expert, theirs)
-        state.insert(other, mine)
-        state.cells += 4 * steps.size * state.banks
-        if is_significant(before - state.seconds[steps]):
-            return True
-        state.remove(expert)
-        state.remove(other)
-        state.insert(expert, mine)
-        state.insert(other, theirs)
+    mine = state.remove(expert)
+    offers = state.offers(expert, np.inf)
+    state.insert(expert, mine)
+    runs = zip(offers.starts.tolist(), offers.lengths.tolist(), strict=True)
+    cost = dict(zip(runs, offers.seconds.sum(axis=1).tolist(), strict=True))
+    others = [
+        (cost[start_of(home, state.banks), len(home)], other)
+        for other, home in state.homes.items()
+        if home != mine and state.sizes[other] == state.sizes[expert]
+    ]
+    return any(_exchanged(state, expert, other) for _, other in sorted(others)[:PARTNERS])
+
+
+def _exchanged(state: State, expert: int, other: int) -> bool:
+    """Exchange two experts; undo it where the gain is not significant."""
+    steps = np.union1d(state.visits.steps[expert], state.visits.steps[other])
+    before = state.seconds[steps]
+    _swap(state, expert, other)
+    if is_significant(before - state.seconds[steps]) and state.has_room():
+        return True
+    _swap(state, expert, other)
     return False
+
+
+def _swap(state: State, one: int, other: int) -> None:
+    first, second = state.remove(one), state.remove(other)
+    state.insert(one, second)
+    state.insert(other, first)
 
 
 def rebuild(state: State, random: np.random.Generator) -> bool:
@@ -264,7 +296,7 @@ def _put_back(state: State, chosen: list[int], old: dict[int, Banks]) -> bool:
         if not len(offers.starts):
             return False
         state.insert(expert, offers.banks(int(np.argmin(offers.seconds.sum(axis=1))), state.banks))
-    return bool(state.held.max() <= state.problem.bank_limit_bytes + SLACK_BYTES)
+    return state.has_room()
 
 
 def is_significant(gains: FloatArray) -> bool:
@@ -277,17 +309,19 @@ def search(state: State, seed: int, work: int) -> None:
     """Sweep over the experts while that gains, then rebuild parts, until so many table cells have been priced."""
     random = np.random.default_rng(seed)
     limit = state.cells + work
-    gained = True
-    while gained and state.cells < limit:
-        gained = False
-        for expert in random.permutation(sorted(state.homes)).tolist():
-            if state.cells >= limit:
-                return
-            gained |= relocate(state, expert)
-    is_tight = state.held.max(initial=0.0) > 0.9 * state.problem.bank_limit_bytes
+    is_tight = state.held.max(initial=0.0) > TIGHT * state.problem.bank_limit_bytes
+    while _sweep(state, random, limit, relocate) | (is_tight and _sweep(state, random, limit, exchange)):
+        pass
     failures = 0
     while state.cells < limit and failures < PATIENCE and len(state.homes) > 1:
-        gained = rebuild(state, random)
-        if is_tight:
-            gained |= exchange(state, int(random.permutation(sorted(state.homes))[0]), random)
-        failures = 0 if gained else failures + 1
+        failures = 0 if rebuild(state, random) else failures + 1
+
+
+def _sweep(state: State, random: np.random.Generator, limit: int, move: Callable[[State, int], bool]) -> bool:
+    """Try a move on every expert, in random order, while there is work left; say whether one gained."""
+    gained = False
+    for expert in random.permutation(sorted(state.homes)).tolist():
+        if state.cells >= limit:
+            return False
+        gained |= move(state, expert)
+    return gained

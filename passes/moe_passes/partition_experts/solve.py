@@ -34,7 +34,7 @@ WORK = 64_000_000
 """Table cells that the search of a layer may price."""
 STARTS = 3
 """Baselines that the search starts from."""
-MOST_VISITS = 1 << 15
+MOST_VISITS = 1 << 16
 """Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
 PROVED = 1e-9
 ATTEMPTS = 4

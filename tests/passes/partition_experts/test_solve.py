@@ -101,7 +101,7 @@ def test_sharding_over_all_banks_is_proved_optimal_on_a_fast_link():
 
 
 def test_a_mix_of_shard_counts_beats_every_uniform_one_on_a_slow_link():
-    problem = instance(1, experts=24, banks=8, steps=60, tokens=4, link=16.0, k=4, room=2.0)
+    problem = instance(1, experts=24, banks=8, steps=60, tokens=4, link=24.0, k=4, room=2.0)
     solution = solve(problem, 0, work=20_000_000)
     best = min(s.objective for n in baselines.names(8) if (s := place_baseline(problem, n)) is not None)
     assert solution.objective < 0.97 * best
