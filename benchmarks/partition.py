@@ -95,7 +95,7 @@ def problem(instance: Instance, train: np.ndarray) -> Problem:
         external_bytes_per_second=machine.external.bytes_per_second,
         partial_sum_bytes=2 * (MIXTRAL_HIDDEN if real else HIDDEN),
     )
-    layers = (Layer(f"l{n}", instance.experts, msb, whole, train[:, :, n]) for n in range(train.shape[2]))
+    layers = (Layer(f"l{n}", instance.experts, msb, whole, train[:, :, n], sequences=instance.batch) for n in range(train.shape[2]))
     return Problem(rates, tuple(layers))
 
 

@@ -78,11 +78,10 @@ def uniform(problem: LayerProblem, count: int) -> Replicas | None:
         size = problem.sizes[expert]
         if not size:
             continue
-        # All banks together always have room: the limit is at least an even share.
-        room = held + size / count <= problem.bank_limit_bytes + SLACK_BYTES if count < problem.rates.banks else None
-        if room is not None and not room.any():
+        room = held + size / count <= problem.bank_limit_bytes + SLACK_BYTES
+        if not room.any():
             return None
-        group = int(np.argmin(busy if room is None else np.where(room, busy, np.inf)))
+        group = int(np.argmin(np.where(room, busy, np.inf)))
         busy[group] += load[expert]
         held[group] += size / count
         chosen[int(expert)] = tuple(range(group * count, (group + 1) * count))

@@ -234,9 +234,7 @@ class _Movers:
         state, steps = self.states[row], self.states[row].visits.steps[expert]
         if expert in self.touched[row] or not len(steps):
             return None
-        before, home = state.seconds[steps].copy(), state.remove(expert)
-        offers = state.offers(expert)
-        state.insert(expert, home)
+        before, offers = state.seconds[steps], state.offers(expert)
         gains = float(before.sum()) - offers.seconds.sum(axis=1)
         sizes = self._sizes(row, expert, offers.starts, offers.lengths)
         rates = np.where((gains > 0) & (sizes <= budget), gains / np.maximum(sizes, 1.0), 0.0)

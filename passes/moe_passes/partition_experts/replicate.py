@@ -1,14 +1,18 @@
-"""Replicas in spare capacity: another copy of the expert that steps wait for most, in the bank that saves most.
+"""Replicas in spare capacity: another copy of the expert that the busiest banks owe most to, where it saves most.
 
-The gain of a copy is estimated by letting each training step use whichever replica makes it faster, everything else
-staying; the dispatcher then has all steps anew, and a placement with replicas is kept only if it gains.
+The busiest bank alone is a poor guide: where two banks are equally busy, relieving one of them gains nothing yet. So
+copies are judged by the p-norm of a step's bank loads, which falls with either and is the maximum for p → ∞. The gain
+of a copy is estimated by letting each training step use whichever replica makes it faster, everything else staying;
+the dispatcher then has all steps anew, and a placement with replicas is kept only if it gains.
 """
 
 import numpy as np
 
 from moe_passes.partition_experts.problem import Banks, FloatArray, IntArray, LayerProblem, Replicas
-from moe_passes.partition_experts.search import SLACK_BYTES, State, is_significant, run
+from moe_passes.partition_experts.search import SLACK_BYTES, State, is_significant, run, runs_sum
 
+POWER = 8
+"""Of the norm: a power of two."""
 MOST_COPIES = 4
 """Replicas of one expert."""
 
@@ -18,7 +22,7 @@ def replicate(problem: LayerProblem, state: State, work: int) -> Replicas:
     copies = _Copies(problem, state)
     spare, end = problem.spare_bytes, state.cells + work
     while state.cells < end:
-        expert = copies.most_waited_for(spare)
+        expert = copies.most_blamed(spare)
         if expert is None:
             break
         if copies.add_best(expert):
@@ -33,68 +37,79 @@ class _Copies:
         self.problem, self.state = problem, state
         self.homes: dict[int, list[Banks]] = {expert: [home] for expert, home in state.homes.items()}
         self.serving = {expert: np.zeros(len(state.visits.steps[expert]), dtype=np.int64) for expert in self.homes}
-        self.held, self.load, self.seconds = state.held.copy(), state.load.copy(), state.seconds.copy()
-        self.closed: set[int] = set()
+        self.held, self.load = state.held.copy(), state.load / max(1.0, float(state.load.max()))
+        self.unit = max(1.0, float(state.load.max()))
+        self.waits = state.load.max(axis=1) * state.bank_rate > np.maximum(state.heard * state.link_rate, state.floor)
+        self.open = np.array([expert in self.homes for expert in range(len(problem.sizes))])
+        self.share = np.zeros((len(problem.sizes), state.banks))
+        for expert, home in state.homes.items():
+            self.share[expert, list(home)] = 1 / len(home)
+        self.used = np.zeros((len(problem.sizes), len(self.load)))
+        for expert in self.homes:
+            self.used[expert, state.visits.steps[expert]] = self.waits[state.visits.steps[expert]]
 
-    def most_waited_for(self, spare: float) -> int | None:
-        """Return the expert that lies most often in the bank that its step waits for."""
-        busiest = self.load.argmax(axis=1)
-        waits = self.load.max(axis=1) * self.state.bank_rate >= self.seconds * (1 - 1e-9)
-        worst, most = None, 0.0
-        for expert, homes in self.homes.items():
-            if expert in self.closed or self.problem.sizes[expert] > spare:
-                continue
-            steps = self.state.visits.steps[expert]
-            blame = float((np.isin(busiest[steps], np.array(homes[0])) & waits[steps]).sum()) / len(homes)
-            if blame > most:
-                worst, most = expert, blame
-        return worst
+    def most_blamed(self, spare: float) -> int | None:
+        """Return the expert whose parts make up most of the norms of the steps that wait for banks."""
+        powers = _power(self.load)
+        price = powers / np.maximum(self.load, 1e-30)
+        price /= np.maximum(powers @ self.state.width, 1e-30)[:, None] ** (1 - 1 / POWER)
+        blame = ((self.used @ price) * self.share).sum(axis=1)
+        self.state.cells += self.used.size
+        blame[~self.open | (self.problem.sizes > spare)] = 0.0
+        worst = int(np.argmax(blame))
+        return worst if blame[worst] > 0 else None
 
     def add_best(self, expert: int) -> bool:
         """Add the copy that gains most; close the expert where none gains."""
-        steps, homes = self.state.visits.steps[expert], self.homes[expert]
+        steps, homes, banks = self.state.visits.steps[expert], self.homes[expert], self.state.banks
+        length, width = len(homes[0]), self.state.width
         without = self._load_without(expert)
-        length, best = len(homes[0]), (0.0, homes[0], np.zeros(0))
-        for start in range(self.state.banks if length < self.state.banks else 0):
-            home = run(start, length, self.state.banks)
-            if home in homes or not self._has_room(expert, home):
-                continue
-            gains = np.maximum(self.seconds[steps] - self._seconds(steps, self._with(without, expert, home)), 0.0)
-            if is_significant(gains) and gains.sum() > best[0]:
-                best = (float(gains.sum()), home, gains)
-        if not best[0] or len(homes) >= MOST_COPIES:
-            self.closed.add(expert)
+        now, rest = _power(self.load[steps]) @ width, _power(without)
+        part = self.problem.sizes[expert] / length / width / self.unit
+        more = runs_sum((_power(without + part) - rest) * width, length)
+        after = ((rest @ width)[:, None] + more) ** (1 / POWER)
+        gains = np.maximum(now[:, None] ** (1 / POWER) - after, 0.0) * self.waits[steps][:, None]
+        self.state.cells += 4 * gains.size
+        fits = [start for start in range(banks if length < banks else 0) if self._has_room(expert, start, length)]
+        best = max(fits, key=lambda start: float(gains[:, start].sum()), default=None)
+        if best is None or len(homes) >= MOST_COPIES or not is_significant(gains[:, best]):
+            self.open[expert] = False
             return False
-        self._add(expert, best[1], best[2] > 0, without)
+        self._add(expert, run(best, length, banks), gains[:, best] > 0, without)
         return True
 
     def _add(self, expert: int, home: Banks, uses: np.ndarray, without: FloatArray) -> None:
-        steps = self.state.visits.steps[expert][uses]
-        self.load[steps] = self._with(without[uses], expert, home)
-        self.seconds[steps] = self._seconds(steps, self.load[steps])
+        steps, part = self.state.visits.steps[expert][uses], self._part(expert, home)
+        load = without[uses]
+        load[:, list(home)] += part / self.unit
+        self.load[steps] = load
         self.serving[expert][uses] = len(self.homes[expert])
-        self.held[list(home)] += self.problem.sizes[expert] / len(home)
+        self.held[list(home)] += part
         self.homes[expert].append(home)
+        self.share[expert] *= 1 - 1 / len(self.homes[expert])
 
-    def _has_room(self, expert: int, home: Banks) -> bool:
-        after = self.held[list(home)] + self.problem.sizes[expert] / len(home)
-        return bool(after.max() <= self.problem.bank_limit_bytes + SLACK_BYTES)
+    def _part(self, expert: int, home: Banks) -> FloatArray:
+        """Bytes of an expert in each bank of a home."""
+        return np.asarray(self.problem.sizes[expert] / len(home) / self.state.width[list(home)])
+
+    def _has_room(self, expert: int, start: int, length: int) -> bool:
+        home = run(start, length, self.state.banks)
+        after = self.held[list(home)] + self._part(expert, home)
+        return home not in self.homes[expert] and bool(
+            after.max() <= self.problem.bank_limit_bytes + SLACK_BYTES
+        )
 
     def _load_without(self, expert: int) -> FloatArray:
         """Return the load of the expert's steps without it: [step, bank]."""
         load = self.load[self.state.visits.steps[expert]]
         for number, home in enumerate(self.homes[expert]):
             rows = np.flatnonzero(self.serving[expert] == number)
-            load[np.ix_(rows, np.array(home))] -= self.problem.sizes[expert] / len(home)
-        return load
+            load[np.ix_(rows, np.array(home))] -= self._part(expert, home) / self.unit
+        return np.maximum(load, 0.0)
 
-    def _with(self, load: FloatArray, expert: int, home: Banks) -> FloatArray:
-        result = load.copy()
-        result[:, list(home)] += self.problem.sizes[expert] / len(home)
-        self.state.cells += result.size
-        return result
 
-    def _seconds(self, steps: IntArray, load: FloatArray) -> FloatArray:
-        state = self.state
-        banks = load.max(axis=1) * state.bank_rate
-        return np.asarray(np.maximum(np.maximum(banks, state.heard[steps] * state.link_rate), state.floor[steps]))
+def _power(load: FloatArray) -> FloatArray:
+    """Raise to `POWER`."""
+    for _ in range(POWER.bit_length() - 1):
+        load = load * load
+    return load

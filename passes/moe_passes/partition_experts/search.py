@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe_passes.partition_experts.groups import Widths, run_lengths
 from moe_passes.partition_experts.problem import NOBODY, Banks, FloatArray, IntArray, LayerProblem, Replicas
 
 SIGNIFICANCE = 1.0
@@ -27,12 +28,6 @@ CALL_CELLS = 4000
 """What a change of one expert's place costs beyond its cells, in cells."""
 LEAST_RUINED, MOST_RUINED = 4, 0.1
 """Experts taken out at once: at least this many, at most this share."""
-
-
-def run_lengths(banks: int) -> tuple[int, ...]:
-    """Return the lengths that are tried: 1, 2, 3, 4, 6, 8, 12, … and all banks."""
-    powers = [1 << n for n in range(banks.bit_length())]
-    return tuple(sorted({n for p in powers for n in (p, p * 3 // 2) if n <= banks} | {banks}))
 
 
 def run(start: int, length: int, banks: int) -> Banks:
@@ -101,12 +96,20 @@ class State:
     """A placement of one replica each, and what it costs in every step.
 
     Attributes:
-        homes: banks of every resident expert that has a place.
+        homes: banks (or the group) of every resident expert that has a place.
+        load, held: bytes that a step reads from each bank, and that lie there; of a group, from each of its banks.
         seconds: [step].
         cells: table cells priced so far.
     """
 
-    def __init__(self, problem: LayerProblem, routing: IntArray, replicas: Replicas, floor: FloatArray) -> None:
+    def __init__(
+        self,
+        problem: LayerProblem,
+        routing: IntArray,
+        replicas: Replicas,
+        floor: FloatArray,
+        widths: Widths | None = None,
+    ) -> None:
         """Start from a placement.
 
         Args:
@@ -114,12 +117,15 @@ class State:
             routing: [step, token, k], the steps to search on.
             replicas: where the search starts; the first replica of each expert counts.
             floor: [step], seconds that a step takes whatever the placement: the external channel.
+            widths: of groups of banks, which then take the place of banks: every expert lies in one of them.
         """
         rates, self.problem, self.sizes = problem.rates, problem, problem.sizes
-        self.banks = rates.banks
+        self.width = np.ones(rates.banks) if widths is None else np.array(widths, dtype=np.float64)
+        self.banks = len(self.width)
         self.bank_rate = 1 / rates.bank_bytes_per_second
         self.link_rate = rates.partial_sum_bytes / rates.link_bytes_per_second
-        self.lengths = run_lengths(self.banks)
+        used = {len(copy) for copies in replicas for copy in copies}
+        self.lengths = tuple(sorted({*run_lengths(self.banks), *used})) if widths is None else (1,)
         resident = np.append(self.sizes > 0, False)
         routing = np.where(resident[routing], routing, NOBODY)
         self.visits = visits(routing, len(self.sizes))
@@ -148,7 +154,8 @@ class State:
         return home
 
     def _change(self, expert: int, home: Banks, sign: int) -> None:
-        part, where = sign * self.sizes[expert] / len(home), np.array(home)
+        where = np.array(home)
+        part = sign * self.sizes[expert] / len(home) / self.width[where]
         steps, tokens, firsts = self.visits.steps[expert], self.visits.tokens[expert], self.visits.firsts[expert]
         self.held[where] += part
         if not len(steps):
@@ -157,7 +164,7 @@ class State:
         self.load[steps if everywhere else np.ix_(steps, where)] += part
         rows = tokens if everywhere else np.ix_(tokens, where)
         cover = self.cover[rows]
-        alone = (cover == (0 if sign > 0 else 1)).sum(axis=1)
+        alone = (cover == (0 if sign > 0 else 1)) @ self.width[where]
         self.cover[rows] = cover + sign
         self.heard[steps] += sign * np.add.reduceat(alone, firsts)
         banks = self.load[steps].max(axis=1) * self.bank_rate
@@ -169,37 +176,65 @@ class State:
         return bool(self.held.max() <= self.problem.bank_limit_bytes + SLACK_BYTES)
 
     def offers(self, expert: int, limit: float | None = None) -> Offers:
-        """Price every run that an expert without a place fits; `limit` replaces the bytes that a bank may hold."""
-        steps, size = self.visits.steps[expert], self.sizes[expert]
-        load = self.load[steps]
-        highest = load.max(axis=1)
-        free = np.add.reduceat(
-            self.cover[self.visits.tokens[expert]] == 0, self.visits.firsts[expert], axis=0, dtype=np.int32
-        )
-        windows, held = _Windows(load), _Windows(self.held[None])
-        sums = np.cumsum(np.hstack([np.zeros_like(free[:, :1]), free, free]), axis=1)
+        """Price every run that an expert fits, as if it had no place; `limit` replaces the bytes that a bank may hold."""
+        size, limit = self.sizes[expert], (self.problem.bank_limit_bytes if limit is None else limit) + SLACK_BYTES
+        steps, load, free, heard, held = self._without(expert)
+        floor, highest = self.floor[steps][:, None], load.max(axis=1)[:, None]
+        windows, rooms = _Windows(load), _Windows(held[None])
+        sums = _prefix_sums(free * self.width)
         blocks, starts_of, lengths_of = [], [], []
-        limit = (self.problem.bank_limit_bytes if limit is None else limit) + SLACK_BYTES
         for length in self.lengths:
-            part = size / length
-            starts = np.flatnonzero(held.maximum(length)[0] + part <= limit)
+            part = size / length / self.width
+            starts = np.flatnonzero(rooms.maximum(length)[0] + part <= limit)
             starts = starts[:1] if length == self.banks else starts
             if not len(starts):
                 continue
-            busiest = np.maximum(highest[:, None], windows.maximum(length)[:, starts] + part) * self.bank_rate
-            heard = self.heard[steps][:, None] + sums[:, starts + length] - sums[:, starts]
-            blocks.append(np.maximum(np.maximum(busiest, heard * self.link_rate), self.floor[steps][:, None]))
+            part = part[starts]
+            busiest = np.maximum(highest, windows.maximum(length)[:, starts] + part) * self.bank_rate
+            link = (heard[:, None] + (sums[:, starts + length] - sums[:, starts])) * self.link_rate
+            blocks.append(np.maximum(np.maximum(busiest, link), floor))
             starts_of.append(starts)
             lengths_of.append(np.full(len(starts), length))
             self.cells += busiest.size
-        self.cells += load.size + len(self.visits.tokens[expert]) * self.banks
+        self.cells += load.size + len(self.visits.tokens[expert]) * self.banks + CALL_CELLS
         if not blocks:
             return Offers(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, len(steps))))
         return Offers(np.concatenate(starts_of), np.concatenate(lengths_of), np.hstack(blocks).T)
 
+    def _without(self, expert: int) -> tuple[IntArray, FloatArray, IntArray, FloatArray, FloatArray]:
+        """Return what would be without an expert.
+
+        Its steps; their load [step, bank], the tokens of each step that would newly hear each bank [step, bank], the
+        banks that the others hear [step]; and the bytes in each bank.
+        """
+        steps, tokens, firsts = self.visits.steps[expert], self.visits.tokens[expert], self.visits.firsts[expert]
+        load, heard, held = self.load[steps], self.heard[steps], self.held
+        unheard = self.cover[tokens] == 0
+        home = self.homes.get(expert)
+        if home is not None:
+            where = np.array(home)
+            part = self.sizes[expert] / len(home) / self.width[where]
+            load[:, where] -= part
+            held = held.copy()
+            held[where] -= part
+            unheard[:, where] = alone = self.cover[tokens[:, None], where] == 1
+            heard = heard - np.add.reduceat(alone @ self.width[where], firsts)
+        return steps, load, np.add.reduceat(unheard, firsts, axis=0, dtype=np.int32), heard, held
+
     def replicas(self) -> Replicas:
         """Return the placement."""
         return tuple((self.homes[e],) if e in self.homes else () for e in range(len(self.sizes)))
+
+
+def _prefix_sums(table: FloatArray | IntArray) -> FloatArray | IntArray:
+    """Return sums of the first columns of a table that is repeated once: [row, 2·banks + 1]."""
+    return np.cumsum(np.hstack([np.zeros_like(table[:, :1]), table, table]), axis=1)
+
+
+def runs_sum(table: FloatArray, length: int) -> FloatArray:
+    """Return the sum of every cyclic window of `length` columns: [row, start]."""
+    sums, banks = _prefix_sums(table), table.shape[1]
+    return np.asarray(sums[:, length : length + banks] - sums[:, :banks])
 
 
 class _Windows:
@@ -220,16 +255,17 @@ class _Windows:
 
 
 def relocate(state: State, expert: int) -> bool:
-    """Move one expert to its best run; undo it where the gain is not significant."""
+    """Move one expert to its best run, if the gain is significant."""
     steps = state.visits.steps[expert]
     if not len(steps):
         return False
-    before, old = state.seconds[steps].copy(), state.remove(expert)
     offers = state.offers(expert)
     best = int(np.argmin(offers.seconds.sum(axis=1))) if len(offers.starts) else -1
-    accepted = best >= 0 and is_significant(before - offers.seconds[best])
-    state.insert(expert, offers.banks(best, state.banks) if accepted else old)
-    return accepted
+    if best < 0 or not is_significant(state.seconds[steps] - offers.seconds[best]):
+        return False
+    state.remove(expert)
+    state.insert(expert, offers.banks(best, state.banks))
+    return True
 
 
 def exchange(state: State, expert: int) -> bool:
@@ -240,9 +276,8 @@ def exchange(state: State, expert: int) -> bool:
     steps = state.visits.steps[expert]
     if not len(steps):
         return False
-    mine = state.remove(expert)
+    mine = state.homes[expert]
     offers = state.offers(expert, np.inf)
-    state.insert(expert, mine)
     runs = zip(offers.starts.tolist(), offers.lengths.tolist(), strict=True)
     cost = dict(zip(runs, offers.seconds.sum(axis=1).tolist(), strict=True))
     others = [

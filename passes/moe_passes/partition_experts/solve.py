@@ -15,7 +15,9 @@ import numpy as np
 
 from moe_passes.partition_experts import baselines, residency
 from moe_passes.partition_experts.bound import lower_bound
+from moe_passes.partition_experts.cluster import tighten
 from moe_passes.partition_experts.exact import improve
+from moe_passes.partition_experts.groups import refine
 from moe_passes.partition_experts.problem import (
     IntArray,
     Layer,
@@ -28,13 +30,18 @@ from moe_passes.partition_experts.problem import (
 )
 from moe_passes.partition_experts.replicate import replicate
 from moe_passes.partition_experts.search import SLACK_BYTES, State, search
-from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
+from moe_passes.partition_experts.starts import starts
+from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes, step_seconds
 
-WORK = 64_000_000
+WORK = 128_000_000
 """Table cells that the search of a layer may price."""
-STARTS = 3
-"""Baselines that the search starts from."""
-MOST_VISITS = 1 << 16
+STARTS, FINISHERS = 6, 2
+"""Uniform widths that are searched, and how many of them are then searched with every width mixed."""
+GLANCE_STEPS = 128
+"""Training steps on which placements with replicas are compared with one another."""
+MOST_BATCHINGS = 2
+"""Times that the sequences of training steps are batched anew, the given one included."""
+MOST_VISITS = 3 << 16
 """Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
 PROVED = 1e-9
 ATTEMPTS = 4
@@ -95,8 +102,7 @@ def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Place
     best, objective = fitting[order[0]], scores[order[0]]
     stages = [(order[0], objective)]
     if work and objective > bound * (1 + PROVED):
-        starts = [name for name in order if all(len(copies) <= 1 for copies in fitting[name])][:STARTS]
-        for stage, replicas in _searched(problem, [fitting[name] for name in starts], seed, work):
+        for stage, replicas in _searched(problem, seed, work):
             score = mean_seconds(problem, replicas)
             if score < objective:
                 best, objective = replicas, score
@@ -175,31 +181,57 @@ def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[P
         return list(pool.map(solve_layer, *zip(*tasks, strict=True)))
 
 
-def _searched(problem: LayerProblem, starts: list[Replicas], seed: int, work: int) -> Iterable[tuple[str, Replicas]]:
-    """Yield what each start becomes, and the best of them with replicas."""
-    routing = _sample(problem.layer)
-    missing = missing_bytes(problem.layer, problem.residency, routing)
-    floor = missing / problem.rates.external_bytes_per_second
-    states = []
-    for number, start in enumerate(starts):
-        state = State(problem, routing, start, floor)
-        search(state, seed + number, work // len(starts))
-        states.append(state)
-        yield "local search", state.replicas()
-    if states:
-        improve(min(states, key=lambda state: float(state.seconds.sum())), seed)
-        yield "CP-SAT", min(states, key=lambda state: float(state.seconds.sum())).replicas()
+def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str, Replicas]]:
+    """Yield what each stage of the search makes of the most promising starts."""
+    routing = _training_steps(problem.layer, seed)
+    floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
     smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
-    if states and problem.spare_bytes >= smallest:
-        best = min(states, key=lambda state: float(state.seconds.sum()))
-        yield "replicas", replicate(problem, best, work // len(starts))
+    has_spare = problem.spare_bytes >= smallest
+    few = routing[np.unique(np.linspace(0, len(routing) - 1, GLANCE_STEPS).round().astype(np.int64))]
+    found, copied = [], []
+    for number, start in enumerate(starts(problem, routing, floor)[:STARTS]):
+        replicas = tighten(problem, routing, start.replicas, start.widths) if start.clustered else start.replicas
+        state = State(problem, routing, replicas, floor, start.widths)
+        search(state, seed + number, work // (4 * STARTS))
+        found.append((float(state.seconds.sum()), number, refine(state.replicas(), start.widths)))
+        if has_spare:
+            copies = refine(replicate(problem, state, work // (4 * STARTS)), start.widths)
+            seconds = step_seconds(problem.rates, problem.layer, problem.residency, copies, few)
+            copied.append((float(seconds.sum()), number, copies))
+    if not found:
+        return
+    found.sort()
+    yield "groups", found[0][2]
+    fine = []
+    for _, number, replicas in found[:FINISHERS]:
+        state = State(problem, routing, replicas, floor)
+        search(state, seed + number, work // (4 * FINISHERS))
+        fine.append(state)
+        yield "local search", state.replicas()
+    best = min(fine, key=lambda state: float(state.seconds.sum()))
+    improve(best, seed)
+    yield "CP-SAT", best.replicas()
+    if has_spare:
+        yield "replicas", min(copied)[2]
+        yield "replicas", replicate(problem, best, work // 4)
 
 
-def _sample(layer: Layer) -> IntArray:
-    """Return training steps, evenly spread, with at most `MOST_VISITS` choices."""
+def _training_steps(layer: Layer, seed: int) -> IntArray:
+    """Return training steps, evenly spread, with at most `MOST_VISITS` choices.
+
+    Where there are few steps of many sequences, more are made by batching the same sequences otherwise: which of them
+    met in one step is chance, and a placement should not learn it.
+    """
     steps, tokens, k = layer.routing.shape
-    count = max(1, min(steps, MOST_VISITS // (tokens * k)))
-    return layer.routing[np.linspace(0, steps - 1, count).round().astype(np.int64)]
+    most = max(1, MOST_VISITS // (tokens * k))
+    if steps >= most:
+        return layer.routing[np.linspace(0, steps - 1, most).round().astype(np.int64)]
+    made = [layer.routing]
+    random = np.random.default_rng([seed, 11])
+    runs = layer.routing.reshape(steps * layer.sequences, tokens // layer.sequences, k)
+    if layer.sequences > 1:
+        made += [random.permutation(runs).reshape(layer.routing.shape) for _ in range(most // steps - 1)]
+    return np.concatenate(made[:MOST_BATCHINGS])
 
 
 def _parts(replicas: Replicas) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from moe_passes.partition_experts.dispatch import Dispatcher
 from moe_passes.partition_experts.problem import (
@@ -15,10 +16,6 @@ from moe_passes.partition_experts.problem import (
     Replicas,
     distinct,
 )
-
-CELLS = 1 << 24
-"""Cells of a table that is worked on at once."""
-
 
 @dataclass(frozen=True)
 class Served:
@@ -68,20 +65,29 @@ def bank_seconds(rates: Rates, by: Served) -> FloatArray:
     return np.asarray((used @ held).max(axis=1, initial=0.0) / rates.bank_bytes_per_second)
 
 
+def link_seconds(rates: Rates, by: Served) -> FloatArray:
+    """Seconds of the link: [step]."""
+    return np.asarray(heard(by) * (rates.partial_sum_bytes / rates.link_bytes_per_second))
+
+
 def heard(by: Served) -> IntArray:
     """Banks that tokens hear partial sums from, summed over the tokens of a step: [step]."""
     steps, tokens, k = by.routing.shape
-    holds = np.vstack([by.rows > 0, np.zeros((1, by.rows.shape[1]), dtype=np.bool_)])
     flat = by.routing.reshape(-1, k)
-    chunk = max(1, CELLS // max(1, holds.shape[1]))
-    count = np.empty(len(flat), dtype=np.int64)
-    for start in range(0, len(flat), chunk):
-        part = flat[start : start + chunk]
-        any_of = holds[part[:, 0]]
+    count = np.zeros(len(flat), dtype=np.int64)
+    for word in _words(by.rows > 0).T:
+        any_of = word[flat[:, 0]]
         for place in range(1, k):
-            any_of |= holds[part[:, place]]
-        count[start : start + chunk] = any_of.sum(axis=1)
+            any_of |= word[flat[:, place]]
+        count += np.bitwise_count(any_of)
     return np.asarray(count.reshape(steps, tokens).sum(axis=1))
+
+
+def _words(holds: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Pack rows of banks into words of 64 bits: [row + 1, word]; the last row, `NOBODY`, is empty."""
+    bits = np.packbits(np.vstack([holds, np.zeros_like(holds[:1], shape=(1, holds.shape[1]))]), axis=1)
+    padded = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))
+    return np.ascontiguousarray(padded).view(np.uint64)
 
 
 def missing_bytes(layer: Layer, residency: IntArray, routing: IntArray) -> FloatArray:
@@ -97,9 +103,8 @@ def step_seconds(
     routing = layer.routing if routing is None else routing
     sizes = layer.resident_bytes(residency).astype(np.float64)
     by = served(replicas, sizes, routing, rates.banks)
-    link = heard(by) * (rates.partial_sum_bytes / rates.link_bytes_per_second)
     external = missing_bytes(layer, residency, routing) / rates.external_bytes_per_second
-    return np.asarray(np.maximum(np.maximum(bank_seconds(rates, by), link), external))
+    return np.asarray(np.maximum(np.maximum(bank_seconds(rates, by), link_seconds(rates, by)), external))
 
 
 def mean_seconds(problem: LayerProblem, replicas: Replicas) -> float:

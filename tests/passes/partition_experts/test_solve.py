@@ -11,8 +11,9 @@ from moe_passes.errors import InfeasibleError, InputError
 from moe_passes.partition_experts import baselines
 from moe_passes.partition_experts.bound import lower_bound
 from moe_passes.partition_experts.check import violations
+from moe_passes.partition_experts.groups import run_lengths
 from moe_passes.partition_experts.problem import ALL, MSB, NONE, Layer, LayerProblem, Problem, Rates
-from moe_passes.partition_experts.search import State, is_significant, run, run_lengths
+from moe_passes.partition_experts.search import State, is_significant, run
 from moe_passes.partition_experts.solve import layer_problems, place_baseline, solve, solve_layer
 from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes, step_seconds
 
