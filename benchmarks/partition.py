@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 from moe_passes.partition_experts.bound import lower_bound
@@ -30,7 +31,7 @@ from moe_compiler.profile import synthetic
 from moe_compiler.profile.files import shipped_profiles
 from moe_compiler.target.loader import load_target
 
-TOKENS, TOP_K, SEEDS = 8192, 8, (0, 1, 2)
+TOKENS, TOP_K, SEEDS = 32768, 8, (0, 1, 2)
 WHOLE_BYTES, MSB_BYTES, HIDDEN = 5_013_504, 2_654_208, 2048
 MIXTRAL_WHOLE, MIXTRAL_MSB, MIXTRAL_HIDDEN = 187_170_816, 99_090_432, 4096
 LINKS = (4, 8, 16, 32, 64)
@@ -71,7 +72,7 @@ def routing(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
     count = LAYERS[instance.capacity]
     if instance.source.startswith("synthetic"):
         seed = int(instance.source.removeprefix("synthetic-seed"))
-        trace = synthetic.generate(TOKENS, count, instance.experts, TOP_K, seed).experts
+        trace = generated(count, instance.experts, seed)
         halves = [(trace, *split_of(TOKENS, split)) for split in ("train", "held-out")]
     else:
         _, train, test = instance.source.split("-")
@@ -79,6 +80,11 @@ def routing(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
         halves = [(file.astype(np.int64)[:, :count], 0, len(file)) for file in files]
     cuts = [(trace, cut(first, length, instance.batch, instance.width)) for trace, first, length in halves]
     return tuple(trace[steps.reshape(len(steps), -1)] for trace, steps in cuts)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=4)
+def generated(layers: int, experts: int, seed: int) -> np.ndarray:
+    return synthetic.generate(TOKENS, layers, experts, TOP_K, seed).experts
 
 
 def problem(instance: Instance, train: np.ndarray) -> Problem:
@@ -95,7 +101,7 @@ def problem(instance: Instance, train: np.ndarray) -> Problem:
         external_bytes_per_second=machine.external.bytes_per_second,
         partial_sum_bytes=2 * (MIXTRAL_HIDDEN if real else HIDDEN),
     )
-    layers = (Layer(f"l{n}", instance.experts, msb, whole, train[:, :, n], sequences=instance.batch) for n in range(train.shape[2]))
+    layers = (Layer(f"l{n}", instance.experts, msb, whole, train[:, :, n]) for n in range(train.shape[2]))
     return Problem(rates, tuple(layers))
 
 

@@ -22,8 +22,8 @@ from moe_passes.partition_experts.problem import FloatArray, IntArray, LayerProb
 
 Table = npt.NDArray[np.float32]
 SLACK_BYTES = 1.0
-MOST_ROUNDS = 40
-MOST_TOKENS = 4096
+MOST_ROUNDS = 16
+MOST_TOKENS = 2048
 
 
 def cluster(problem: LayerProblem, routing: IntArray, widths: Widths, full: bool) -> Replicas | None:

@@ -80,7 +80,6 @@ class Layer:
         whole_bytes: of one expert in full precision.
         routing: [step, token, k], expert ids of training steps, `NOBODY` where a place is not filled.
         residency: [expert], `NONE`, `MSB` or `ALL` where that is decided already; None where it is to be.
-        sequences: of which a step decodes equally many neighbouring tokens each; they have nothing to do with one another.
     """
 
     name: str
@@ -89,7 +88,6 @@ class Layer:
     whole_bytes: int
     routing: IntArray
     residency: IntArray | None = None
-    sequences: int = 1
 
     def __post_init__(self) -> None:
         where = f"layer '{self.name}'"
@@ -101,10 +99,6 @@ class Layer:
             raise InputError(
                 f"{where}: routing has type {self.routing.dtype} and shape {self.routing.shape}; "
                 "valid: integers [step, token, k], at least one"
-            )
-        if self.sequences < 1 or self.routing.shape[1] % self.sequences:
-            raise InputError(
-                f"{where}: {self.sequences} sequences; valid: a divisor of {self.routing.shape[1]}, the tokens of a step"
             )
         if self.routing.min() < NOBODY or self.routing.max() >= self.experts:
             raise InputError(f"{where}: routing holds an expert id outside -1 to {self.experts - 1}")

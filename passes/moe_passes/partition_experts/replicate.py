@@ -8,7 +8,7 @@ the dispatcher then has all steps anew, and a placement with replicas is kept on
 
 import numpy as np
 
-from moe_passes.partition_experts.problem import Banks, FloatArray, IntArray, LayerProblem, Replicas
+from moe_passes.partition_experts.problem import Banks, FloatArray, LayerProblem, Replicas
 from moe_passes.partition_experts.search import SLACK_BYTES, State, is_significant, run, runs_sum
 
 POWER = 8
@@ -95,9 +95,7 @@ class _Copies:
     def _has_room(self, expert: int, start: int, length: int) -> bool:
         home = run(start, length, self.state.banks)
         after = self.held[list(home)] + self._part(expert, home)
-        return home not in self.homes[expert] and bool(
-            after.max() <= self.problem.bank_limit_bytes + SLACK_BYTES
-        )
+        return home not in self.homes[expert] and bool(after.max() <= self.problem.bank_limit_bytes + SLACK_BYTES)
 
     def _load_without(self, expert: int) -> FloatArray:
         """Return the load of the expert's steps without it: [step, bank]."""

@@ -176,7 +176,7 @@ class State:
         return bool(self.held.max() <= self.problem.bank_limit_bytes + SLACK_BYTES)
 
     def offers(self, expert: int, limit: float | None = None) -> Offers:
-        """Price every run that an expert fits, as if it had no place; `limit` replaces the bytes that a bank may hold."""
+        """Price every run that an expert fits, as if it had no place; `limit` replaces the bytes a bank may hold."""
         size, limit = self.sizes[expert], (self.problem.bank_limit_bytes if limit is None else limit) + SLACK_BYTES
         steps, load, free, heard, held = self._without(expert)
         floor, highest = self.floor[steps][:, None], load.max(axis=1)[:, None]
@@ -226,9 +226,9 @@ class State:
         return tuple((self.homes[e],) if e in self.homes else () for e in range(len(self.sizes)))
 
 
-def _prefix_sums(table: FloatArray | IntArray) -> FloatArray | IntArray:
+def _prefix_sums(table: FloatArray) -> FloatArray:
     """Return sums of the first columns of a table that is repeated once: [row, 2·banks + 1]."""
-    return np.cumsum(np.hstack([np.zeros_like(table[:, :1]), table, table]), axis=1)
+    return np.asarray(np.cumsum(np.hstack([np.zeros_like(table[:, :1]), table, table]), axis=1))
 
 
 def runs_sum(table: FloatArray, length: int) -> FloatArray:

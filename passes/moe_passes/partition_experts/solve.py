@@ -12,6 +12,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from moe_passes.partition_experts import baselines, residency
 from moe_passes.partition_experts.bound import lower_bound
@@ -33,15 +34,13 @@ from moe_passes.partition_experts.search import SLACK_BYTES, State, search
 from moe_passes.partition_experts.starts import starts
 from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes, step_seconds
 
-WORK = 128_000_000
+WORK = 100_000_000
 """Table cells that the search of a layer may price."""
 STARTS, FINISHERS = 6, 2
 """Uniform widths that are searched, and how many of them are then searched with every width mixed."""
-GLANCE_STEPS = 128
+GLANCE_STEPS = 96
 """Training steps on which placements with replicas are compared with one another."""
-MOST_BATCHINGS = 2
-"""Times that the sequences of training steps are batched anew, the given one included."""
-MOST_VISITS = 3 << 16
+MOST_VISITS = 1 << 16
 """Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
 PROVED = 1e-9
 ATTEMPTS = 4
@@ -94,6 +93,12 @@ def compare(problem: Problem, names: Sequence[str] | None = None) -> dict[str, S
 
 def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Placement:
     """Place the experts of one layer."""
+    # With several threads, BLAS may add in another order, and layers that are solved at once contend for the cores.
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        return _solve_layer(problem, seed, work)
+
+
+def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
     bound = lower_bound(problem)
     placed = {name: baselines.place(name, problem) for name in baselines.names(problem.rates.banks)}
     fitting = {name: replicas for name, replicas in placed.items() if replicas is not None}
@@ -183,11 +188,10 @@ def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[P
 
 def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str, Replicas]]:
     """Yield what each stage of the search makes of the most promising starts."""
-    routing = _training_steps(problem.layer, seed)
+    routing = _sample(problem.layer)
     floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
     smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
     has_spare = problem.spare_bytes >= smallest
-    few = routing[np.unique(np.linspace(0, len(routing) - 1, GLANCE_STEPS).round().astype(np.int64))]
     found, copied = [], []
     for number, start in enumerate(starts(problem, routing, floor)[:STARTS]):
         replicas = tighten(problem, routing, start.replicas, start.widths) if start.clustered else start.replicas
@@ -195,43 +199,34 @@ def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str
         search(state, seed + number, work // (4 * STARTS))
         found.append((float(state.seconds.sum()), number, refine(state.replicas(), start.widths)))
         if has_spare:
-            copies = refine(replicate(problem, state, work // (4 * STARTS)), start.widths)
-            seconds = step_seconds(problem.rates, problem.layer, problem.residency, copies, few)
-            copied.append((float(seconds.sum()), number, copies))
+            copied.append(refine(replicate(problem, state, work // (4 * STARTS)), start.widths))
     if not found:
         return
     found.sort()
     yield "groups", found[0][2]
     fine = []
     for _, number, replicas in found[:FINISHERS]:
-        state = State(problem, routing, replicas, floor)
-        search(state, seed + number, work // (4 * FINISHERS))
-        fine.append(state)
-        yield "local search", state.replicas()
+        fine.append(State(problem, routing, replicas, floor))
+        search(fine[-1], seed + number, work // (4 * FINISHERS))
     best = min(fine, key=lambda state: float(state.seconds.sum()))
+    yield "local search", best.replicas()
     improve(best, seed)
     yield "CP-SAT", best.replicas()
     if has_spare:
-        yield "replicas", min(copied)[2]
-        yield "replicas", replicate(problem, best, work // 4)
+        copied.append(replicate(problem, best, work // 4))
+        few = routing[np.unique(np.linspace(0, len(routing) - 1, GLANCE_STEPS).round().astype(np.int64))]
+        yield "replicas", min(copied, key=lambda replicas: _seconds(problem, replicas, few))
 
 
-def _training_steps(layer: Layer, seed: int) -> IntArray:
-    """Return training steps, evenly spread, with at most `MOST_VISITS` choices.
+def _seconds(problem: LayerProblem, replicas: Replicas, routing: IntArray) -> float:
+    return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas, routing).mean())
 
-    Where there are few steps of many sequences, more are made by batching the same sequences otherwise: which of them
-    met in one step is chance, and a placement should not learn it.
-    """
+
+def _sample(layer: Layer) -> IntArray:
+    """Return training steps, evenly spread, with at most `MOST_VISITS` choices."""
     steps, tokens, k = layer.routing.shape
-    most = max(1, MOST_VISITS // (tokens * k))
-    if steps >= most:
-        return layer.routing[np.linspace(0, steps - 1, most).round().astype(np.int64)]
-    made = [layer.routing]
-    random = np.random.default_rng([seed, 11])
-    runs = layer.routing.reshape(steps * layer.sequences, tokens // layer.sequences, k)
-    if layer.sequences > 1:
-        made += [random.permutation(runs).reshape(layer.routing.shape) for _ in range(most // steps - 1)]
-    return np.concatenate(made[:MOST_BATCHINGS])
+    count = max(1, min(steps, MOST_VISITS // (tokens * k)))
+    return layer.routing[np.linspace(0, steps - 1, count).round().astype(np.int64)]
 
 
 def _parts(replicas: Replicas) -> int:

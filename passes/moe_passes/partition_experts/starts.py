@@ -1,4 +1,4 @@
-"""Where the search of a layer starts: experts in groups of banks, balanced by load or clustered by who is chosen together."""
+"""Where the search of a layer starts: groups of banks, balanced by load or clustered by who is chosen together."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from moe_passes.partition_experts.problem import FloatArray, IntArray, LayerProb
 
 GLANCE_TOKENS = 768
 """Tokens on which all groupings are judged."""
-FINALISTS = 16
+FINALISTS = 10
 """Groupings that are judged on all steps."""
 LINK_MATTERS = 0.5
 """Clusters are tried where a balanced placement's link takes more than this share of its busiest bank's time."""
@@ -54,7 +54,7 @@ def starts(problem: LayerProblem, routing: IntArray, floor: FloatArray) -> list[
         bank, link = judge.times(widths, placed)
         found.append(Start(widths, placed, float(np.maximum(np.maximum(bank, link), floor).mean()), False))
         if link.mean() > LINK_MATTERS * bank.mean():
-            for full in (False, True):
+            for full in (False, True) if problem.spare_bytes else (False,):
                 clustered = cluster(problem, routing, widths, full)
                 if clustered is not None:
                     found.append(Start(widths, clustered, judge.mean(widths, clustered), True))

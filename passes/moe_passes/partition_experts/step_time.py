@@ -17,6 +17,7 @@ from moe_passes.partition_experts.problem import (
     distinct,
 )
 
+
 @dataclass(frozen=True)
 class Served:
     """The replicas that serve a layer's steps.
