@@ -15,11 +15,12 @@ ACTIVE = (8, 16, 32, 64)
 
 def layer(kind: str, random: np.random.Generator) -> list[tuple[tuple[int, ...], ...]]:
     """Random replicas: every expert or every fourth with a choice of two, whole or over four banks."""
-    width = 4 if "sharded" in kind else 1
+    width, step = 4 if "sharded" in kind else 1, 1 if "any" in kind else 4
     placed = []
     for expert in range(EXPERTS):
         copies = 2 if "all" in kind or expert % 4 == 0 else 1
-        starts = random.choice(BANKS // width, size=copies, replace=False) * width
+        firsts = range(0, BANKS - width + 1, step if width > 1 else 1)
+        starts = random.choice(firsts, size=copies, replace=False)
         placed.append(tuple(tuple(range(start, start + width)) for start in starts.tolist()))
     return placed
 
@@ -44,7 +45,9 @@ def measure(kind: str, active: int) -> dict[str, float]:
 
 def main() -> None:
     kinds = ("whole, a quarter with two replicas", "whole, all with two replicas",
-             "sharded, a quarter with two replicas", "sharded, all with two replicas")  # fmt: skip
+             "sharded, a quarter with two replicas", "sharded, all with two replicas",
+             "sharded over any four neighbours, a quarter with two replicas",
+             "sharded over any four neighbours, all with two replicas")  # fmt: skip
     result = {kind: {str(active): measure(kind, active) for active in ACTIVE} for kind in kinds}
     print(json.dumps({"experts": EXPERTS, "banks": BANKS, "active": result}, indent=1))
 

@@ -2,8 +2,8 @@
 
 Layers are solved on their own, each within `mean + slack` bytes a bank, where slack is what HB has to spare in a bank
 over all layers. A placement costs the same however its banks are numbered; so where banks would overflow, the layers
-are put together by numbering them anew, fullest bank of a layer to the emptiest one so far. If that is not enough, the
-slack is halved and the search repeated; without slack every layer is spread evenly, which always fits.
+are put together by numbering them anew (`assemble.py`). If that is not enough, the slack is halved and the search
+repeated; in the end each layer keeps to its own part of the slack, with which all fit for certain.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from moe_passes.partition_experts import baselines, residency
+from moe_passes.partition_experts.assemble import numbering
 from moe_passes.partition_experts.bound import lower_bound
 from moe_passes.partition_experts.cluster import tighten
 from moe_passes.partition_experts.exact import improve
@@ -43,8 +44,10 @@ GLANCE_STEPS = 96
 MOST_VISITS = 1 << 16
 """Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
 PROVED = 1e-9
-ATTEMPTS = 4
-"""Slacks that are tried: all of it, a half, a quarter, none."""
+WORTH_SEARCHING = 1e-3
+"""Above its bound, as a share of it: a layer that a baseline places better than this is not searched."""
+SLACK_SHARES = (1.0, 0.5, 0.25)
+"""Of the slack of all layers, what each layer may use; then only its own part, with which all fit for certain."""
 FILLINGS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
 """Shares of HB that a baseline tries to fill."""
 
@@ -106,7 +109,7 @@ def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
     order = sorted(scores, key=lambda name: (scores[name], _parts(fitting[name]), name))
     best, objective = fitting[order[0]], scores[order[0]]
     stages = [(order[0], objective)]
-    if work and objective > bound * (1 + PROVED):
+    if work and objective > bound * (1 + WORTH_SEARCHING):
         for stage, replicas in _searched(problem, seed, work):
             score = mean_seconds(problem, replicas)
             if score < objective:
@@ -161,7 +164,7 @@ def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: f
     rates = problem.rates
     sizes = [int(la.resident_bytes(r).sum()) for la, r in zip(problem.layers, residencies, strict=True)]
     spare = max(0, rates.banks * rates.bank_capacity_bytes - sum(sizes))
-    slack, each = slack_share * spare / rates.banks, slack_share * spare / len(sizes)
+    slack, each = slack_share * spare / rates.banks, spare / len(sizes)
     return [
         LayerProblem(rates, layer, chosen, size / rates.banks + slack, each)
         for layer, chosen, size in zip(problem.layers, residencies, sizes, strict=True)
@@ -169,14 +172,18 @@ def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: f
 
 
 def _solve_with(problem: Problem, residencies: list[IntArray], seed: int, jobs: int, work: int) -> Solution:
-    for attempt in range(ATTEMPTS):
-        share = 0.0 if attempt == ATTEMPTS - 1 else 0.5**attempt
+    rates, certain = problem.rates, 1 / len(problem.layers)
+    sizes = [la.resident_bytes(levels) for la, levels in zip(problem.layers, residencies, strict=True)]
+    spare = rates.banks * rates.bank_capacity_bytes - sum(int(size.sum()) for size in sizes)
+    smallest = min((int(size[size > 0].min()) for size in sizes if size.any()), default=0)
+    # Where HB is full, layers that each bend their banks by the little that is left cannot all have their way.
+    for share in (*SLACK_SHARES, certain) if spare >= smallest else (certain,):
         layers = layer_problems(problem, residencies, share)
         tasks = [(layer, seed + number, work) for number, layer in enumerate(layers)]
         solution = _assemble(problem, list(_spread(tasks, jobs)), seed)
         if solution is not None:
             return solution
-    raise AssertionError("without slack every layer is spread evenly, which fits")
+    raise AssertionError("layers that keep to their own part of every bank fit together")
 
 
 def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[Placement]:
@@ -235,20 +242,15 @@ def _parts(replicas: Replicas) -> int:
 
 def _assemble(problem: Problem, placements: list[Placement], seed: int) -> Solution | None:
     """Number the banks of layers so that all fit together; None where they do not."""
-    banks, limit = problem.rates.banks, problem.rates.bank_capacity_bytes + SLACK_BYTES
-    held = [
-        parts(placement.replicas, layer.resident_bytes(placement.residency), banks)
+    held = np.array([
+        parts(placement.replicas, layer.resident_bytes(placement.residency), problem.rates.banks)
         for placement, layer in zip(placements, problem.layers, strict=True)
-    ]
-    if np.sum(held, axis=0).max() <= limit:
-        return Solution(tuple(placements), seed)
-    total, result = np.zeros(banks), []
-    for placement, layer_held in zip(placements, held, strict=True):
-        number = np.empty(banks, dtype=np.int64)
-        number[np.argsort(-layer_held, kind="stable")] = np.argsort(total, kind="stable")
-        total[number] += layer_held
-        result.append(replace(placement, replicas=_renumbered(placement.replicas, number)))
-    return Solution(tuple(result), seed) if total.max() <= limit else None
+    ])  # fmt: skip
+    numbers = numbering(held, problem.rates.bank_capacity_bytes + SLACK_BYTES * len(placements))
+    if numbers is None:
+        return None
+    pairs = zip(placements, numbers, strict=True)
+    return Solution(tuple(replace(p, replicas=_renumbered(p.replicas, number)) for p, number in pairs), seed)
 
 
 def _renumbered(replicas: Replicas, number: IntArray) -> Replicas:

@@ -41,6 +41,19 @@ def test_sharded_experts_without_a_choice_keep_it_optimal(replicas, fixed):
         assert dispatcher.busiest(experts, dispatcher.choose(experts)) == pytest.approx(optimum(dispatcher, experts))
 
 
+PAIRS = st.lists(st.sampled_from([(0, 1), (2, 3)]), min_size=1, max_size=2, unique=True)
+
+
+@given(st.lists(PAIRS, min_size=1, max_size=6), st.lists(SOME_BANKS.map(lambda c: c[:1]), max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_replicas_on_disjoint_groups_of_banks_are_dispatched_optimally(replicas, fixed):
+    everything = [*replicas, *fixed]
+    dispatcher = Dispatcher(BANKS, everything, [10.0] * len(replicas) + [7.0] * len(fixed))
+    experts = list(range(len(everything)))
+    assert dispatcher.is_exact
+    assert dispatcher.busiest(experts, dispatcher.choose(experts)) == pytest.approx(optimum(dispatcher, experts))
+
+
 @given(st.lists(st.tuples(SOME_BANKS, st.integers(1, 50)), min_size=1, max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_sharded_choices_are_valid_bounded_and_close(layer):

@@ -101,12 +101,18 @@ def test_sharding_over_all_banks_is_proved_optimal_on_a_fast_link():
     assert solution.layers[0].stages == (("shard-8", solution.objective),), "said at once, without a search"
 
 
-def test_a_mix_of_shard_counts_beats_every_uniform_one_on_a_slow_link():
-    problem = instance(1, experts=24, banks=8, steps=60, tokens=4, link=24.0, k=4, room=2.0)
+def test_where_popularity_is_skewed_hot_experts_lie_wide_and_cold_ones_narrow():
+    """One token a step: it hears a wide group for the experts it is sure to choose, and few banks for the others."""
+    random = np.random.default_rng(1)
+    scores = -1.5 * np.log1p(np.arange(24)) + random.gumbel(size=(200, 1, 24))
+    layer = Layer("l", 24, SIZE // 2, SIZE, np.argsort(-scores, axis=2)[:, :, :4], np.full(24, ALL))
+    problem = Problem(Rates(8, 24 * SIZE // 8, 100.0, 10.0, 1e3, 2), (layer,))
     solution = solve(problem, 0, work=20_000_000)
+    assert violations(problem, solution) == []
     best = min(s.objective for n in baselines.names(8) if (s := place_baseline(problem, n)) is not None)
-    assert solution.objective < 0.97 * best
-    assert len({len(copy) for copies in solution.layers[0].replicas for copy in copies}) > 1
+    assert solution.objective < 0.95 * best
+    widths = [len(copies[0]) for copies in solution.layers[0].replicas]
+    assert np.mean(widths[:6]) > np.mean(widths[-6:]), "experts are numbered by popularity"
 
 
 def test_a_replica_is_made_where_it_pays():
