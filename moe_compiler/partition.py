@@ -93,7 +93,7 @@ def partition(request: Request, progress: Progress = lambda message: None) -> di
         solution = solve(problem, request.seed, request.jobs, compared=compared)
     else:
         budget = math.inf if request.max_migration_gb is None else request.max_migration_gb * 1e9
-        again = replan(problem, previous, budget, request.seed)
+        again = replan(problem, previous, budget, request.seed, request.jobs)
         solution = again.solution
     wrong = violations(problem, solution)
     if wrong:

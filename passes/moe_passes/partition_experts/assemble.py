@@ -37,7 +37,7 @@ def numbering(held: FloatArray, limit: float) -> IntArray | None:
             return number
         moved = placed[:, full, None] - placed
         worse = np.maximum(total[full] - moved, total + moved)
-        layer, other = np.unravel_index(int(worse.argmin()), worse.shape)
+        layer, other = divmod(int(worse.argmin()), banks)
         if worse[layer, other] >= total[full]:
             return None
         total[[full, other]] += np.array([-1, 1]) * moved[layer, other]

@@ -3,15 +3,18 @@
 A byte moves when a bank comes to hold more of an expert than before: Σ over experts and banks of what it holds now
 beyond what it held then. What a bank gives up costs nothing.
 
-Moves are taken in descending order of seconds gained per byte moved: first which experts are resident (one comes, one
-of its size goes, and leaves it its banks), then where they lie. So every prefix of the moves is a plan, and prefixes
-are the trade-off of gain against bytes. Experts with several replicas stay where they are.
+First it is decided which experts are resident (one comes, one of its size goes, and leaves it its banks), then where
+they lie, in two ways of which the better one counts: single experts move to better banks; or whole layers take the
+placement that a fresh solve gives them, its banks numbered for the fewest bytes to move, and then single experts move.
+Both take what gains most seconds per byte first. So every prefix of the moves is a plan, and prefixes are the
+trade-off of gain against bytes. Experts with several replicas move only with their layer.
 """
 
 import heapq
 from dataclasses import dataclass, replace
 
 import numpy as np
+from ortools.graph.python.linear_sum_assignment import SimpleLinearSumAssignment
 
 from moe_passes.errors import InputError
 from moe_passes.partition_experts.bound import lower_bound
@@ -28,8 +31,11 @@ from moe_passes.partition_experts.problem import (
     parts,
 )
 from moe_passes.partition_experts.search import State, is_significant
+from moe_passes.partition_experts.solve import WORK, solve
 from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
 
+UNITS = 1_000_000
+"""Of the most bytes that a bank can keep: assignments know integers only."""
 CURVE_POINTS = 32
 """Exchanges of residents after which the trade-off is reported."""
 
@@ -62,23 +68,104 @@ class Replanned:
     curve: tuple[tuple[float, float], ...]
 
 
-def replan(problem: Problem, previous: list[Plan], budget_bytes: float, seed: int = 0) -> Replanned:
+def replan(
+    problem: Problem, previous: list[Plan], budget_bytes: float, seed: int = 0, jobs: int = 1, work: int = WORK
+) -> Replanned:
     """Improve an older plan within a budget.
+
+    Args:
+        problem: machine and layers.
+        previous: the older plan.
+        budget_bytes: that may move; infinite for any.
+        seed: of the fresh solve.
+        jobs: processes of the fresh solve.
+        work: table cells that the fresh solve of a layer may price.
 
     Raises:
         InputError: the older plan is of other layers or experts, or does not fit the banks.
     """
     _check(problem, previous)
     before = [_seconds(problem, layer, plan) for layer, plan in zip(problem.layers, previous, strict=True)]
-    plans, curve = _exchange_residents(problem, previous, budget_bytes)
-    curve = [(0.0, sum(before)), *curve]
-    movers = _Movers(problem, previous, plans)
-    curve += movers.run(budget_bytes, curve[-1][0])
-    plans = movers.plans()
-    if sum(_seconds(problem, la, plan) for la, plan in zip(problem.layers, plans, strict=True)) > sum(before):
+    plans, swaps = _exchange_residents(problem, previous, budget_bytes)
+    asked = [replace(layer, residency=plan.residency) for layer, plan in zip(problem.layers, plans, strict=True)]
+    fresh = solve(Problem(problem.rates, tuple(asked)), seed, jobs, work)
+    adopted, switches = _adopt(problem, previous, plans, fresh, budget_bytes)
+    ways = [plans, adopted]
+    # Numbered for the fewest bytes, layers may not fit together; as the fresh solve numbers them, they do.
+    whole = [Plan(placed.residency, placed.replicas) for placed in fresh.layers]
+    if (moved := moved_bytes(problem, previous, whole)) <= budget_bytes:
+        ways.append(whole)
+        switches.append((moved, fresh.objective))
+    ended = [_moved_on(problem, previous, way, budget_bytes) for way in ways]
+    plans = min((way for way, _ in ended), key=lambda way: _total(problem, way))
+    curve = _envelope([(0.0, sum(before)), *swaps, *switches, *(point for _, points in ended for point in points)])
+    if _total(problem, plans) > sum(before):
         plans, curve = previous, curve[:1]
     layers = [_placement(problem, *entry) for entry in zip(problem.layers, plans, previous, strict=True)]
     return Replanned(Solution(tuple(layers), seed), moved_bytes(problem, previous, plans), tuple(curve))
+
+
+def _total(problem: Problem, plans: list[Plan]) -> float:
+    return sum(_seconds(problem, layer, plan) for layer, plan in zip(problem.layers, plans, strict=True))
+
+
+def _moved_on(
+    problem: Problem, previous: list[Plan], plans: list[Plan], budget: float
+) -> tuple[list[Plan], list[tuple[float, float]]]:
+    """Move single experts from where plans have come to."""
+    movers = _Movers(problem, previous, plans)
+    curve = movers.run(budget, moved_bytes(problem, previous, plans))
+    return movers.plans(), curve
+
+
+def _envelope(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Return the points that no point with fewer bytes is as fast as."""
+    kept: list[tuple[float, float]] = []
+    for moved, seconds in sorted(points):
+        if not kept or seconds < kept[-1][1]:
+            kept.append((moved, seconds))
+    return tuple(kept)
+
+
+def _adopt(
+    problem: Problem, previous: list[Plan], plans: list[Plan], fresh: Solution, budget: float
+) -> tuple[list[Plan], list[tuple[float, float]]]:
+    """Let whole layers take the placement of a fresh solve, most seconds gained per byte first."""
+    banks, limit = problem.rates.banks, problem.rates.bank_capacity_bytes + len(plans)
+    result, moved, offers = list(plans), moved_bytes(problem, previous, plans), []
+    held = [_held(layer, plan, banks) for layer, plan in zip(problem.layers, plans, strict=True)]
+    for row, (layer, placed) in enumerate(zip(problem.layers, fresh.layers, strict=True)):
+        plan = Plan(placed.residency, _aligned(layer, Plan(placed.residency, placed.replicas), previous[row], banks))
+        gain = _seconds(problem, layer, plans[row]) - placed.objective
+        old = _held(layer, previous[row], banks)
+        comes = np.maximum(_held(layer, plan, banks) - old, 0.0).sum() - np.maximum(held[row] - old, 0.0).sum()
+        if gain > 0:
+            offers.append((-gain / max(float(comes), 1.0), row, plan, float(comes)))
+    seconds, total, curve = _total(problem, plans), np.sum([h.sum(axis=0) for h in held], axis=0), []
+    for _, row, plan, comes in sorted(offers, key=lambda offer: offer[:2]):
+        after = total + _held(problem.layers[row], plan, banks).sum(axis=0) - held[row].sum(axis=0)
+        if moved + comes > budget:
+            break
+        if after.max() > limit:
+            continue
+        seconds += _seconds(problem, problem.layers[row], plan) - _seconds(problem, problem.layers[row], result[row])
+        result[row], total, moved = plan, after, moved + comes
+        curve.append((moved, seconds))
+    return result, curve
+
+
+def _aligned(layer: Layer, new: Plan, old: Plan, banks: int) -> Replicas:
+    """Number the banks of a new plan so that the fewest bytes move: an assignment of its banks to the older plan's."""
+    come, stay = _held(layer, new, banks), _held(layer, old, banks)
+    kept = np.zeros((banks, banks))
+    for expert in np.flatnonzero(come.any(axis=1) & stay.any(axis=1)):
+        kept += np.minimum(come[expert][:, None], stay[expert][None, :])
+    cost = np.round((kept.max() - kept) * (UNITS / max(kept.max(), 1.0))).astype(np.int64)
+    assignment = SimpleLinearSumAssignment()
+    assignment.add_arcs_with_cost(*np.divmod(np.arange(banks * banks), banks), cost.ravel())
+    assignment.solve()
+    number = [assignment.right_mate(bank) for bank in range(banks)]
+    return tuple(tuple(tuple(sorted(number[bank] for bank in copy)) for copy in copies) for copies in new.replicas)
 
 
 def moved_bytes(problem: Problem, previous: list[Plan], plans: list[Plan]) -> float:

@@ -11,7 +11,7 @@ from moe_passes.partition_experts.problem import FloatArray, IntArray, LayerProb
 
 GLANCE_TOKENS = 768
 """Tokens on which all groupings are judged."""
-FINALISTS = 10
+FINALISTS = 8
 """Groupings that are judged on all steps."""
 LINK_MATTERS = 0.5
 """Clusters are tried where a balanced placement's link takes more than this share of its busiest bank's time."""

@@ -111,3 +111,13 @@ def step_seconds(
 def mean_seconds(problem: LayerProblem, replicas: Replicas) -> float:
     """Mean seconds of the layer over its training steps."""
     return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas).mean())
+
+
+def least_seconds(problem: LayerProblem, replicas: Replicas) -> float:
+    """Bound the mean from below without dispatch: a step reads some replica of each of its experts from some bank."""
+    part = [
+        min((size / len(copy) for copy in copies), default=0.0)
+        for copies, size in zip(replicas, problem.sizes.tolist(), strict=True)
+    ]
+    largest = np.array([*part, 0.0])[problem.layer.routing].max(axis=(1, 2))
+    return float(largest.mean() / problem.rates.bank_bytes_per_second)

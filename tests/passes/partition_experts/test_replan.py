@@ -6,7 +6,7 @@ from moe_passes.errors import InputError
 from moe_passes.partition_experts.check import violations
 from moe_passes.partition_experts.problem import ALL, NONE, Layer, Problem, Rates
 from moe_passes.partition_experts.replan import Plan, moved_bytes, replan
-from moe_passes.partition_experts.solve import place_baseline
+from moe_passes.partition_experts.solve import place_baseline, solve
 
 SIZE = 100
 
@@ -43,6 +43,26 @@ def test_more_budget_never_gives_a_worse_plan():
     assert result.solution.objective < result.curve[0][1]
     moved = [point for point, _ in result.curve]
     assert moved == sorted(moved)
+
+
+def test_with_any_budget_it_is_as_good_as_a_fresh_plan():
+    instance = problem(seed=3, link=2.0)
+    fresh = solve(instance, work=200_000)
+    result = replan(instance, plans(instance), np.inf, work=200_000)
+    assert violations(instance, result.solution) == []
+    assert result.solution.objective <= fresh.objective * (1 + 1e-9)
+    assert result.curve[-1][1] == pytest.approx(result.solution.objective)
+    seconds = [seconds for _, seconds in result.curve]
+    assert seconds == sorted(seconds, reverse=True), "more bytes never lose"
+
+
+def test_the_plan_itself_moves_nothing():
+    instance = problem(seed=3, link=2.0)
+    fresh = solve(instance, work=200_000)
+    old = [Plan(placed.residency, placed.replicas) for placed in fresh.layers]
+    result = replan(instance, old, np.inf, work=200_000)
+    assert result.solution.objective <= fresh.objective
+    assert result.moved_bytes <= 0.25 * 2 * 12 * SIZE, "banks are numbered for the fewest bytes"
 
 
 def test_without_budget_the_plan_stays():
