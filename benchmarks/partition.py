@@ -1,7 +1,8 @@
 """Placements against every published baseline and against the bound, on held-out steps; prints JSON and a table.
 
     python benchmarks/partition.py --every 12         # every twelfth instance of the grid
-    python benchmarks/partition.py --json > all.json  # the whole grid: hours
+    python benchmarks/partition.py --experts 256 --banks 64 --every 7 --jobs 1   # solve seconds on one core
+    python benchmarks/partition.py --json > all.json  # the whole grid: two hours
 
 Instances: shipped traces of Mixtral-8x7B (train on one category, score on another), and synthetic traces with 64, 128
 and 256 experts, top-8. A layer of each is placed alone (four together where HB holds a quarter of the bytes, because
@@ -225,10 +226,16 @@ def geometric(ratios: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="run every Nth instance of the grid (default: all)")
+    parser.add_argument("--experts", type=int, help="only instances with so many experts")
+    parser.add_argument("--banks", type=int, help="only instances on so many banks")
     parser.add_argument("--jobs", type=int, default=2, help="instances at once (default: 2)")
     parser.add_argument("--json", action="store_true", help="print every instance as JSON")
     options = parser.parse_args()
-    chosen = instances()[:: options.every]
+    chosen = [
+        instance
+        for instance in instances()[:: options.every]
+        if options.experts in (None, instance.experts) and options.banks in (None, instance.banks)
+    ]
     results = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for done, result in enumerate(pool.map(run, chosen), 1):
