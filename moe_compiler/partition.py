@@ -1,6 +1,5 @@
 """`moec partition`: place a model's experts for a machine, from a routing trace alone."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from moe_passes.dialects.module import append, dense_parts, expert_stores, only,
 from moe_passes.errors import InputError
 from moe_passes.machine import Machine
 from moe_passes.partition_experts import baselines
+from moe_passes.partition_experts.bound import any_residency_bound
 from moe_passes.partition_experts.check import violations
-from moe_passes.partition_experts.formats import MAP_KEY, EplbTriple, from_eplb, from_expert_location
-from moe_passes.partition_experts.problem import ALL, IntArray, Layer, Problem, Rates, Replicas, Solution
+from moe_passes.partition_experts.problem import ALL, IntArray, Layer, Problem, Rates, Solution
 from moe_passes.partition_experts.replan import Plan, Replanned, replan
 from moe_passes.partition_experts.rewrite import rates as draft_rates
 from moe_passes.partition_experts.solve import compare, solve
@@ -25,12 +24,13 @@ from moe_passes.routing import cut, split_of
 from moe_passes.select_draft.rewrite import check_fits, free_bytes, least_staging
 from moe_passes.workload import AUTO_LENGTH, DensePart, ExpertLayer, ModelShape, Workload
 
+from moe_compiler import plan_file
+from moe_compiler.plan_file import RESIDENCY
 from moe_compiler.profile import files as profiles
 from moe_compiler.target.loader import load_target
 from moe_compiler.trace.graph import trace as trace_model
 from moe_compiler.trace.models import load_model
 
-RESIDENCY = ("none", "msb", "all")
 LARGEST_STEP = 4096
 NAME = "partition"
 
@@ -127,7 +127,8 @@ def _check(request: Request) -> None:
     if budget is not None and request.previous is None:
         raise InputError("--max-migration-gb needs --previous: the plan that is migrated from")
     if request.previous is not None and not Path(request.previous).is_file():
-        raise InputError(f"--previous {request.previous}: no such file")
+        what = "is a folder" if Path(request.previous).is_dir() else "no such file"
+        raise InputError(f"--previous {request.previous}: {what}; valid: a plan.json, an expert location or an .npz")
     profiles.check_exists(request.trace)
     profiles.check_exists(request.score)
 
@@ -211,6 +212,7 @@ def _document(request: Request, shape: _Shape, problem: Problem, solution: Solut
         "objective": solution.objective,
         "lower_bound": solution.lower_bound,
         "gap": _gap(solution.objective, solution.lower_bound),
+        "lower_bound_any_residency": min(any_residency_bound(problem), solution.objective),
         "layers": [
             {
                 "layer": shape.layers[row].layer,
@@ -272,77 +274,29 @@ def _previous(path: str | None, shape: _Shape, banks: int) -> list[Plan] | None:
     """Read an older plan: ours, an expert-location JSON, or an EPLB triple as .npz.
 
     Raises:
-        InputError: not such a file, or of another model.
+        InputError: not such a file, or of another model or number of banks.
     """
     if path is None:
         return None
     where = f"--previous {path}"
-    experts = shape.layers[0].experts
-    try:
-        if path.endswith(".npz"):
-            with np.load(path, allow_pickle=False) as file:
-                triple = EplbTriple(*(np.asarray(file[key], dtype=np.int64) for key in EPLB_KEYS))
-            return _all_resident(from_eplb(triple, banks))
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except KeyError as error:
-        raise InputError(f"{where}: has no array {error}; valid: {', '.join(EPLB_KEYS)}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
-    if isinstance(document, list) or (isinstance(document, dict) and MAP_KEY in document):
-        return _all_resident(from_expert_location(document, banks, experts))
-    return read_plan(document, where, shape.model.name, shape.layers, banks)
+    found = plan_file.read(path, where, banks, shape.layers[0].experts)
+    if isinstance(found, plan_file.Slots):
+        return [Plan(np.full(len(replicas), ALL, dtype=np.int64), replicas) for replicas in found.layers]
+    if found.model not in (None, shape.model.name):
+        raise InputError(f"{where}: is a plan of '{found.model}'; valid: one of '{shape.model.name}'")
+    if found.banks != banks:
+        raise InputError(f"{where}: is a plan for {found.banks} banks; valid: {banks}")
+    if len(found.layers) != len(shape.layers):
+        raise InputError(f"{where}: has {len(found.layers)} layers; valid: {len(shape.layers)}")
+    return [_older(entry, layer, where) for entry, layer in zip(found.layers, shape.layers, strict=True)]
 
 
-EPLB_KEYS = ("physical_to_logical", "logical_to_physical", "counts")
-
-
-def _all_resident(placements: list[Replicas]) -> list[Plan]:
-    return [Plan(np.full(len(replicas), ALL, dtype=np.int64), replicas) for replicas in placements]
-
-
-def read_plan(document: Any, where: str, model: str, layers: list[ExpertLayer], banks: int) -> list[Plan]:
-    """Read what `moec partition -o` or `moec compile` wrote.
-
-    Raises:
-        InputError: malformed, or of another model or number of banks.
-    """
-    if not isinstance(document, dict) or not isinstance(document.get("layers"), list):
-        raise InputError(f"{where}: is not a plan; valid: what `moec partition -o` writes, or an expert location")
-    if document.get("model", model) != model:
-        raise InputError(f"{where}: is a plan of '{document['model']}'; valid: one of '{model}'")
-    if document.get("banks", banks) != banks:
-        raise InputError(f"{where}: is a plan for {document['banks']} banks; valid: {banks}")
-    if len(document["layers"]) != len(layers):
-        raise InputError(f"{where}: has {len(document['layers'])} layers; valid: {len(layers)}")
-    return [_read_layer(entry, layer, where, banks) for entry, layer in zip(document["layers"], layers, strict=True)]
-
-
-def _read_layer(entry: Any, layer: ExpertLayer, where: str, banks: int) -> Plan:
-    at = f"{where}: layer {layer.layer}"
-    residency = entry.get("residency") if isinstance(entry, dict) else None
-    placement = entry.get("placement") if isinstance(entry, dict) else None
-    for name, value in (("residency", residency), ("placement", placement)):
-        if not isinstance(value, list) or len(value) != layer.experts:
-            raise InputError(f"{at}: '{name}' must be a list of {layer.experts} entries, one for each expert")
-    assert isinstance(residency, list)
-    assert isinstance(placement, list)
-    if any(level not in RESIDENCY for level in residency):
-        raise InputError(f"{at}: 'residency' must hold {', '.join(RESIDENCY)}")
-    bytes_ = entry.get("expert_bytes")
-    if bytes_ is not None and bytes_ != {"msb": layer.msb_bytes, "all": layer.whole_bytes}:
-        raise InputError(f"{at}: expert_bytes {bytes_} are of another model")
-    replicas = tuple(_read_copies(copies, expert, at, banks) for expert, copies in enumerate(placement))
-    return Plan(np.array([RESIDENCY.index(level) for level in residency], dtype=np.int64), replicas)
-
-
-def _read_copies(copies: Any, expert: int, at: str, banks: int) -> tuple[tuple[int, ...], ...]:
-    valid = isinstance(copies, list) and all(
-        isinstance(copy, list)
-        and copy
-        and len(set(map(str, copy))) == len(copy)
-        and all(isinstance(b, int) and not isinstance(b, bool) and 0 <= b < banks for b in copy)
-        for copy in copies
-    )
-    if not valid:
-        raise InputError(f"{at}: 'placement' of expert {expert}; valid: lists of distinct banks from 0 to {banks - 1}")
-    return tuple(tuple(sorted(copy)) for copy in copies)
+def _older(entry: plan_file.PlanLayer, layer: ExpertLayer, where: str) -> Plan:
+    if entry.layer != layer.layer:
+        raise InputError(f"{where}: layer {entry.layer} stands where layer {layer.layer} is due")
+    if len(entry.residency) != layer.experts:
+        raise InputError(f"{where}: layer {layer.layer} has {len(entry.residency)} experts; valid: {layer.experts}")
+    told = entry.expert_bytes
+    if told is not None and (told.msb, told.all) != (layer.msb_bytes, layer.whole_bytes):
+        raise InputError(f"{where}: layer {layer.layer}: expert_bytes {told.msb}, {told.all} are of another model")
+    return Plan(entry.levels(), entry.replicas())

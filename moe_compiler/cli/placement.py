@@ -3,7 +3,6 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -12,8 +11,7 @@ from moe_passes.partition_experts.formats import to_eplb, to_expert_location
 from moe_passes.partition_experts.problem import Replicas
 
 from moe_compiler.emit.folder import write_bytes
-
-EPLB_NAMES = ("physical_to_logical", "logical_to_physical", "counts")
+from moe_compiler.plan_file import EPLB_KEYS, read_plan
 
 
 @click.group("placement", epilog="Example: moec placement export plan.json --format expert-location -o location.json")
@@ -32,7 +30,7 @@ def export_command(plan: Path, form: str, output: Path) -> None:
         triple = to_eplb(layers, banks)
         buffer = io.BytesIO()
         arrays = (triple.physical_to_logical, triple.logical_to_physical, triple.counts)
-        np.savez_compressed(buffer, **dict(zip(EPLB_NAMES, arrays, strict=True)))  # type: ignore[arg-type]
+        np.savez_compressed(buffer, **dict(zip(EPLB_KEYS, arrays, strict=True)))  # type: ignore[arg-type]
         content = buffer.getvalue()
     else:
         content = (json.dumps(to_expert_location(layers, banks)) + "\n").encode()
@@ -40,18 +38,11 @@ def export_command(plan: Path, form: str, output: Path) -> None:
     click.echo(f"written to {output}")
 
 
-def _read(plan: Path) -> tuple[list[Replicas], int]:
-    try:
-        document: Any = json.loads(plan.read_text(encoding="utf-8"))
-        banks = int(document["banks"])
-        layers = [
-            tuple(tuple(tuple(int(b) for b in copy) for copy in copies) for copies in layer["placement"])
-            for layer in document["layers"]
-        ]
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{plan}: cannot be read: {str(error)[:200]}") from None
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{plan}: is not a plan; valid: what `moec partition -o` writes") from None
-    if banks < 1 or not layers or any(not 0 <= b < banks for la in layers for copies in la for c in copies for b in c):
-        raise InputError(f"{plan}: places experts in banks that it does not have")
-    return layers, banks
+def _read(path: Path) -> tuple[list[Replicas], int]:
+    """Read whole experts; a slot of another system holds all of an expert."""
+    plan = read_plan(str(path), str(path))
+    for layer in plan.layers:
+        for expert, level in enumerate(layer.residency):
+            if level != "all":
+                raise InputError(f"{path}: layer {layer.layer}: expert {expert} is resident as '{level}'; valid: 'all'")
+    return [layer.replicas() for layer in plan.layers], plan.banks

@@ -54,6 +54,7 @@ def plan_document(module: ir.Module) -> dict[str, Any]:
             "staging_bytes": draft.staging_bytes,
             "expert_bytes": draft.expert_bytes,
         },
+        **({"banks": machine.hb.banks} if machine.hb else {}),
         "layers": [_layer(op, layer) for op, layer in find(module, ExpertLayer)],
         "solvers": [_solver(record) for _, record in find(module, SolverRecord)],
         "round": _round(round_),

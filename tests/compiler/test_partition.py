@@ -185,18 +185,82 @@ def test_bad_options_are_refused(model, options, says):
     [
         ("{", "cannot be read"),
         ("3", "is not a plan"),
-        ('{"layers": []}', "has 0 layers"),
-        ('{"model": "other", "layers": []}', "is a plan of 'other'"),
-        ('{"banks": 7, "layers": []}', "is a plan for 7 banks"),
-        ('{"layers": [{}, {}, {}]}', "'residency' must be a list of 16"),
+        ('{"banks": 4, "layers": []}', "layers: List should have at least 1 item"),
+        ('{"banks": 4, "model": "other", "layers": [LAYER]}', "is a plan of 'other'"),
+        ('{"banks": 7, "layers": [LAYER]}', "is a plan for 7 banks"),
+        ('{"banks": 4, "layers": [LAYER]}', "has 1 layers"),
+        ('{"banks": "4", "layers": [LAYER]}', "banks: Input should be a valid integer"),
+        ('{"banks": NaN, "layers": [LAYER]}', "NaN is not a number of JSON"),
+        ('{"schema": 99, "banks": 4, "layers": [LAYER]}', "schema: Input should be 1"),
+        ('{"banks": 4, "layers": [{}, {}, {}]}', "layers.0.layer: Field required"),
+        ('{"banks": 4, "layers": [LAYER, LAYER, LAYER]}', "layer 0 stands where layer 1 is due"),
+        ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1], [1]]]}]}', "two replicas"),
+        ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1, 1]]]}]}', "distinct banks"),
+        ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[]]]}]}', "at least 1 item"),
         ("[[0]]", "slots do not divide"),
     ],
 )
 def test_bad_previous_plans_are_refused(model, tmp_path, content, says):
-    (tmp_path / "old.json").write_text(content)
+    layer = {"layer": 0, "residency": ["all"] * 16, "placement": [[[0]]] * 16}
+    (tmp_path / "old.json").write_text(content.replace("LAYER", json.dumps(layer)))
     result = partition(model, *SLOW, *ONE_COMPARISON, "--previous", tmp_path / "old.json")
     assert isinstance(result.exception, InputError), result.output
     assert says in str(result.exception)
+
+
+TRIPLE = {
+    "physical_to_logical": np.arange(16)[None],
+    "logical_to_physical": np.arange(16)[None, :, None],
+    "counts": np.ones((1, 16), dtype=np.int64),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"counts": np.array(3)}, "'counts' has type int64 and shape ()"),
+        ({"counts": np.full((1, 16), np.nan)}, "'counts' has type float64"),
+        ({"logical_to_physical": np.arange(16)[None]}, "valid: integers of 3 dimensions"),
+        ({"counts": np.ones((2, 16), dtype=np.int64)}, "one number of layers"),
+        ({"physical_to_logical": np.full((1, 16), 99)}, "expert ids from 0 to 15"),
+        (None, "has no array 'physical_to_logical'"),
+    ],
+)
+def test_bad_triples_are_refused(model, tmp_path, change, says):
+    np.savez(tmp_path / "t.npz", **({"other": np.zeros(1)} if change is None else {**TRIPLE, **change}))
+    result = partition(model, *SLOW, *ONE_COMPARISON, "--previous", tmp_path / "t.npz")
+    assert isinstance(result.exception, InputError), result.output
+    assert says in str(result.exception)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", b"\x93NUMPY"])
+def test_files_that_are_no_archives_are_refused(model, tmp_path, content):
+    (tmp_path / "t.npz").write_bytes(content)
+    result = partition(model, *SLOW, *ONE_COMPARISON, "--previous", tmp_path / "t.npz")
+    assert isinstance(result.exception, InputError), result.output
+    assert "cannot be read" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"banks": 100_000_000}, "banks: Input should be less than or equal to"),
+        ({"banks": 60_000}, "equally many in every bank"),
+        ({"residency": ["msb"] + ["all"] * 15}, "expert 0 is resident as 'msb'"),
+        ({"placement": []}, "residency of 16 experts, placement of 0"),
+        ({"placement": [[[0.9]]] * 16}, "valid integer"),
+    ],
+)
+def test_what_slots_cannot_express_is_not_exported(document, tmp_path, change, says):
+    whole = {"residency": ["all"] * 16, "placement": [[[e // 4]] for e in range(16)]}
+    changed = {**whole, **{key: value for key, value in change.items() if key != "banks"}}
+    plan = {**document, **{"banks": change.get("banks", 4)}}
+    (tmp_path / "p.json").write_text(json.dumps({**plan, "layers": [{**la, **changed} for la in plan["layers"]]}))
+    arguments = ["placement", "export", str(tmp_path / "p.json"), "--format", "eplb", "-o", str(tmp_path / "out.npz")]
+    result = CliRunner().invoke(cli, arguments)
+    assert isinstance(result.exception, InputError), result.output
+    assert says in str(result.exception)
+    assert not (tmp_path / "out.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,31 @@ and where the link is slow the wishes of different tokens, which experts should 
 
 import numpy as np
 
-from moe_passes.partition_experts.problem import FloatArray, LayerProblem
+from moe_passes.partition_experts.problem import FloatArray, LayerProblem, Problem
 from moe_passes.partition_experts.step_time import missing_bytes
 
 BISECTIONS = 60
+
+
+def any_residency_bound(problem: Problem) -> float:
+    """Return a bound on the mean seconds of a training step, over every residency and placement of all layers.
+
+    The largest of two, each a sum over layers:
+
+    1. *Loading*: a layer takes at least its missing bytes over the external bandwidth. On the mean over steps, what is
+       missing is linear in what is kept (a kept byte of an expert saves a byte in each step that uses it), and all
+       layers together keep at most the capacity of the banks; so a fractional knapsack by use bounds it.
+    2. *All channels*: a layer of τ seconds gets at most τ·(M·b + external bandwidth) bytes.
+    """
+    rates, layers = problem.rates, problem.layers
+    use = np.concatenate([layer.used.mean(axis=0) for layer in layers])
+    sizes = np.concatenate([np.full(layer.experts, float(layer.whole_bytes)) for layer in layers])
+    order = np.argsort(-use, kind="stable")
+    before = np.cumsum(sizes[order]) - sizes[order]
+    kept = np.clip(rates.banks * rates.bank_capacity_bytes - before, 0.0, sizes[order])
+    missing = float((use[order] * (sizes[order] - kept)).sum())
+    together = rates.banks * rates.bank_bytes_per_second + rates.external_bytes_per_second
+    return max(missing / rates.external_bytes_per_second, float((use * sizes).sum()) / together)
 
 
 def lower_bound(problem: LayerProblem) -> float:

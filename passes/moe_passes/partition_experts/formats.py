@@ -43,6 +43,9 @@ def to_eplb(layers: Sequence[Replicas], banks: int) -> EplbTriple:
     Raises:
         InputError: a placement cannot be expressed; the message says where and why.
     """
+    counts_of = {len(replicas) for replicas in layers}
+    if len(counts_of) != 1:
+        raise InputError(f"layers have {sorted(counts_of)} experts; valid for EPLB: one number in all")
     slots = [_slots(number, replicas, banks) for number, replicas in enumerate(layers)]
     widths = {len(row) for row in slots}
     if len(widths) != 1:

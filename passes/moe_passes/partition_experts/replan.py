@@ -7,7 +7,7 @@ First it is decided which experts are resident (one comes, one of its size goes,
 they lie, in two ways of which the better one counts: single experts move to better banks; or whole layers take the
 placement that a fresh solve gives them, its banks numbered for the fewest bytes to move, and then single experts move.
 Both take what gains most seconds per byte first. So every prefix of the moves is a plan, and prefixes are the
-trade-off of gain against bytes. Experts with several replicas move only with their layer.
+trade-off of gain against bytes. A layer with replicas changes only as a whole.
 """
 
 import heapq
@@ -193,8 +193,10 @@ def _check(problem: Problem, previous: list[Plan]) -> None:
     for layer, plan in zip(problem.layers, previous, strict=True):
         if len(plan.residency) != layer.experts or len(plan.replicas) != layer.experts:
             raise InputError(f"{layer.name}: the previous plan has {len(plan.replicas)} experts, not {layer.experts}")
-        if any((level > 0) != bool(copies) for level, copies in zip(plan.residency, plan.replicas, strict=True)):
-            raise InputError(f"{layer.name}: the previous plan has residents without banks, or banks without residents")
+        for expert, (level, copies) in enumerate(zip(plan.residency, plan.replicas, strict=True)):
+            if (level > 0) != bool(copies):
+                told = "resident but in no bank" if level else "in banks but not resident"
+                raise InputError(f"{layer.name}: in the previous plan expert {expert} is {told}")
         if any(not c or min(c) < 0 or max(c) >= problem.rates.banks for copies in plan.replicas for c in copies):
             raise InputError(f"{layer.name}: the previous plan uses banks beyond the {problem.rates.banks} there are")
         total += parts(plan.replicas, layer.resident_bytes(plan.residency), problem.rates.banks)
@@ -225,7 +227,11 @@ def _placement(problem: Problem, layer: Layer, plan: Plan, old: Plan) -> Placeme
 def _exchange_residents(
     problem: Problem, previous: list[Plan], budget: float
 ) -> tuple[list[Plan], list[tuple[float, float]]]:
-    """Let the experts that most steps miss come for resident ones of their size that fewer steps use."""
+    """Let the experts that most steps miss come for resident ones of their size that fewer steps use.
+
+    Use is a guide, not the gain: where the external channel is not what steps wait for, fewer exchanges are better. So
+    the fastest prefix of them counts.
+    """
     if not np.isfinite(problem.rates.external_bytes_per_second):
         return previous, []
     swaps = _swaps(problem, previous, budget)
@@ -234,6 +240,7 @@ def _exchange_residents(
     seconds = [_seconds(problem, layer, plan) for layer, plan in zip(problem.layers, previous, strict=True)]
     shown = set(np.linspace(0, len(swaps) - 1, CURVE_POINTS).round().astype(int).tolist())
     moved, curve, changed = 0.0, [], set[int]()
+    fastest, best = sum(seconds), previous
     for number, ((row, comes), (out, goes), size) in enumerate(swaps):
         levels[row][comes], levels[out][goes] = levels[out][goes], 0
         copies[row][comes], copies[out][goes] = copies[out][goes], ()
@@ -244,7 +251,10 @@ def _exchange_residents(
                 seconds[layer] = _seconds(problem, problem.layers[layer], Plan(levels[layer], tuple(copies[layer])))
             curve.append((moved, sum(seconds)))
             changed = set()
-    return [Plan(level, tuple(all_)) for level, all_ in zip(levels, copies, strict=True)], curve
+            if sum(seconds) < fastest:
+                fastest = sum(seconds)
+                best = [Plan(level.copy(), tuple(all_)) for level, all_ in zip(levels, copies, strict=True)]
+    return best, curve
 
 
 Spot = tuple[int, int]
@@ -270,14 +280,20 @@ def _swaps(problem: Problem, previous: list[Plan], budget: float) -> list[tuple[
 
 
 class _Movers:
-    """Moves of single experts, the most seconds per byte first; layers share the banks' capacity."""
+    """Moves of single experts, the most seconds per byte first; layers share the banks' capacity.
+
+    A layer with replicas stays as it is: what a move gains there depends on how steps are dispatched anew.
+    """
 
     def __init__(self, problem: Problem, previous: list[Plan], plans: list[Plan]) -> None:
-        self.problem, self.start = problem, plans
-        self.old = [_held(la, plan, problem.rates.banks) for la, plan in zip(problem.layers, previous, strict=True)]
-        self.states = [self._state(layer, plan) for layer, plan in zip(problem.layers, plans, strict=True)]
-        total = np.sum([state.held for state in self.states], axis=0)
-        for state in self.states:
+        self.problem, self.start, banks = problem, plans, problem.rates.banks
+        self.old = [_held(layer, plan, banks) for layer, plan in zip(problem.layers, previous, strict=True)]
+        pairs = list(enumerate(zip(problem.layers, plans, strict=True)))
+        alone = {row for row, (_, plan) in pairs if all(len(copies) <= 1 for copies in plan.replicas)}
+        self.states = {row: self._state(layer, plan) for row, (layer, plan) in pairs if row in alone}
+        self.others = sum(_seconds(problem, layer, plan) for row, (layer, plan) in pairs if row not in alone)
+        total = np.sum([_held(layer, plan, banks).sum(axis=0) for _, (layer, plan) in pairs], axis=0)
+        for state in self.states.values():
             state.held = total
         self.touched: list[set[int]] = [set() for _ in plans]
 
@@ -289,7 +305,7 @@ class _Movers:
     def run(self, budget: float, moved: float) -> list[tuple[float, float]]:
         """Move experts until nothing gains or the budget is spent; returns (bytes, seconds) after each move."""
         steps = len(self.problem.layers[0].routing)
-        heap = [entry for row, plan in enumerate(self.start) for entry in self._offers(row, plan, budget - moved)]
+        heap = [entry for row in self.states for entry in self._offers(row, self.start[row], budget - moved)]
         heapq.heapify(heap)
         curve = []
         while heap:
@@ -305,7 +321,8 @@ class _Movers:
             self.states[row].insert(expert, home)
             self.touched[row].add(expert)
             moved += size
-            curve.append((moved, sum(float(state.seconds.sum()) for state in self.states) / steps))
+            seconds = sum(float(state.seconds.sum()) for state in self.states.values()) / steps
+            curve.append((moved, self.others + seconds))
         return curve
 
     def _offers(self, row: int, plan: Plan, budget: float) -> list[tuple[float, int, int]]:
@@ -344,9 +361,9 @@ class _Movers:
     def plans(self) -> list[Plan]:
         """Return the plans after all moves."""
         result = []
-        for plan, state, moved in zip(self.start, self.states, self.touched, strict=True):
+        for row, (plan, moved) in enumerate(zip(self.start, self.touched, strict=True)):
             copies = list(plan.replicas)
             for expert in moved:
-                copies[expert] = (state.homes[expert],)
+                copies[expert] = (self.states[row].homes[expert],)
             result.append(replace(plan, replicas=tuple(copies)))
         return result

@@ -82,6 +82,31 @@ def test_residents_are_exchanged_for_those_that_more_steps_use():
     assert replan(instance, old, 99).moved_bytes == 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_plans_with_replicas_are_held_to_banks_and_budget(seed):
+    """Replicas fill the banks; whatever the budget, banks are not overfilled and no point of the curve is faster."""
+    instance = problem(seed=seed, room=1.4, link=4.0)
+    old = plans(instance, "eplb-replicas")
+    assert any(len(copies) > 1 for plan in old for copies in plan.replicas)
+    for budget in (0, 150, 400, 1_000, np.inf):
+        result = replan(instance, old, budget, work=200_000)
+        assert violations(instance, result.solution) == []
+        assert result.moved_bytes <= budget
+        assert result.solution.objective == pytest.approx(result.curve[-1][1])
+
+
+def test_residents_are_not_exchanged_where_that_is_slower():
+    """Expert 2 is used more than 1, but its steps wait for the link: no point of the curve beats the plan."""
+    random = np.random.default_rng(5)
+    routing = random.random((60, 3, 12)).argsort(axis=2)[:, :, :3]
+    instance = Problem(Rates(4, 200, 100.0, 4.0, 200.0, 2), (Layer("l", 12, 50, SIZE, routing),))
+    kept = [(((e % 4,),) if e < 8 else ()) for e in range(12)]
+    old = [Plan(np.where(np.arange(12) < 8, ALL, NONE), tuple(kept))]
+    result = replan(instance, old, np.inf, work=200_000)
+    assert violations(instance, result.solution) == []
+    assert result.solution.objective == pytest.approx(min(seconds for _, seconds in result.curve))
+
+
 def test_foreign_plans_are_refused():
     instance = problem()
     old = plans(instance)
@@ -89,7 +114,7 @@ def test_foreign_plans_are_refused():
     for wrong, where, says in (
         (old[:1], instance, "has 1 layers"),
         ([old[0], Plan(old[0].residency[:3], old[0].replicas[:3])], instance, "has 3 experts"),
-        ([old[0], Plan(np.full(12, NONE), old[0].replicas)], instance, "residents without banks"),
+        ([old[0], Plan(np.full(12, NONE), old[0].replicas)], instance, "in banks but not resident"),
         ([old[0], Plan(old[0].residency, (((7,),), *old[0].replicas[1:]))], instance, "beyond the 4"),
         (old, small, "puts"),
     ):

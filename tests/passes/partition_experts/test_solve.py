@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.errors import InfeasibleError, InputError
 from moe_passes.partition_experts import baselines
-from moe_passes.partition_experts.bound import lower_bound
+from moe_passes.partition_experts.bound import any_residency_bound, lower_bound
 from moe_passes.partition_experts.check import violations
 from moe_passes.partition_experts.groups import run_lengths
 from moe_passes.partition_experts.problem import ALL, MSB, NONE, Layer, LayerProblem, Problem, Rates
@@ -62,6 +62,20 @@ def test_bound_is_below_and_solver_above_the_brute_force_optimum(seed, link):
     assert lower_bound(problem) <= best * (1 + 1e-9)
     assert answer.lower_bound <= best * (1 + 1e-9)
     assert best <= answer.objective * (1 + 1e-9)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.6, 1.0]), st.sampled_from([20.0, 1e3]))
+@settings(max_examples=40, deadline=None)
+def test_no_residency_beats_the_bound_over_all_of_them(seed, room, external):
+    """Every residency of three experts, whole or in slices, whole experts dealt out or spread, on a free link."""
+    problem = instance(seed, experts=3, banks=2, steps=4, k=2, link=1e9, room=room, external=external)
+    layer, bound, available = problem.layers[0], any_residency_bound(problem), 2 * problem.rates.bank_capacity_bytes
+    for levels in product((NONE, MSB, ALL), repeat=3):
+        residency = np.array(levels)
+        if layer.resident_bytes(residency).sum() <= available:
+            spread = tuple(((0, 1),) if level else () for level in levels)
+            assert step_seconds(problem.rates, layer, residency, spread).mean() >= bound * (1 - 1e-9)
+    assert solve(problem, work=50_000).objective >= bound * (1 - 1e-9)
 
 
 def test_search_comes_close_to_brute_force_on_the_mean():
