@@ -7,7 +7,7 @@ First it is decided which experts are resident (one comes, one of its size goes,
 they lie, in two ways of which the better one counts: single experts move to better banks; or whole layers take the
 placement that a fresh solve gives them, its banks numbered for the fewest bytes to move, and then single experts move.
 Both take what gains most seconds per byte first. So every prefix of the moves is a plan, and prefixes are the
-trade-off of gain against bytes. A layer with replicas changes only as a whole.
+trade-off of gain against bytes.
 """
 
 import heapq
@@ -19,6 +19,7 @@ from ortools.graph.python.linear_sum_assignment import SimpleLinearSumAssignment
 from moe_passes.errors import InputError
 from moe_passes.partition_experts.bound import lower_bound
 from moe_passes.partition_experts.problem import (
+    NONE,
     Banks,
     FloatArray,
     IntArray,
@@ -30,9 +31,9 @@ from moe_passes.partition_experts.problem import (
     Solution,
     parts,
 )
-from moe_passes.partition_experts.search import State, is_significant
+from moe_passes.partition_experts.search import State, is_significant, runs_sum
 from moe_passes.partition_experts.solve import WORK, solve
-from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes
+from moe_passes.partition_experts.step_time import mean_seconds, missing_bytes, served
 
 UNITS = 1_000_000
 """Of the most bytes that a bank can keep: assignments know integers only."""
@@ -115,7 +116,7 @@ def _moved_on(
     """Move single experts from where plans have come to."""
     movers = _Movers(problem, previous, plans)
     curve = movers.run(budget, moved_bytes(problem, previous, plans))
-    return movers.plans(), curve
+    return movers.current, curve
 
 
 def _envelope(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -279,91 +280,124 @@ def _swaps(problem: Problem, previous: list[Plan], budget: float) -> list[tuple[
     return swaps
 
 
-class _Movers:
-    """Moves of single experts, the most seconds per byte first; layers share the banks' capacity.
+@dataclass(frozen=True)
+class _Pieces:
+    """The replicas of a layer as experts of their own, each serving the steps that the dispatcher gives it now.
 
-    A layer with replicas stays as it is: what a move gains there depends on how steps are dispatched anew.
+    Attributes:
+        owners: (expert, replica) of each piece.
+        state: what they cost; a piece is an expert there.
+        has_choice: whether some expert has several replicas, so that moves change what the dispatcher does.
+    """
+
+    owners: list[tuple[int, int]]
+    state: State
+    has_choice: bool
+
+
+class _Movers:
+    """Moves of single replicas, the most seconds per byte first; layers share the banks' capacity.
+
+    Where a layer has experts with a choice, a move is priced as the steps are dispatched now, and kept only if the
+    layer is faster when they are dispatched anew.
     """
 
     def __init__(self, problem: Problem, previous: list[Plan], plans: list[Plan]) -> None:
-        self.problem, self.start, banks = problem, plans, problem.rates.banks
+        self.problem, self.current, banks = problem, list(plans), problem.rates.banks
         self.old = [_held(layer, plan, banks) for layer, plan in zip(problem.layers, previous, strict=True)]
-        pairs = list(enumerate(zip(problem.layers, plans, strict=True)))
-        alone = {row for row, (_, plan) in pairs if all(len(copies) <= 1 for copies in plan.replicas)}
-        self.states = {row: self._state(layer, plan) for row, (layer, plan) in pairs if row in alone}
-        self.others = sum(_seconds(problem, layer, plan) for row, (layer, plan) in pairs if row not in alone)
-        total = np.sum([_held(layer, plan, banks).sum(axis=0) for _, (layer, plan) in pairs], axis=0)
-        for state in self.states.values():
-            state.held = total
+        self.layers = [self._pieces(layer, plan) for layer, plan in zip(problem.layers, plans, strict=True)]
+        self.seconds = [_seconds(problem, layer, plan) for layer, plan in zip(problem.layers, plans, strict=True)]
+        total = np.sum([pieces.state.held for pieces in self.layers], axis=0)
+        for pieces in self.layers:
+            pieces.state.held = total
         self.touched: list[set[int]] = [set() for _ in plans]
 
-    def _state(self, layer: Layer, plan: Plan) -> State:
-        missing = missing_bytes(layer, plan.residency, layer.routing)
-        floor = missing / self.problem.rates.external_bytes_per_second
-        return State(_layer_problem(self.problem, layer, plan), layer.routing, plan.replicas, floor)
+    def _pieces(self, layer: Layer, plan: Plan) -> _Pieces:
+        floor = missing_bytes(layer, plan.residency, layer.routing) / self.problem.rates.external_bytes_per_second
+        owners = [(expert, number) for expert, copies in enumerate(plan.replicas) for number in range(len(copies))]
+        sizes = layer.resident_bytes(plan.residency).astype(np.float64)
+        by = served(plan.replicas, sizes, layer.routing, self.problem.rates.banks)
+        # A layer needs an expert, also where none is resident; this one is never chosen.
+        levels = np.array([plan.residency[expert] for expert, _ in owners] or [NONE], dtype=np.int64)
+        alone = replace(layer, experts=len(levels), routing=by.routing, residency=levels)
+        homes: Replicas = tuple((plan.replicas[expert][number],) for expert, number in owners) or ((),)
+        state = State(_layer_problem(self.problem, alone, Plan(levels, homes)), by.routing, homes, floor)
+        return _Pieces(owners, state, any(len(copies) > 1 for copies in plan.replicas))
 
     def run(self, budget: float, moved: float) -> list[tuple[float, float]]:
-        """Move experts until nothing gains or the budget is spent; returns (bytes, seconds) after each move."""
-        steps = len(self.problem.layers[0].routing)
-        heap = [entry for row in self.states for entry in self._offers(row, self.start[row], budget - moved)]
+        """Move replicas until nothing gains or the budget is spent; returns (bytes, seconds) after each move."""
+        heap = [entry for row in range(len(self.layers)) for entry in self._offers(row, budget - moved)]
         heapq.heapify(heap)
         curve = []
         while heap:
-            _, row, expert = heapq.heappop(heap)
-            best = self._best(row, expert, budget - moved)
+            _, row, piece = heapq.heappop(heap)
+            best = self._best(row, piece, budget - moved)
             if best is None:
                 continue
             rate, home, size = best
             if heap and -rate > heap[0][0] + 1e-300:
-                heapq.heappush(heap, (-rate, row, expert))
+                heapq.heappush(heap, (-rate, row, piece))
                 continue
-            self.states[row].remove(expert)
-            self.states[row].insert(expert, home)
-            self.touched[row].add(expert)
-            moved += size
-            seconds = sum(float(state.seconds.sum()) for state in self.states.values()) / steps
-            curve.append((moved, self.others + seconds))
+            self.touched[row].add(piece)
+            if self._move(row, piece, home):
+                moved += size
+                curve.append((moved, sum(self.seconds)))
         return curve
 
-    def _offers(self, row: int, plan: Plan, budget: float) -> list[tuple[float, int, int]]:
+    def _move(self, row: int, piece: int, home: Banks) -> bool:
+        """Move a replica; say whether the layer is faster, and undo it where it is not."""
+        layer, pieces, plan = self.problem.layers[row], self.layers[row], self.current[row]
+        expert, number = pieces.owners[piece]
+        copies = list(plan.replicas[expert])
+        copies[number] = home
+        changed = replace(plan, replicas=(*plan.replicas[:expert], tuple(copies), *plan.replicas[expert + 1 :]))
+        was = pieces.state.remove(piece)
+        pieces.state.insert(piece, home)
+        seconds = _seconds(self.problem, layer, changed) if pieces.has_choice else float(pieces.state.seconds.mean())
+        if seconds >= self.seconds[row]:
+            pieces.state.remove(piece)
+            pieces.state.insert(piece, was)
+            return False
+        self.current[row], self.seconds[row] = changed, seconds
+        return True
+
+    def _offers(self, row: int, budget: float) -> list[tuple[float, int, int]]:
         entries = []
-        for expert, copies in enumerate(plan.replicas):
-            best = self._best(row, expert, budget) if len(copies) == 1 else None
+        for piece in range(len(self.layers[row].owners)):
+            best = self._best(row, piece, budget)
             if best is not None:
-                entries.append((-best[0], row, expert))
+                entries.append((-best[0], row, piece))
         return entries
 
-    def _best(self, row: int, expert: int, budget: float) -> tuple[float, Banks, float] | None:
+    def _best(self, row: int, piece: int, budget: float) -> tuple[float, Banks, float] | None:
         """Return (seconds per byte, banks, bytes) of the best move that the budget allows."""
-        state, steps = self.states[row], self.states[row].visits.steps[expert]
-        if expert in self.touched[row] or not len(steps):
+        state = self.layers[row].state
+        steps = state.visits.steps[piece]
+        if piece in self.touched[row] or not len(steps):
             return None
-        before, offers = state.seconds[steps], state.offers(expert)
+        before, offers = state.seconds[steps], state.offers(piece)
         gains = float(before.sum()) - offers.seconds.sum(axis=1)
-        sizes = self._sizes(row, expert, offers.starts, offers.lengths)
+        sizes = self._sizes(row, piece, offers.starts, offers.lengths)
         rates = np.where((gains > 0) & (sizes <= budget), gains / np.maximum(sizes, 1.0), 0.0)
         best = int(np.argmax(rates)) if len(rates) else -1
         if best < 0 or rates[best] <= 0 or not is_significant(before - offers.seconds[best]):
             return None
-        return float(rates[best]), offers.banks(best, state.banks), float(sizes[best])
+        expert, number = self.layers[row].owners[piece]
+        home = offers.banks(best, state.banks)
+        if home in self.current[row].replicas[expert][:number] + self.current[row].replicas[expert][number + 1 :]:
+            return None
+        return float(rates[best]), home, float(sizes[best])
 
-    def _sizes(self, row: int, expert: int, starts: IntArray, lengths: IntArray) -> FloatArray:
-        """Bytes that move if the expert goes to each run."""
-        size, old = self.states[row].sizes[expert], self.old[row][expert]
+    def _sizes(self, row: int, piece: int, starts: IntArray, lengths: IntArray) -> FloatArray:
+        """Bytes that move if the replica goes to each run."""
+        expert, number = self.layers[row].owners[piece]
+        size, old = self.layers[row].state.sizes[piece], self.old[row][expert]
+        others = np.zeros_like(old)
+        for copy in self.current[row].replicas[expert][:number] + self.current[row].replicas[expert][number + 1 :]:
+            others[list(copy)] += size / len(copy)
         result = np.empty(len(starts))
         for length in np.unique(lengths):
-            come = np.maximum(size / length - old, 0.0)
-            sums = np.concatenate([[0.0], np.cumsum(np.concatenate([come, come]))])
+            come = np.maximum(others + size / length - old, 0.0) - np.maximum(others - old, 0.0)
             chosen = lengths == length
-            result[chosen] = sums[starts[chosen] + length] - sums[starts[chosen]]
-        return result
-
-    def plans(self) -> list[Plan]:
-        """Return the plans after all moves."""
-        result = []
-        for row, (plan, moved) in enumerate(zip(self.start, self.touched, strict=True)):
-            copies = list(plan.replicas)
-            for expert in moved:
-                copies[expert] = (self.states[row].homes[expert],)
-            result.append(replace(plan, replicas=tuple(copies)))
+            result[chosen] = runs_sum(come[None], int(length))[0, starts[chosen]]
         return result
