@@ -3,6 +3,7 @@
 import click
 
 import moe_compiler
+from moe_compiler.cli.allocate import allocate_command
 from moe_compiler.cli.compile import compile_command
 from moe_compiler.cli.dialect import dialect_command
 from moe_compiler.cli.lists import models_command, passes_command, targets_command
@@ -17,12 +18,13 @@ Examples:
   moec compile qwen3-30b-a3b --target elmoe3d-8gb -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set memories.hb.capacity_gb=4 --json -o out
   moec partition --trace mixtral-8x7b-coding --model mixtral-8x7b --target elmoe3d-64gb
+  moec allocate buffers.csv --capacity 1048576 -o placed.csv
   moec opt out/ir/03-partition-experts.mlir -p lower-to-tasks,schedule-round
   moec target show elmoe3d-8gb
 
 \b
 Exit codes: 0 done, 1 the reader of stdout went away, 2 input that cannot be compiled (the message
-says why), 70 a bug in moec, 130 interrupted.
+says why), 3 no answer exists, 4 none was found in the limit, 70 a bug in moec, 130 interrupted.
 """
 
 
@@ -37,6 +39,7 @@ for command in (
     opt_command,
     partition_command,
     placement_group,
+    allocate_command,
     passes_command,
     models_command,
     targets_command,

@@ -32,9 +32,10 @@ def _run() -> None:
     from moe_compiler.cli.commands import cli
 
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        # click returns the code of an `Exit`, and what a command returns, which is None for all of ours.
+        code = cli.main(standalone_mode=False)
+        if code:
+            sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_INPUT)

@@ -11,8 +11,11 @@ def violations(problem: Problem, offsets: tuple[int, ...]) -> list[str]:
     for number, (offset, buffer) in enumerate(zip(offsets, problem.buffers, strict=True)):
         if offset < 0 or offset + buffer.size > problem.capacity_bytes:
             wrong.append(f"buffer {number} at {offset} does not lie within {problem.capacity_bytes} bytes")
-        if offset % problem.alignment_bytes:
-            wrong.append(f"buffer {number} at {offset} is not aligned to {problem.alignment_bytes}")
+        alignment = problem.alignment_bytes if buffer.alignment is None else buffer.alignment
+        if offset % alignment:
+            wrong.append(f"buffer {number} at {offset} is not aligned to {alignment}")
+        if buffer.fixed is not None and offset != buffer.fixed:
+            wrong.append(f"buffer {number} lies at {offset}, not at its fixed offset {buffer.fixed}")
     by_start = sorted(range(len(offsets)), key=lambda n: problem.buffers[n].lower)
     alive: list[int] = []
     for n in by_start:

@@ -27,7 +27,7 @@ def run(module: ir.Module) -> None:
     problem = lifetimes(round_, NAME)
     with solver_call(NAME, "peak of staging"):
         solution = solve(problem, workload.seed)
-    if solution.status == "infeasible":
+    if solution.status in ("infeasible", "unknown"):
         raise infeasible(
             f"the schedule's staged slices ({solution.lower_bound_bytes:,} bytes alive at once, fragmented)",
             "hb (staging)",

@@ -1,4 +1,7 @@
-"""allocate-staging: first fit in several orders; CP-SAT where none of them stays below the capacity."""
+"""allocate-staging: first fit in several orders; where none stays below the capacity, a canonical search, then CP-SAT.
+
+Where there is no allocation, the answer names buffers that cannot be placed together (`conflict.py`).
+"""
 
 from bisect import insort
 from collections.abc import Callable
@@ -6,6 +9,8 @@ from collections.abc import Callable
 from ortools.sat.python import cp_model
 
 from moe_passes.allocate_staging.bound import lower_bound
+from moe_passes.allocate_staging.canonical import search
+from moe_passes.allocate_staging.conflict import clash, fullest_moment, irreducible
 from moe_passes.allocate_staging.problem import Lifetime, Problem, Solution
 
 ORDERS: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
@@ -16,6 +21,12 @@ ORDERS: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
 )
 """First fit is tried by start, lifetime, size and area."""
 MOST_CP_SAT_BUFFERS = 2000
+STATES_PER_SECOND = 25_000
+"""Of the canonical search: what turns a limit in seconds into states, so that it does not depend on the clock."""
+CANONICAL_SHARE = 0.6
+"""Of the limit; CP-SAT has the rest."""
+CONFLICT_STATES = 20_000
+"""That a proof may take when buffers are left out of a conflict."""
 
 
 def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 5.0) -> Solution:
@@ -23,8 +34,9 @@ def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 5.0) -> S
 
     Args:
         problem: what to place.
-        seed: CP-SAT's.
-        time_limit_seconds: deterministic budget of CP-SAT, which is asked only where first fit exceeds the capacity.
+        seed: of the searches.
+        time_limit_seconds: budget of the searches, which are asked only where first fit exceeds the capacity: states of
+            the canonical search, at a fixed rate, then CP-SAT's deterministic seconds.
     """
     bound = lower_bound(problem)
     greedy = first_fit(problem, ORDERS[0])
@@ -36,14 +48,39 @@ def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 5.0) -> S
         offsets = first_fit(problem, order)
         if peak(problem, offsets) < best_peak:
             best, best_peak = offsets, peak(problem, offsets)
-    if best_peak > problem.capacity_bytes >= bound and len(problem.buffers) <= MOST_CP_SAT_BUFFERS:
-        found = _search(problem, seed, time_limit_seconds)
-        if found is not None:
-            best, best_peak = found, peak(problem, found)
-    status = "optimal" if best_peak == bound else "feasible"
-    if best_peak > problem.capacity_bytes:
-        status = "infeasible"
-    return Solution(tuple(best), best_peak, bound, greedy_peak, status)
+    if best_peak <= problem.capacity_bytes and not clash(problem):
+        return Solution(tuple(best), best_peak, bound, greedy_peak, "optimal" if best_peak == bound else "feasible")
+    found, status = _search(problem, bound, seed, time_limit_seconds)
+    if found is not None:
+        best, best_peak = found, peak(problem, found)
+        status = "optimal" if best_peak == bound else "feasible"
+    conflict = _conflict(problem, seed) if status == "infeasible" else ()
+    return Solution(tuple(best), best_peak, bound, greedy_peak, status, conflict)
+
+
+def _search(problem: Problem, bound: int, seed: int, limit: float) -> tuple[list[int] | None, str]:
+    """Ask the canonical search, then CP-SAT; returns offsets, or None and whether there are none."""
+    if bound > problem.capacity_bytes or clash(problem):
+        return None, "infeasible"
+    if all(buffer.fixed is None for buffer in problem.buffers):
+        outcome = search(problem, seed, int(limit * CANONICAL_SHARE * STATES_PER_SECOND))
+        if outcome.offsets is not None or outcome.is_complete:
+            return outcome.offsets, "infeasible"
+    if len(problem.buffers) > MOST_CP_SAT_BUFFERS:
+        return None, "unknown"
+    return _cp_sat(problem, seed, limit * (1 - CANONICAL_SHARE))
+
+
+def _conflict(problem: Problem, seed: int) -> tuple[int, ...]:
+    suspects = clash(problem) or fullest_moment(problem) or tuple(range(len(problem.buffers)))
+    return irreducible(problem, suspects, lambda smaller: _is_infeasible(smaller, seed))
+
+
+def _is_infeasible(problem: Problem, seed: int) -> bool:
+    """Try to prove that there is no allocation."""
+    limit = CONFLICT_STATES / STATES_PER_SECOND
+    found, status = _search(problem, lower_bound(problem), seed, limit)
+    return found is None and status == "infeasible"
 
 
 def peak(problem: Problem, offsets: list[int]) -> int:
@@ -55,8 +92,14 @@ def first_fit(problem: Problem, order: Callable[[Lifetime], tuple[int, ...]]) ->
     """Place buffers one by one, each at the lowest aligned address that is free for all of its lifetime."""
     offsets = [0] * len(problem.buffers)
     placed: list[tuple[int, int, int]] = []
-    for index in sorted(range(len(problem.buffers)), key=lambda n: (*order(problem.buffers[n]), n)):
+    for index, buffer in enumerate(problem.buffers):
+        if buffer.fixed is not None:
+            offsets[index] = buffer.fixed
+            insort(placed, (buffer.fixed, buffer.fixed + buffer.size, index))
+    free = [n for n, buffer in enumerate(problem.buffers) if buffer.fixed is None]
+    for index in sorted(free, key=lambda n: (*order(problem.buffers[n]), n)):
         buffer, address = problem.buffers[index], 0
+        alignment = problem.alignment(buffer)
         for offset, end, other in placed:
             beside = problem.buffers[other]
             if beside.lower >= buffer.upper or buffer.lower >= beside.upper:
@@ -64,28 +107,36 @@ def first_fit(problem: Problem, order: Callable[[Lifetime], tuple[int, ...]]) ->
             if offset >= address + buffer.size:
                 break
             if end > address:
-                address = -(-end // problem.alignment_bytes) * problem.alignment_bytes
+                address = -(-end // alignment) * alignment
         offsets[index] = address
         insort(placed, (address, address + buffer.size, index))
     return offsets
 
 
-def _search(problem: Problem, seed: int, limit: float) -> list[int] | None:
+def _cp_sat(problem: Problem, seed: int, limit: float) -> tuple[list[int] | None, str]:
     """Ask CP-SAT for any allocation below the capacity: rectangles that do not overlap."""
     model = cp_model.CpModel()
-    unit = problem.alignment_bytes
     lines, times, variables = [], [], []
     for number, buffer in enumerate(problem.buffers):
-        size = -(-buffer.size // unit)
-        start = model.new_int_var(0, max(0, (problem.capacity_bytes - buffer.size) // unit), f"o{number}")
-        lines.append(model.new_fixed_size_interval_var(start, size, f"a{number}"))
+        if buffer.upper == buffer.lower:
+            variables.append(model.new_constant((buffer.fixed or 0) // problem.alignment(buffer)))
+            continue
+        unit = problem.alignment(buffer)
+        most = (problem.capacity_bytes - buffer.size) // unit
+        variable = model.new_int_var(0, most, f"o{number}")
+        if buffer.fixed is not None:
+            model.add(variable * unit == buffer.fixed)
+        start = variable * unit
+        lines.append(model.new_fixed_size_interval_var(start, buffer.size, f"a{number}"))
         times.append(model.new_fixed_size_interval_var(buffer.lower, buffer.upper - buffer.lower, f"t{number}"))
-        variables.append(start)
+        variables.append(variable)
     model.add_no_overlap_2d(times, lines)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
-    solver.parameters.random_seed = seed
+    solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = limit
-    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None
-    return [solver.value(v) * unit for v in variables]
+    status = solver.solve(model)
+    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        pairs = zip(variables, problem.buffers, strict=True)
+        return [solver.value(variable) * problem.alignment(buffer) for variable, buffer in pairs], "feasible"
+    return None, "infeasible" if status == cp_model.INFEASIBLE else "unknown"

@@ -1,0 +1,279 @@
+"""Search for an allocation below the capacity, over canonical solutions only, in parts that time separates.
+
+The ideas are those of MiniMalloc (Moffitt, "MiniMalloc: A Lightweight Memory Allocator for Hardware-Accelerated
+Machine Learning", ASPLOS 2023); the branching is ours.
+
+**Canonical.** Any allocation can be lowered until every buffer lies at 0 or, but for alignment, on one that it overlaps
+in time. Such a solution is built from below: buffers in the order of their offsets, each at its *least offset*, the top
+of what lies under it. So a state is the floor of every section of time (between two starts or ends of buffers), and
+the least offsets of the buffers that are left.
+
+**Branching.** Take the buffer with the smallest least offset, ties by rank. Either it lies there; or it is *passed
+over*, and then it will lie on an overlapping buffer that is still left, so its least offset rises to the lowest top
+that one of those can have. Passing over is only worth it if one of them comes to lie so low that it takes the place:
+otherwise the buffer could still be lowered. So if none can any more, the state is abandoned.
+
+**Sections.** In each section, the floor or, if that is higher, the smallest least offset of what is left there, plus
+the bytes that are left there, must not exceed the capacity.
+
+**Parts.** Where no buffer that is left crosses a border between sections, the two sides have nothing to do with each
+other: each is searched alone, the tighter first, and one that fails fails the state.
+
+The search is complete: without a limit it finds a solution or proves that there is none. Which of both ways of a
+branch comes first matters much on hard instances, so it is run with several ranks, first as published (by lifetime,
+area and fullest section), then disturbed at random, each time up to a limit.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_passes.allocate_staging.problem import Lifetime, Problem
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+FIRST_STATES, LATER_STATES = 20_000, 500
+"""States that a run may visit, with a rank as published and with a disturbed one."""
+MOST_BUFFERS = 350
+"""Of a part: the search recurses once a buffer."""
+NEVER = np.int64(1 << 60)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        offsets: of every buffer; None where none were found.
+        is_complete: whether that proves that there are none.
+        states: that were visited.
+    """
+
+    offsets: list[int] | None
+    is_complete: bool
+    states: int
+
+
+def search(problem: Problem, seed: int, states: int) -> Outcome:
+    """Search for offsets below the capacity.
+
+    Args:
+        problem: without fixed offsets.
+        seed: of the disturbed ranks.
+        states: that may be visited.
+    """
+    layout = _Layout(problem)
+    offsets = np.zeros(len(problem.buffers), dtype=np.int64)
+    spent = 0
+    for part in _parts(layout.whole()):
+        found, visited, is_complete = _run_all(layout, part, seed, states - spent)
+        spent += visited
+        if found is None:
+            return Outcome(None, is_complete, spent)
+        offsets[part.buffers] = found[part.buffers]
+    return Outcome((offsets * layout.unit).tolist(), False, spent)
+
+
+class _SpentError(Exception):
+    """The limit on states is reached."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Buffers that are left, and the sections that they are alive in; sizes and offsets in units.
+
+    Attributes:
+        buffers: [buffer], their numbers in the problem.
+        alive: [buffer, section].
+        overlap: [buffer, buffer], whether two are alive at once.
+        size: [buffer].
+        align: [buffer].
+        rank: [buffer], lower first.
+        low: [buffer], least offsets.
+        passed: [buffer], the offset that a buffer was passed over at and that nothing has taken yet; −1 if none.
+        floor: [section].
+        left: [section], bytes of the buffers that are left.
+    """
+
+    buffers: Ints
+    alive: Bools
+    overlap: Bools
+    size: Ints
+    align: Ints
+    rank: Ints
+    low: Ints
+    passed: Ints
+    floor: Ints
+    left: Ints
+
+    def select(self, keep: Bools, sections: slice) -> "_Part":
+        """Return some of the buffers and a range of sections."""
+        return _Part(
+            self.buffers[keep],
+            self.alive[keep, sections],
+            self.overlap[keep][:, keep],
+            self.size[keep],
+            self.align[keep],
+            self.rank[keep],
+            self.low[keep],
+            self.passed[keep],
+            self.floor[sections],
+            self.left[sections],
+        )
+
+
+class _Layout:
+    """The problem in units and sections."""
+
+    def __init__(self, problem: Problem) -> None:
+        buffers = problem.buffers
+        alignments = [problem.alignment(buffer) for buffer in buffers]
+        self.unit = int(np.gcd.reduce(np.array([b.size for b in buffers] + alignments, dtype=np.int64)))
+        self.capacity = problem.capacity_bytes // self.unit
+        self.size = np.array([b.size for b in buffers], dtype=np.int64) // self.unit
+        self.align = np.array(alignments, dtype=np.int64) // self.unit
+        self.alive = _sections(buffers)
+
+    def whole(self) -> _Part:
+        """Return all buffers."""
+        count = len(self.size)
+        shared = self.alive.astype(np.float32)
+        overlap = (shared @ shared.T) > 0
+        np.fill_diagonal(overlap, False)
+        none, zeros = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
+        floor = np.zeros(self.alive.shape[1], dtype=np.int64)
+        left = (self.alive * self.size[:, None]).sum(axis=0)
+        return _Part(
+            np.arange(count), self.alive, overlap, self.size, self.align, zeros, zeros.copy(), none, floor, left
+        )
+
+
+def _sections(buffers: tuple[Lifetime, ...]) -> Bools:
+    """Cut time where buffers start or end: [buffer, section], less sections whose buffers all meet in another."""
+    times = np.unique([time for buffer in buffers for time in (buffer.lower, buffer.upper)])
+    lower = np.searchsorted(times, [b.lower for b in buffers])[:, None]
+    upper = np.searchsorted(times, [b.upper for b in buffers])[:, None]
+    sections = np.arange(max(1, len(times) - 1))[None, :]
+    alive = (lower <= sections) & (sections < upper)
+    keep: list[int] = []
+    for section in range(alive.shape[1]):
+        # Buffers are alive without a break, so it is enough to look at the neighbours that are kept.
+        while keep and not (alive[:, keep[-1]] & ~alive[:, section]).any():
+            keep.pop()
+        if not keep or (alive[:, section] & ~alive[:, keep[-1]]).any():
+            keep.append(section)
+    return alive[:, keep]
+
+
+def _parts(part: _Part) -> list[_Part]:
+    """Cut where no buffer crosses, the tightest part first."""
+    borders = np.flatnonzero(~(part.alive[:, :-1] & part.alive[:, 1:]).any(axis=0)) + 1
+    if not len(borders):
+        return [part]
+    found = []
+    for first, last in zip([0, *borders.tolist()], [*borders.tolist(), part.alive.shape[1]], strict=True):
+        inside = np.asarray(part.alive[:, first:last].any(axis=1))
+        if inside.any():
+            found.append(part.select(inside, slice(first, last)))
+    return sorted(found, key=lambda piece: (-int((piece.floor + piece.left).max()), len(piece.buffers)))
+
+
+def _run_all(layout: _Layout, part: _Part, seed: int, states: int) -> tuple[Ints | None, int, bool]:
+    """Run with one rank after another; returns offsets, states visited, and whether none is proved."""
+    random, visited, number = np.random.default_rng(seed), 0, 0
+    orders = _orders(part)
+    if len(part.buffers) > MOST_BUFFERS:
+        return None, 0, False
+    while visited < states:
+        order = orders[number % len(orders)]
+        disturbance, limit = number // len(orders), LATER_STATES if number >= len(orders) else FIRST_STATES
+        run = _Run(layout, min(limit + 100 * disturbance, states - visited))
+        place = np.empty(len(order))
+        place[order] = np.arange(len(order)) + random.normal(0.0, 2.0 * disturbance, len(order))
+        rank = np.argsort(np.argsort(place, kind="stable"))
+        try:
+            found = run.place(replace(part, rank=rank))
+            return (run.offsets, visited + run.states, False) if found else (None, visited + run.states, True)
+        except _SpentError:
+            visited += run.states
+        number += 1
+    return None, visited, False
+
+
+def _orders(part: _Part) -> list[Ints]:
+    """Return ranks as published: by lifetime, area, fullest section, size, each from the largest down."""
+    width = part.alive.sum(axis=1)
+    area, full = width * part.size, np.where(part.alive, part.left, 0).max(axis=1)
+    keys = ((width, area, full), (full, area, width), (full, width, area), (area, width, full), (part.size, width))
+    return [np.lexsort([-key for key in reversed(by)]) for by in keys]
+
+
+class _Run:
+    """One depth-first search."""
+
+    def __init__(self, layout: _Layout, limit: int) -> None:
+        self.capacity, self.limit, self.states = layout.capacity, limit, 0
+        self.offsets = np.zeros(len(layout.size), dtype=np.int64)
+
+    def place(self, part: _Part) -> bool:
+        """Place all buffers of a part; say whether that is possible."""
+        while True:
+            self.states += 1
+            if self.states > self.limit:
+                raise _SpentError
+            if not self._may_succeed(part):
+                return False
+            chosen = int(np.argmin(part.low * (len(part.rank) + 1) + part.rank))
+            self.offsets[part.buffers[chosen]] = part.low[chosen]
+            if len(part.buffers) == 1 or all(self.place(rest) for rest in _parts(_placed(part, chosen))):
+                return True
+            passed = _passed_over(part, chosen)
+            if passed is None:
+                return False
+            part = passed
+
+    def _may_succeed(self, part: _Part) -> bool:
+        if (part.low + part.size > self.capacity).any():
+            return False
+        lowest = np.where(part.alive, part.low[:, None], NEVER).min(axis=0)
+        floor = np.where(lowest < NEVER, np.maximum(part.floor, lowest), part.floor)
+        if (floor + part.left > self.capacity).any():
+            return False
+        waiting = np.flatnonzero(part.passed >= 0)
+        return all((part.low[part.overlap[b]] < part.passed[b] + part.size[b]).any() for b in waiting)
+
+
+def _placed(part: _Part, chosen: int) -> _Part:
+    """Return what is left once a buffer lies at its least offset."""
+    offset, size, over = part.low[chosen], part.size[chosen], part.overlap[chosen]
+    alive = part.alive[chosen]
+    low = _aligned(np.maximum(part.low, np.where(over, offset + size, offset)), part.align)
+    taken = over & (part.passed >= 0) & (offset < part.passed + part.size)
+    keep = np.ones(len(part.buffers), dtype=np.bool_)
+    keep[chosen] = False
+    after = replace(
+        part,
+        low=low,
+        passed=np.where(taken, -1, part.passed),
+        floor=np.where(alive, offset + size, part.floor),
+        left=part.left - size * alive,
+    )
+    return after.select(keep, slice(None))
+
+
+def _passed_over(part: _Part, chosen: int) -> _Part | None:
+    """Return the part with a buffer kept off its least offset; None where that is pointless."""
+    over, offset = part.overlap[chosen], part.low[chosen]
+    lows = part.low[over]
+    if not (lows < offset + part.size[chosen]).any():
+        return None
+    low, passed = part.low.copy(), part.passed.copy()
+    low[chosen] = max(offset + 1, int((lows + part.size[over]).min()))
+    passed[chosen] = offset
+    return replace(part, low=_aligned(low, part.align), passed=passed)
+
+
+def _aligned(low: Ints, align: Ints) -> Ints:
+    return np.asarray(-(-low // align) * align)
