@@ -8,10 +8,9 @@ from typing import Any
 import click
 from moe_passes.errors import InputError
 
+from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
 from moe_compiler.emit.folder import write_file
-
-EXIT_INFEASIBLE, EXIT_UNKNOWN = 3, 4
 
 EXAMPLES = """
 \b

@@ -10,6 +10,7 @@ from moe_compiler.cli.lists import models_command, passes_command, targets_comma
 from moe_compiler.cli.opt import opt_command
 from moe_compiler.cli.partition import partition_command
 from moe_compiler.cli.placement import placement_group
+from moe_compiler.cli.schedule import schedule_command
 from moe_compiler.cli.target import target_group
 
 EXAMPLES = """
@@ -19,6 +20,7 @@ Examples:
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set memories.hb.capacity_gb=4 --json -o out
   moec partition --trace mixtral-8x7b-coding --model mixtral-8x7b --target elmoe3d-64gb
   moec allocate buffers.csv --capacity 1048576 -o placed.csv
+  moec schedule problem.json --json
   moec opt out/ir/03-partition-experts.mlir -p lower-to-tasks,schedule-round
   moec target show elmoe3d-8gb
 
@@ -40,6 +42,7 @@ for command in (
     partition_command,
     placement_group,
     allocate_command,
+    schedule_command,
     passes_command,
     models_command,
     targets_command,

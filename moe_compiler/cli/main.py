@@ -6,9 +6,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-EXIT_INPUT = 2
-EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
+from moe_compiler.cli.codes import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED
 
 
 def main() -> None:

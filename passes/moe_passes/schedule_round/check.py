@@ -15,6 +15,8 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
         ends.append(schedule.starts[n] + task.modes[schedule.modes[n]].duration)
         if schedule.starts[n] < task.release:
             wrong.append(f"task {n} starts at {schedule.starts[n]}, before its release {task.release}")
+        if task.deadline is not None and ends[n] > task.deadline:
+            wrong.append(f"task {n} ends at {ends[n]}, after its deadline {task.deadline}")
     for n, task in enumerate(problem.tasks):
         for before in task.after:
             if ends[before] > schedule.starts[n]:

@@ -1,8 +1,9 @@
 """schedule-round as a resource-constrained project scheduling problem.
 
 Tasks j with modes m ∈ M_j, each with a duration p_jm and demands r_jmk on unit resources k of capacity R_k; precedence
-(i, j): S_j ≥ S_i + p_i; release times: S_j ≥ r_j; buffers b: `amount` units of a buffer resource are held in [S_first,
-S_last + p_last). Minimise the makespan max_j S_j + p_j. Times are whole numbers (nanoseconds in the compiler).
+(i, j): S_j ≥ S_i + p_i; release times: S_j ≥ r_j; deadlines: S_j + p_j ≤ d_j; buffers b: `amount` units of a buffer
+resource are held in [S_first, S_last + p_last). Minimise the makespan max_j S_j + p_j. Times are whole numbers
+(nanoseconds in the compiler).
 """
 
 from dataclasses import dataclass, field
@@ -21,11 +22,15 @@ class Mode:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: alternatives, predecessors (task numbers) and release time."""
+    """A task: alternatives, predecessors (task numbers), release time, and when it must have ended (None: any time).
+
+    Only `exact.py` knows deadlines: a round has none.
+    """
 
     modes: tuple[Mode, ...]
     after: tuple[int, ...] = ()
     release: int = 0
+    deadline: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Problem:
             raise InputError(f"task {number} has no mode")
         if task.release < 0:
             raise InputError(f"task {number}: release {task.release} is negative")
+        if task.deadline is not None and task.deadline < 0:
+            raise InputError(f"task {number}: deadline {task.deadline} is negative")
         for i in task.after:
             if not 0 <= i < len(self.tasks):
                 raise InputError(f"task {number} waits for task {i}, which does not exist")

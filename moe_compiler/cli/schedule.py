@@ -1,0 +1,97 @@
+"""`moec schedule`."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+from moe_passes.errors import InputError
+
+from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
+from moe_compiler.cli.progress import progress
+
+EXAMPLES = """
+\b
+Example:
+  moec schedule problem.json --time-limit 30 --json
+
+\b
+PROBLEM is {"schema": 1, "resources": {NAME: capacity}, "tasks": [{"id", "after": [id…], "release",
+"deadline", "modes": [{"duration", "uses": {NAME: amount}} …]} …], "buffers": [{"resource", "amount",
+"from": id, "to": id} …]}: docs/schedule.md.
+
+\b
+Exit codes: 0 scheduled, 2 the file is wrong, 3 there is no schedule (the message names the deadlines
+that contradict), 4 none was found in the limit.
+"""
+
+
+@click.command("schedule", epilog=EXAMPLES)
+@click.argument("file", metavar="PROBLEM", type=click.Path(path_type=Path))
+@click.option("--time-limit", type=float, default=30.0, show_default=True, help="Deterministic seconds of search.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option("--json", "as_json", is_flag=True, help="Print the schedule as JSON.")
+def schedule_command(file: Path, time_limit: float, seed: int, as_json: bool) -> None:
+    """Schedule tasks on shared resources for the least makespan, with a proved bound."""
+    from moe_compiler.schedule_file import read
+
+    if not 0 < time_limit < math.inf:
+        raise InputError("--time-limit; valid: a number of seconds above 0")
+    if not 0 <= seed < 2**31:
+        raise InputError("--seed; valid: an integer from 0 to 2**31 - 1")
+    loaded = read(file)
+    with progress(f"schedule {file.name}") as report:
+        report(f"{len(loaded.ids)} tasks")
+        document = _solve(loaded, seed, time_limit)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    _report(document, as_json)
+
+
+def _solve(loaded: Any, seed: int, time_limit: float) -> dict[str, Any]:
+    from moe_passes.schedule_round.check import violations
+    from moe_passes.schedule_round.exact import solve_exactly
+
+    answer = solve_exactly(loaded.problem, seed, time_limit)
+    document: dict[str, Any] = {
+        "status": answer.status,
+        "makespan": None,
+        "lower_bound": loaded.time(answer.lower_bound),
+        "gap": None,
+        "greedy": None if answer.greedy is None else loaded.time(answer.greedy),
+        "seed": seed,
+        "tasks": [],
+    }
+    if answer.status == "infeasible":
+        conflict = [loaded.ids[number] for number in answer.conflict]
+        return document | {"conflict": conflict, "conflict_is_smallest": answer.is_smallest}
+    if answer.schedule is None:
+        return document
+    wrong = violations(loaded.problem, answer.schedule)
+    if wrong:
+        raise AssertionError("schedule: " + "; ".join(wrong[:5]))
+    makespan, bound = answer.schedule.makespan(loaded.problem), answer.lower_bound
+    document["makespan"] = loaded.time(makespan)
+    document["gap"] = (makespan - bound) / makespan if makespan else 0.0
+    document["tasks"] = [
+        {"id": name, "start": loaded.time(start), "mode": mode}
+        for name, start, mode in zip(loaded.ids, answer.schedule.starts, answer.schedule.modes, strict=True)
+    ]
+    return document
+
+
+def _report(document: dict[str, Any], as_json: bool) -> None:
+    if document["status"] == "infeasible":
+        names = ", ".join(f"'{name}'" for name in document["conflict"][:20])
+        why = f"the deadlines of these tasks contradict: {names}" if names else "buffers can never be held as asked for"
+        click.echo(f"moec: there is no schedule: {why}", err=True)
+        raise click.exceptions.Exit(EXIT_INFEASIBLE)
+    if document["status"] == "unknown":
+        click.echo("moec: no schedule was found in the limit (--time-limit)", err=True)
+        raise click.exceptions.Exit(EXIT_UNKNOWN)
+    if not as_json:
+        click.echo(
+            f"{len(document['tasks'])} tasks in {document['makespan']} ({document['status']}; bound "
+            f"{document['lower_bound']}, gap {document['gap']:.1%}, best list schedule {document['greedy']})"
+        )
