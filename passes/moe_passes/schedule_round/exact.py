@@ -88,6 +88,8 @@ def _run(model: cp_model.CpModel, seed: int, limit: float) -> tuple[cp_model.CpS
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = limit
+    # A linear relaxation sees little of disjunctions: without it, ft10 is proved in 1.4 s instead of 16 s.
+    solver.parameters.linearization_level = 0
     return solver.solve(model), solver
 
 
