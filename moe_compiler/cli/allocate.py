@@ -10,7 +10,7 @@ from moe_passes.errors import InputError
 
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
-from moe_compiler.emit.folder import write_file
+from moe_compiler.emit.folder import check_file, write_file
 
 EXAMPLES = """
 \b
@@ -49,8 +49,7 @@ def allocate_command(
     ):
         if not value:
             raise InputError(f"{name}; valid: {valid}")
-    if output is not None and (not output.name or output.is_dir() or not output.absolute().parent.is_dir()):
-        raise InputError(f"-o '{output}': valid: the path of a file in a folder that exists")
+    check_file(output)
     table = read(file)
     with progress(f"allocate {file.name}") as report:
         report(f"{len(table.ids)} buffers")

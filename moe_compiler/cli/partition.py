@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from moe_passes.errors import InputError
 from rich.console import Console
 from rich.table import Table
 
 from moe_compiler.cli.progress import progress
-from moe_compiler.emit.folder import write_file
+from moe_compiler.emit.folder import check_file, write_file
 
 EXAMPLES = """
 \b
@@ -45,8 +44,7 @@ What a step costs is a closed form: docs/partition.md.
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write that document to.")
 def partition_command(as_json: bool, output: Path | None, **options: Any) -> None:
     """Place the experts of a model in the banks of a machine, from a routing trace."""
-    if output is not None and (not output.name or output.is_dir() or not output.absolute().parent.is_dir()):
-        raise InputError(f"-o '{output}': valid: the path of a file in a folder that exists")
+    check_file(output)
     with progress(f"partition {options['model']}") as report:
         from moe_compiler.partition import Request, partition
 

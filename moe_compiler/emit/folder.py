@@ -57,6 +57,16 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
         raise
 
 
+def check_file(path: Path | None) -> None:
+    """Refuse an output file early: before minutes of work.
+
+    Raises:
+        InputError: not the path of a file in a folder that exists.
+    """
+    if path is not None and (not path.name or path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(f"-o '{path}': valid: the path of a file in a folder that exists")
+
+
 def write_file(path: Path, text: str) -> None:
     """Write a text file as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))

@@ -16,11 +16,9 @@ import numpy as np
 from ortools.linear_solver import pywraplp
 
 from moe_passes.errors import InputError
-from moe_passes.partition_experts.problem import Banks, FloatArray, LayerProblem, Replicas
+from moe_passes.partition_experts.problem import SLACK_BYTES, Banks, FloatArray, LayerProblem, Replicas
 
 WHOLE = ("contiguous", "round-robin", "lpt", "eplb", "eplb-replicas", "hd-moe")
-SLACK_BYTES = 1.0
-"""Rounding error that a full bank is forgiven."""
 LEAST_FRACTION = 1e-6
 
 

@@ -18,10 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_passes.partition_experts.groups import Widths
-from moe_passes.partition_experts.problem import FloatArray, IntArray, LayerProblem, Replicas, distinct
+from moe_passes.partition_experts.problem import (
+    SLACK_BYTES,
+    FloatArray,
+    IntArray,
+    LayerProblem,
+    Replicas,
+    distinct,
+    evenly,
+)
 
 Table = npt.NDArray[np.float32]
-SLACK_BYTES = 1.0
 MOST_ROUNDS = 16
 MOST_TOKENS = 2048
 
@@ -66,8 +73,7 @@ def _as_replicas(resident: IntArray, blocks: IntArray, experts: int) -> Replicas
 def _uses(routing: IntArray, experts: int) -> Table:
     """Which experts each token chooses: [token, expert], of at most `MOST_TOKENS`, evenly spread."""
     tokens = routing.reshape(-1, 1, routing.shape[2])
-    chosen = np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_TOKENS)).round().astype(np.int64)
-    return distinct(tokens[chosen], experts).astype(np.float32)
+    return distinct(tokens[evenly(len(tokens), MOST_TOKENS)], experts).astype(np.float32)
 
 
 def _grow(uses: Table, sizes: FloatArray, rooms: FloatArray) -> IntArray | None:

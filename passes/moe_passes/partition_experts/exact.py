@@ -64,8 +64,7 @@ def _solve(state: State, experts: list[int], seed: int, random: np.random.Genera
     found = _cp_sat(state, choices, sample, UNITS / float(before.max()), seed)
     for choice, home in zip(choices, found, strict=True):
         state.insert(choice.expert, home)
-    full = state.held.max() > state.problem.bank_limit_bytes + 1.0
-    if full or not is_significant(before - state.seconds):
+    if not state.has_room() or not is_significant(before - state.seconds):
         for choice in choices:
             state.remove(choice.expert)
         for choice in choices:

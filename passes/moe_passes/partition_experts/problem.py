@@ -27,6 +27,8 @@ NONE, MSB, ALL = 0, 1, 2
 NOBODY = -1
 """In routing: a place that no expert fills."""
 MOST_EXPERTS, MOST_BANKS = 65536, 65536
+SLACK_BYTES = 1.0
+"""Rounding error that a full bank is forgiven."""
 
 Banks = tuple[int, ...]
 """A replica: the banks that it is sharded over in equal parts, ascending."""
@@ -209,6 +211,11 @@ def distinct(routing: IntArray, experts: int) -> npt.NDArray[np.bool_]:
     used = np.zeros((len(routing), experts + 1), dtype=np.bool_)
     np.put_along_axis(used, routing.reshape(len(routing), -1), True, axis=1)
     return used[:, :experts]
+
+
+def evenly(count: int, most: int) -> IntArray:
+    """Return at most so many of the numbers below `count` (at least one), evenly spread."""
+    return np.linspace(0, count - 1, max(1, min(count, most))).round().astype(np.int64)
 
 
 def parts(replicas: Replicas, sizes: IntArray | FloatArray, banks: int) -> FloatArray:

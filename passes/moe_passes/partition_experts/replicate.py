@@ -8,8 +8,8 @@ the dispatcher then has all steps anew, and a placement with replicas is kept on
 
 import numpy as np
 
-from moe_passes.partition_experts.problem import Banks, FloatArray, LayerProblem, Replicas
-from moe_passes.partition_experts.search import SLACK_BYTES, State, is_significant, run, runs_sum
+from moe_passes.partition_experts.problem import SLACK_BYTES, Banks, FloatArray, LayerProblem, Replicas
+from moe_passes.partition_experts.search import State, is_significant, run, runs_sum
 
 POWER = 8
 """Of the norm: a power of two."""

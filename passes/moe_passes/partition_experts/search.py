@@ -14,10 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_passes.partition_experts.groups import Widths, run_lengths
-from moe_passes.partition_experts.problem import NOBODY, Banks, FloatArray, IntArray, LayerProblem, Replicas
+from moe_passes.partition_experts.problem import (
+    NOBODY,
+    SLACK_BYTES,
+    Banks,
+    FloatArray,
+    IntArray,
+    LayerProblem,
+    Replicas,
+)
 
 SIGNIFICANCE = 1.0
-SLACK_BYTES = 1.0
 PATIENCE = 100
 """Rebuilds in a row that may gain nothing."""
 TIGHT = 0.95

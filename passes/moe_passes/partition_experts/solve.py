@@ -21,6 +21,7 @@ from moe_passes.partition_experts.cluster import tighten
 from moe_passes.partition_experts.exact import improve
 from moe_passes.partition_experts.groups import refine
 from moe_passes.partition_experts.problem import (
+    SLACK_BYTES,
     IntArray,
     Layer,
     LayerProblem,
@@ -28,17 +29,18 @@ from moe_passes.partition_experts.problem import (
     Problem,
     Replicas,
     Solution,
+    evenly,
     parts,
 )
 from moe_passes.partition_experts.replicate import replicate
-from moe_passes.partition_experts.search import SLACK_BYTES, State, search
+from moe_passes.partition_experts.search import State, search
 from moe_passes.partition_experts.starts import starts
 from moe_passes.partition_experts.step_time import least_seconds, mean_seconds, missing_bytes, step_seconds
 
 WORK = 80_000_000
 """Table cells that the search of a layer may price."""
 STARTS, FINISHERS = 6, 2
-"""Uniform widths that are searched, and how many of them are then searched with every width mixed."""
+"""Starts in groups of banks that are searched, and how many of them then over runs of any width."""
 GLANCE_STEPS = 96
 """Training steps on which placements with replicas are compared with one another."""
 MOST_VISITS = 1 << 16
@@ -225,7 +227,7 @@ def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str
     yield "CP-SAT", best.replicas()
     if has_spare:
         copied.append(replicate(problem, best, work // 4))
-        few = routing[np.unique(np.linspace(0, len(routing) - 1, GLANCE_STEPS).round().astype(np.int64))]
+        few = routing[evenly(len(routing), GLANCE_STEPS)]
         promised = min(copied, key=lambda replicas: _seconds(problem, replicas, few))
         if _seconds(problem, promised, few) < _seconds(problem, best.replicas(), few):
             yield "replicas", promised
@@ -238,8 +240,7 @@ def _seconds(problem: LayerProblem, replicas: Replicas, routing: IntArray) -> fl
 def _sample(layer: Layer) -> IntArray:
     """Return training steps, evenly spread, with at most `MOST_VISITS` choices."""
     steps, tokens, k = layer.routing.shape
-    count = max(1, min(steps, MOST_VISITS // (tokens * k)))
-    return layer.routing[np.linspace(0, steps - 1, count).round().astype(np.int64)]
+    return layer.routing[evenly(steps, MOST_VISITS // (tokens * k))]
 
 
 def _parts(replicas: Replicas) -> int:

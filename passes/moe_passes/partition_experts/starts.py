@@ -7,7 +7,15 @@ import numpy as np
 from moe_passes.partition_experts.baselines import mean_load
 from moe_passes.partition_experts.cluster import cluster
 from moe_passes.partition_experts.groups import Widths, groupings
-from moe_passes.partition_experts.problem import FloatArray, IntArray, LayerProblem, Replicas, distinct
+from moe_passes.partition_experts.problem import (
+    SLACK_BYTES,
+    FloatArray,
+    IntArray,
+    LayerProblem,
+    Replicas,
+    distinct,
+    evenly,
+)
 
 GLANCE_TOKENS = 768
 """Tokens on which all groupings are judged."""
@@ -15,7 +23,6 @@ FINALISTS = 8
 """Groupings that are judged on all steps."""
 LINK_MATTERS = 0.5
 """Clusters are tried where a balanced placement's link takes more than this share of its busiest bank's time."""
-SLACK_BYTES = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,7 @@ def starts(problem: LayerProblem, routing: IntArray, floor: FloatArray) -> list[
     """
     load = mean_load(problem)
     balanced = [(widths, balance(problem, widths, load)) for widths in groupings(problem.rates.banks)]
-    chosen = np.linspace(0, len(routing) - 1, max(1, min(len(routing), GLANCE_TOKENS // routing.shape[1])))
-    few = np.unique(chosen.round().astype(np.int64))
+    few = evenly(len(routing), GLANCE_TOKENS // routing.shape[1])
     glance = _Judge(problem, routing[few], floor[few])
     fitting = [(glance.mean(widths, placed), widths, placed) for widths, placed in balanced if placed is not None]
     judge, found = _Judge(problem, routing, floor), []
