@@ -162,8 +162,7 @@ def compile(
         snapshots = _run(module, steps, reader, timer, progress)
         with timer.measure("held-out rounds"):
             progress("held-out rounds")
-            round_ = read_round(module, "emit").problem
-            held_out = evaluate(read_machine(module), read_plan(module), reader(module), round_, seed)
+            held_out = evaluate(read_machine(module), read_plan(module), reader(module), seed)
     with timer.measure("emit"):
         plan, cost = plan_document(module), cost_document(module, held_out)
     record = _record(source, loaded, workload, profile, steps, timer)

@@ -5,7 +5,16 @@ from typing import Any
 
 from moe_passes.dialects.module import find, only, read_machine, replicas_of
 from moe_passes.dialects.round import Round, read_round
-from moe_passes.workload import DraftPlan, ExpertLayer, ModelShape, ProfileRecord, SolverRecord, Workload, gap
+from moe_passes.workload import (
+    DispatchPlan,
+    DraftPlan,
+    ExpertLayer,
+    ModelShape,
+    ProfileRecord,
+    SolverRecord,
+    Workload,
+    gap,
+)
 from torch_mlir import ir
 
 from moe_compiler.cost.held_out import HeldOut
@@ -55,6 +64,7 @@ def plan_document(module: ir.Module) -> dict[str, Any]:
             "expert_bytes": draft.expert_bytes,
         },
         **({"banks": machine.hb.banks} if machine.hb else {}),
+        "dispatch": _dispatch(only(module, DispatchPlan, NAME)),
         "layers": [_layer(op, layer) for op, layer in find(module, ExpertLayer)],
         "solvers": [_solver(record) for _, record in find(module, SolverRecord)],
         "round": _round(round_),
@@ -76,6 +86,17 @@ def _layer(op: ir.OpView, layer: ExpertLayer) -> dict[str, Any]:
         "expert_bytes": {"msb": layer.msb_bytes, "all": layer.whole_bytes},
         "residency": [RESIDENCY[level] for level in op.attributes["residency"]],
         "placement": [[list(banks) for banks in copies] for copies in replicas_of(op, layer)],
+        "needed_permille": list(op.attributes["needed_permille"]),
+    }
+
+
+def _dispatch(plan: DispatchPlan) -> dict[str, Any]:
+    return {
+        "sure_permille": plan.sure_permille,
+        "least_permille": plan.least_permille,
+        "order": plan.order,
+        "engine": plan.engine,
+        "likelihood_permille": list(plan.likelihood_permille),
     }
 
 
@@ -179,7 +200,8 @@ def cost_document(module: ir.Module, held_out: HeldOut) -> dict[str, Any]:
             "p95_seconds": held_out.p95_seconds,
             "regret": held_out.regret,
             "p95_regret": held_out.p95_regret,
-            "dispatch_rule": held_out.rule,
+            "wasted_loads": held_out.wasted,
+            "dispatch_rule": only(module, DispatchPlan, NAME).order,
             "solvers": [_solver(record) for record in held_out.solvers],
         },
     }

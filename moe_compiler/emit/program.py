@@ -6,9 +6,11 @@ import textwrap
 from pprint import pformat
 from typing import Any
 
-from moe_passes.dialects.module import find, read_machine
+import numpy as np
+from moe_passes.dialects.module import find, only, read_machine
+from moe_passes.lower_to_tasks.likelihood import ASKS, RECENT, SHAPE, SHARE_PERMILLE
 from moe_passes.partition_experts.dispatch import TOLERANCE, Dispatcher
-from moe_passes.workload import ExpertLayer
+from moe_passes.workload import DispatchPlan, ExpertLayer
 from torch_mlir import ir
 
 from moe_compiler.trace.models import ModelSource
@@ -27,6 +29,7 @@ import json
 {imports}
 from moe_compiler.runtime.main import main
 from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.prefetch import PrefetchPlan
 from moe_compiler.trace.executable import build
 
 CONFIG = json.loads("""
@@ -36,20 +39,29 @@ CONFIG = json.loads("""
 # Experts that HB keeps as msb slices (or whole, where they cannot be sliced), per decoder layer.
 RESIDENT = {resident}
 {dispatch}
+# What is loaded before verify asks for it: experts that training rounds needed, by decoder layer, in ‰ of the rounds,
+# and how likely verify is to need one, by that share, by the tokens of the round before that used it, and by the draft
+# tokens of this round that asked for it (classes with these borders).
+PREFETCH = PrefetchPlan(
+{prefetch}
+)
+
 PLAN = Plan(
     batch={batch},
     draft_length={length},
     draft_bits={bits},
     staging_slots={slots},
-    resident=RESIDENT,{dispatchers}
+    resident=RESIDENT,
+    prefetch=PREFETCH,{dispatchers}
 )
 
 
 def round_(decoder):
     """One round: γ draft steps that prefetch for verify, then one verify step.
 
-    Loads run beside the draft in the order in which the draft's routers ask for them, as the plan's dispatcher does.
+    Loads run beside the draft as PREFETCH says.
     """
+    decoder.start_round()
     drafts = []
     for step in range(PLAN.draft_length):
         drafts.append(decoder.draft_step(step, drafts))
@@ -100,10 +112,28 @@ def program(module: ir.Module, plan: dict[str, Any], cost: dict[str, Any], sourc
         config=config.replace("\\", "\\\\"),
         resident=pformat(resident, width=110, compact=True),
         **_dispatch(module, plan),
+        prefetch=textwrap.indent(_prefetch(module, plan), "    "),
         length=plan["draft"]["length"],
         bits=plan["draft"]["bits"],
         slots=plan["draft"]["staging_bytes"] // max(layer.whole_bytes for layer in layers),
     )
+
+
+def _prefetch(module: ir.Module, plan: dict[str, Any]) -> str:
+    """Write the dispatcher's plan for loads."""
+    dispatch = only(module, DispatchPlan, "emit")
+    table = np.reshape(dispatch.likelihood_permille, SHAPE).tolist()
+    shares = {entry["layer"]: entry["needed_permille"] for entry in plan["layers"]}
+    borders = tuple(values.tolist() for values in (SHARE_PERMILLE, RECENT, ASKS))
+    fields = {
+        "sure_permille": dispatch.sure_permille,
+        "least_permille": dispatch.least_permille,
+        "order": dispatch.order,
+        "needed_permille": shares,
+        "likelihood_permille": table,
+        "borders": borders,
+    }
+    return "\n".join(f"{name}={pformat(value, width=110, compact=True)}," for name, value in fields.items())
 
 
 def _layer_lines(layer: int, replicas: dict[int, list[int]]) -> str:

@@ -58,6 +58,10 @@ class Decoder:
         self.drafted = self.accepted = self.rounds = 0
         self._prefill()
 
+    def start_round(self) -> None:
+        """Start to load what this round is sure to need."""
+        self.store.start_round()
+
     def draft_step(self, step: int, drafts: list[Tensor]) -> Tensor:
         """Run one draft step; returns the drafted token of every sequence: [batch]."""
         last = drafts[-1] if drafts else torch.tensor([sequence[-1] for sequence in self.tokens])

@@ -71,8 +71,7 @@ class Kernels:
         if not self.step.is_draft:
             return scores
         asked = torch.topk(scores.reshape(-1, scores.shape[-1]), self.top_k[layer]).indices
-        for expert in asked.flatten().tolist():
-            self.store.prefetch(layer, expert)
+        self.store.asked(layer, asked.flatten().tolist())
         masked = torch.full_like(scores, -torch.inf)
         residents = self.store.plan.resident.get(layer, [])
         masked[..., residents] = scores[..., residents]
@@ -87,6 +86,8 @@ class Kernels:
         if self.step.is_draft:
             experts = [expert for expert in experts if self.store.is_resident(layer, expert)]
             self.store.dispatch(layer, experts)
+        else:
+            self.store.decided(layer, index.flatten().tolist())
         for expert in experts:
             rows, slots = torch.where(index == expert)
             parts[rows, slots] = self._expert(module, layer, expert, hidden[rows])

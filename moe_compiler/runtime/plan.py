@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from moe_compiler.runtime.prefetch import PrefetchPlan
+
 
 class Dispatch(Protocol):
     """Chooses, for the experts of a step, the replica that serves each of them."""
@@ -24,6 +26,7 @@ class Plan:
         staging_slots: experts that staging has room for.
         resident: experts in HB, by decoder layer.
         dispatch: replica dispatch of a draft step, by decoder layer.
+        prefetch: which experts are loaded before verify asks for them.
     """
 
     batch: int
@@ -32,3 +35,4 @@ class Plan:
     staging_slots: int
     resident: dict[int, list[int]]
     dispatch: Mapping[int, Dispatch] = field(default_factory=dict)
+    prefetch: PrefetchPlan = field(default_factory=PrefetchPlan)

@@ -1,19 +1,21 @@
 """Where expert weights live: slices in HB, the rest in external memory, prefetched slices in staging.
 
 On a machine without HB both are ordinary memory; what stays true is who reads what: the draft reads resident slices
-only, and verify waits for every slice that it needs. Loads run on a worker thread, in the order in which they were
-asked for.
+only, and verify waits for every slice that it needs. Loads run on a worker thread in the order that the plan says; what
+verify's router turns out not to need is dropped.
 """
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from moe_compiler.runtime.loader import WAITED_FOR, Loader
 from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.prefetch import Prefetcher
 from moe_compiler.runtime.quantise import Sliced, quantise
 
 Matrices = tuple[Tensor, ...]
@@ -43,7 +45,8 @@ class ExpertStore:
         self._external: dict[tuple[int, int], Expert] = {}
         self._draft: dict[tuple[int, int], Matrices] = {}
         self._staged: dict[tuple[int, int], Future[Matrices]] = {}
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="expert-loads")
+        self._prefetcher = Prefetcher(plan.prefetch)
+        self._loader: Loader[Matrices] = Loader(plan.staging_slots)
 
     def add(self, layer: int, expert: int, matrices: Sequence[Tensor]) -> None:
         """Quantise an expert and put it where the plan says."""
@@ -76,28 +79,46 @@ class ExpertStore:
         """Return what the draft computes with; only residents have it."""
         return self._draft[layer, expert]
 
-    def prefetch(self, layer: int, expert: int) -> None:
-        """Start to load what verify will need, if staging has room."""
-        key = (layer, expert)
-        if key not in self._staged and len(self._staged) < self.plan.staging_slots:
-            self._staged[key] = self._loader.submit(self._load, key)
+    def start_round(self) -> None:
+        """Start to load what the next verify step is sure to need."""
+        for layer, expert, priority in self._prefetcher.sure():
+            self._prefetch((layer, expert), priority)
+
+    def asked(self, layer: int, experts: Iterable[int]) -> None:
+        """Hear what a draft router asks for, one entry a token, and start to load what verify will likely need."""
+        for _, expert, priority in self._prefetcher.asked(layer, experts):
+            self._prefetch((layer, expert), priority)
+
+    def decided(self, layer: int, experts: Iterable[int]) -> None:
+        """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need."""
+        needed = list(experts)
+        self._prefetcher.used(layer, needed)
+        for key in [key for key in self._staged if key[0] == layer and key[1] not in needed]:
+            self._loader.release(self._staged.pop(key))
+        for expert in dict.fromkeys(needed):
+            self._prefetch((layer, expert), WAITED_FOR)
+
+    def _prefetch(self, key: tuple[int, int], priority: int) -> None:
+        queued = self._staged.get(key)
+        if queued is None or not (queued.running() or queued.done()):
+            self._staged[key] = self._loader.submit(priority, lambda: self._load(key), queued)
 
     def verify_weights(self, layer: int, expert: int) -> Matrices:
-        """Return an expert in full precision; waits for its load, or loads it now."""
-        key = (layer, expert)
-        if key not in self._staged:
-            return self._loader.submit(self._load, key).result()
-        return self._staged[key].result()
+        """Return an expert in full precision, once it is loaded, and give its slot back."""
+        future = self._staged.pop((layer, expert))
+        weights = future.result()
+        self._loader.release(future)
+        return weights
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""
         for future in self._staged.values():
-            future.result()
+            self._loader.release(future)
         self._staged.clear()
 
     def close(self) -> None:
         """Stop the loader."""
-        self._loader.shutdown(wait=True)
+        self._loader.close()
 
     def _load(self, key: tuple[int, int]) -> Matrices:
         self.loads.append(key)

@@ -44,6 +44,10 @@ class CostModel(Protocol):
         """Seconds to stream weights past all elements over the streamline link."""
         ...
 
+    def load_link_share(self) -> float:
+        """Share of the streamline link that an external read takes, in (0, 1]."""
+        ...
+
 
 @dataclass(frozen=True)
 class AnalyticCost:
@@ -89,6 +93,10 @@ class AnalyticCost:
         """See `CostModel`."""
         link = self.machine.streamline
         return link.latency_seconds + size_bytes / link.bytes_per_second if size_bytes > 0 else 0.0
+
+    def load_link_share(self) -> float:
+        """See `CostModel`."""
+        return self._load_bytes_per_second() / self.machine.streamline.bytes_per_second
 
     def _load_bytes_per_second(self) -> float:
         rate = min(self.machine.external.bytes_per_second, self.machine.streamline.bytes_per_second)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+ALIGNMENT_BYTES = 64
+"""Staging slots begin at multiples of this."""
 AUTO_LENGTH = -1
 """`Workload.draft_length` when select-draft chooses it."""
 
@@ -79,6 +81,17 @@ class ExpertLayer:
         """Bytes of one expert in full precision."""
         return self.msb_bytes + self.residual_bytes
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a staging slot: half an expert, or a residual slice; all of an expert that has no slices."""
+        size = max(self.residual_bytes, -(-self.whole_bytes // 2)) if self.residual_bytes else self.whole_bytes
+        return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes that a whole expert takes in staging."""
+        return (2 if self.residual_bytes else 1) * self.slot_bytes
+
 
 @dataclass(frozen=True)
 class DensePart:
@@ -151,6 +164,27 @@ class DraftPlan:
     expert_bytes: int
     dense_bytes: int
     kv_bytes: int
+
+
+@dataclass(frozen=True)
+class DispatchPlan:
+    """How loads are started in a round that is not known in advance: chosen on training rounds by lower-to-tasks.
+
+    Attributes:
+        sure_permille: experts that verify needed in at least so many of 1,000 training rounds are loaded from the start
+            of every round; above 1,000, none.
+        least_permille: an expert that draft tokens asked for is prefetched if it is then needed with at least this
+            likelihood; above 1,000, never.
+        likelihood_permille: of experts in training rounds, by the classes of `lower_to_tasks.likelihood`.
+        order: of loads that may start: `program` (by layer), `ready` (as they were asked for) or `likelihood`.
+        engine: of an expert: the fastest that is `free`, or always the `first` (near memory, on the preferred replica).
+    """
+
+    sure_permille: int
+    least_permille: int
+    likelihood_permille: tuple[int, ...]
+    order: str
+    engine: str
 
 
 @dataclass(frozen=True)

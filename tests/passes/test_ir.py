@@ -50,9 +50,9 @@ SNAPSHOTS = {
 // CHECK: %[[BANKS:.*]] = "sched.resource"() {capacity = 1 : i64, kind = "unit", name = "banks0
 // CHECK: %[[STAGING:.*]] = "sched.resource"() {{.*}}kind = "buffer", name = "staging"
 // CHECK: %[[ROUTER:.*]] = "sched.task"({{.*}}) {{.*}}kind = "attention", layer = 0 : i64{{.*}}step = 0 : i64
-// CHECK: %[[LOAD:.*]] = "sched.task"(%{{.*}}, %[[EXTERNAL]]) {{.*}}kind = "load"
+// CHECK: %[[LOAD:.*]] = "sched.task"(%{{.*}}, %[[EXTERNAL]], %{{.*}}) {{.*}}kind = "load"
 // CHECK: "sched.task"(%{{.*}}, %[[LOAD]], %[[BANKS]]{{[,)].*}}kind = "expert"
-// CHECK: "sched.buffer"(%[[LOAD]], %{{.*}}, %[[STAGING]]) {amount = 6912 : i64}
+// CHECK: "sched.buffer"(%[[LOAD]], %{{.*}}, %[[STAGING]]) {amount = 6528 : i64}
 """,
     "schedule-round": """
 // CHECK: "moe.solver"() {{.*}}pass_name = "schedule-round"
@@ -60,7 +60,7 @@ SNAPSHOTS = {
 """,
     "allocate-staging": """
 // CHECK: "moe.solver"() {{.*}}pass_name = "allocate-staging", seed = 0 : i64, status = "optimal", unit = "bytes"
-// CHECK: "sched.buffer"({{.*}}) {amount = 6912 : i64, offset_bytes = 0 : i64}
+// CHECK: "sched.buffer"({{.*}}) {amount = 6528 : i64, offset_bytes = {{[0-9]+}} : i64}
 """,
 }
 

@@ -13,6 +13,7 @@ from moe_passes.errors import InputError
 from moe_passes.machine import Engine, Link, Machine, Memory
 from moe_passes.workload import (
     DensePart,
+    DispatchPlan,
     DraftPlan,
     ExpertLayer,
     ModelShape,
@@ -29,6 +30,7 @@ RECORDS: dict[type, type] = {
     ProfileRecord: moe.ProfileOp,
     ExpertLayer: moe.ExpertStoreOp,
     DraftPlan: moe.DraftOp,
+    DispatchPlan: moe.DispatchOp,
     SolverRecord: moe.SolverOp,
     Memory: moe.MemoryOp,
     Engine: moe.EngineOp,

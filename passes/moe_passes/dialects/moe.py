@@ -18,6 +18,12 @@ I64 = ir.IntegerAttr
 F64 = ir.FloatAttr
 
 
+class DenseArray(ir.Attribute):
+    """Constraint `array<…>`: the binding's own class does not tell its IRDL name."""
+
+    attr_name = "builtin.dense_array"
+
+
 class Moe(ext.Dialect, name="moe"):
     """Mixture-of-experts models, machines and plans."""
 
@@ -199,8 +205,9 @@ class LinkOp(Moe.Operation, name="link"):
 class ExpertStoreOp(Moe.Operation, name="expert_store"):
     """The routed experts of one layer (`moe_passes.workload.ExpertLayer`).
 
-    Decisions, added by passes as attributes: `residency` (array<i64>, per expert 0 none, 1 msb, 2 all; select-draft)
-    and `replicas` (array<i64>, expert, count and banks of every replica; partition-experts).
+    Decisions, added by passes as attributes: `residency` (array<i64>, per expert 0 none, 1 msb, 2 all; select-draft),
+    `replicas` (array<i64>, expert, count and banks of every replica; partition-experts) and `needed_permille`
+    (array<i64>, per expert the training rounds of 1,000 in which verify needed it; lower-to-tasks).
     """
 
     name: ir.StringAttr
@@ -224,6 +231,10 @@ class ExpertStoreOp(Moe.Operation, name="expert_store"):
             residency = list(self.attributes["residency"])
             if len(residency) != experts or any(r not in (0, 1, 2) for r in residency):
                 return _fail(self, f"attribute 'residency' must hold 0, 1 or 2 for each of {experts} experts")
+        if "needed_permille" in self.attributes:
+            shares = list(self.attributes["needed_permille"])
+            if len(shares) != experts or any(not 0 <= share <= 1000 for share in shares):
+                return _fail(self, f"attribute 'needed_permille' must hold 0 to 1000 for each of {experts} experts")
         if "replicas" in self.attributes:
             try:
                 unflatten(list(self.attributes["replicas"]), experts)
@@ -255,6 +266,26 @@ class DraftOp(Moe.Operation, name="draft"):
             and _in_range(self, "expert_fraction", 0, 1)
             and _in_range(self, "acceptance_rate", 0, 1)
         )
+
+
+class DispatchOp(Moe.Operation, name="dispatch"):
+    """The dispatcher's static plan (`moe_passes.workload.DispatchPlan`)."""
+
+    sure_permille: I64
+    least_permille: I64
+    likelihood_permille: DenseArray
+    order: ir.StringAttr
+    engine: ir.StringAttr
+
+    def verify_invariants(self) -> bool:
+        """Thresholds are not negative, rules are known."""
+        if self.attributes["order"].value not in ("program", "ready", "likelihood"):
+            return _fail(self, 'attribute \'order\' must be "program", "ready" or "likelihood"')
+        if self.attributes["engine"].value not in ("free", "first"):
+            return _fail(self, 'attribute \'engine\' must be "free" or "first"')
+        if any(not 0 <= value <= 1000 for value in self.attributes["likelihood_permille"]):
+            return _fail(self, "attribute 'likelihood_permille' must hold numbers from 0 to 1000")
+        return _in_range(self, "sure_permille", 0, 1001) and _in_range(self, "least_permille", 0, 1001)
 
 
 class SolverOp(Moe.Operation, name="solver"):

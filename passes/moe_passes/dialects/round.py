@@ -97,6 +97,7 @@ def _work(op: ir.OpView) -> Work:
     attributes = op.attributes
     return Work(
         kind=attributes["kind"].value,
+        replaces=attributes["replaces"].value if "replaces" in attributes else -1,
         **{
             name: attributes[name].value
             for name in (

@@ -10,16 +10,12 @@ from collections.abc import Sequence
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
+from moe_passes.dialects.moe import DenseArray
+
 LONGEST_NS = 10**13
 """Longest duration: some hours; sums over a round stay within 64 bits."""
-KINDS = ("attention", "draft-experts", "load", "expert", "gather", "head")
+KINDS = ("attention", "draft-experts", "load", "expert", "write", "gather", "head")
 I64 = ir.IntegerAttr
-
-
-class DenseArray(ir.Attribute):
-    """Constraint `array<…>`: the binding's own class does not tell its IRDL name."""
-
-    attr_name = "builtin.dense_array"
 
 
 class Sched(ext.Dialect, name="sched"):
@@ -58,8 +54,9 @@ class TaskOp(Sched.Operation, name="task"):
     """A task with one or more modes.
 
     Mode m lasts `durations_ns[m]` and takes `uses[m][r]` units of the r-th resource operand. `kind` is `attention`,
-    `draft-experts`, `load`, `expert`, `gather` or `head`; `step` is the draft step, or γ for verify; `expert` is −1
-    where the task is not about one. Work is counted for energy and for the roofline.
+    `draft-experts`, `load`, `expert`, `write`, `gather` or `head`; `step` is the draft step, or γ for verify; `expert`
+    is −1 where the task is not about one. A `write` has the attribute `replaces`, the resident that gives way. Work is
+    counted for energy and for the roofline.
     """
 
     after: Sequence[ext.Operand[Token]]
@@ -89,6 +86,8 @@ class TaskOp(Sched.Operation, name="task"):
             return _fail(self, f"attribute 'kind' must be one of {', '.join(KINDS)}")
         if len(uses) != len(durations) or any(len(mode) != sizes[1] for mode in uses):
             return _fail(self, f"attribute 'uses' needs {len(durations)} modes of {sizes[1]} amounts")
+        if (self.attributes["kind"].value == "write") != ("replaces" in self.attributes):
+            return _fail(self, "attribute 'replaces' belongs to a task of kind 'write'")
         if "mode" in self.attributes and not 0 <= self.attributes["mode"].value < len(durations):
             return _fail(self, "attribute 'mode' names a mode that does not exist")
         if "start_ns" in self.attributes and self.attributes["start_ns"].value < 0:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moe_passes.schedule_round.problem import Problem
-from moe_passes.workload import DensePart, ExpertLayer
+from moe_passes.schedule_round.problem import Guess, Problem
+from moe_passes.workload import DensePart, DispatchPlan, ExpertLayer
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class PlacedLayer:
         shape: of its experts.
         residency: [expert], 0 none, 1 msb, 2 all.
         replicas: banks of every replica of every expert's resident part.
+        needed_permille: [expert], training rounds of 1,000 in which verify needed it.
     """
 
     shape: ExpertLayer
     residency: npt.NDArray[np.int64]
     replicas: tuple[tuple[tuple[int, ...], ...], ...]
+    needed_permille: npt.NDArray[np.int64]
 
     def resident_bytes(self, expert: int) -> int:
         """Bytes of an expert in HB."""
@@ -45,6 +47,7 @@ class StaticPlan:
         staging_bytes: size of staging (0 without HB).
         parts: dense work per decoder layer, the head last.
         layers: MoE layers, in order.
+        dispatch: when loads start in a round that is not known.
     """
 
     batch: int
@@ -55,6 +58,7 @@ class StaticPlan:
     staging_bytes: int
     parts: tuple[DensePart, ...]
     layers: tuple[PlacedLayer, ...]
+    dispatch: DispatchPlan
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,23 @@ class RoundRouting:
         verify: [MoE layer, token, expert], choices of the batch·(γ + 1) verified tokens.
         asked: [step, MoE layer, batch, expert], unrestricted choices of the draft's router.
         drafted: [step, MoE layer, batch, expert], choices restricted to residents, which the draft computes.
+        recent: [MoE layer, expert], tokens of the round before that were routed to an expert.
+        promoted: per MoE layer, (expert, resident that it replaces) of the next hot set.
     """
 
     verify: npt.NDArray[np.bool_]
     asked: npt.NDArray[np.bool_]
     drafted: npt.NDArray[np.bool_]
+    recent: npt.NDArray[np.int64]
+    promoted: tuple[tuple[tuple[int, int], ...], ...]
 
 
 @dataclass(frozen=True)
 class Work:
     """What a task does, for energy and the roofline.
 
-    Kinds: `attention` (all dense work of a layer), `draft-experts`, `load`, `expert`, `gather` (ends the experts of a
+    Kinds: `attention` (all dense work of a layer), `draft-experts`, `load`, `expert`, `write` (what the next hot set
+    keeps of an expert, from staging to the banks of the expert that it replaces), `gather` (ends the experts of a
     layer), `head`.
     """
 
@@ -90,11 +99,19 @@ class Work:
     link_bytes: int = 0
     w4a8_macs: int = 0
     w8a8_macs: int = 0
+    replaces: int = -1
 
 
 @dataclass(frozen=True)
 class TaskGraph:
-    """A round as a scheduling problem, and what each of its tasks does (same order)."""
+    """A round as a scheduling problem.
+
+    Attributes:
+        problem: its tasks.
+        work: what each task does, in the same order.
+        guesses: loads that start, if at all, before verify's router has said whether they are needed.
+    """
 
     problem: Problem
     work: tuple[Work, ...]
+    guesses: tuple[Guess, ...]

@@ -7,21 +7,25 @@ from torch_mlir.dialects import func
 from moe_passes.cost import AnalyticCost
 from moe_passes.dialects import sched
 from moe_passes.dialects.module import (
+    append,
     dense_parts,
     expert_stores,
+    find,
     has_function,
     only,
     read_machine,
     refuse_second_run,
     replicas_of,
+    set_attribute,
 )
 from moe_passes.dialects.records import to_attribute
 from moe_passes.errors import InputError
+from moe_passes.lower_to_tasks.choose import NOTHING_AHEAD, choose_dispatch
 from moe_passes.lower_to_tasks.problem import PlacedLayer, StaticPlan, TaskGraph
-from moe_passes.lower_to_tasks.rounds import representative
+from moe_passes.lower_to_tasks.rounds import TRAINING_ROUNDS, representative, take_rounds
 from moe_passes.lower_to_tasks.tasks import build
 from moe_passes.routing import RoutingTrace
-from moe_passes.workload import DraftPlan, ExpertLayer, ModelShape, Workload
+from moe_passes.workload import DispatchPlan, DraftPlan, ExpertLayer, ModelShape, Workload
 
 NAME = "lower-to-tasks"
 
@@ -33,8 +37,15 @@ def run(module: ir.Module, trace: RoutingTrace) -> None:
         InputError: select-draft or, where experts are resident, partition-experts has not run.
     """
     refuse_second_run(has_function(module, "round"), NAME, "@round")
-    graph = build(read_plan(module), representative(trace, read_plan(module)), AnalyticCost(read_machine(module)))
-    write_round(module, graph)
+    for op, _ in find(module, DispatchPlan):
+        op.operation.erase()
+    undecided, cost = read_plan(module), AnalyticCost(read_machine(module))
+    plan = choose_dispatch(undecided, trace, cost)
+    rounds = take_rounds(trace, plan, "train", TRAINING_ROUNDS)
+    append(module, plan.dispatch)
+    for (op, _), layer in zip(expert_stores(module, NAME), plan.layers, strict=True):
+        set_attribute(op, "needed_permille", tuple(layer.needed_permille.tolist()))
+    write_round(module, build(plan, representative(rounds, plan), cost))
 
 
 def read_plan(module: ir.Module) -> StaticPlan:
@@ -55,6 +66,7 @@ def read_plan(module: ir.Module) -> StaticPlan:
         staging_bytes=plan.staging_bytes,
         parts=tuple(dense_parts(module, NAME)),
         layers=tuple(_placed(op, layer, banks) for op, layer in expert_stores(module, NAME)),
+        dispatch=next((record for _, record in find(module, DispatchPlan)), NOTHING_AHEAD),
     )
 
 
@@ -67,7 +79,8 @@ def _placed(op: ir.OpView, layer: ExpertLayer, banks: int) -> PlacedLayer:
         raise InputError(f"{NAME}: store '{layer.name}' places experts beyond the last of {banks} banks")
     if any((level > 0) != (len(copies) > 0) for level, copies in zip(residency, replicas, strict=True)):
         raise InputError(f"{NAME}: store '{layer.name}' has residents without banks; run partition-experts first")
-    return PlacedLayer(layer, residency, replicas)
+    needed = list(op.attributes["needed_permille"]) if "needed_permille" in op.attributes else [0] * layer.experts
+    return PlacedLayer(layer, residency, replicas, np.array(needed, dtype=np.int64))
 
 
 def write_round(module: ir.Module, graph: TaskGraph) -> None:
@@ -110,6 +123,8 @@ def write_round(module: ir.Module, graph: TaskGraph) -> None:
                     w8a8_macs=to_attribute(work.w8a8_macs),
                     done=token,
                 )
+                if work.replaces >= 0:
+                    set_attribute(op, "replaces", work.replaces)
                 done.append(op.done)
             for buffer in problem.buffers:
                 sched.BufferOp(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from moe_passes.lower_to_tasks.problem import RoundRouting, StaticPlan
-from moe_passes.routing import RoutingTrace, by_popularity, cut_rounds, membership, popularity, restrict
+from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan
+from moe_passes.routing import IntArray, RoutingTrace, by_popularity, cut_rounds, membership, popularity, restrict
 
 TRAINING_ROUNDS = 16
 
@@ -11,13 +11,12 @@ TRAINING_ROUNDS = 16
 def take_rounds(trace: RoutingTrace, plan: StaticPlan, split: str, most: int) -> list[RoundRouting]:
     """Take up to `most` rounds of a split (`train` or `held-out`)."""
     tokens = cut_rounds(trace.tokens, plan.batch, plan.length + 1, split, most).tokens
-    order = by_popularity(popularity(trace))
-    return [_routing(trace, plan, order, chosen) for chosen in tokens]
+    counts = popularity(trace)
+    return [_routing(trace, plan, counts, chosen) for chosen in tokens]
 
 
-def representative(trace: RoutingTrace, plan: StaticPlan) -> RoundRouting:
-    """Choose the training round whose external bytes are the median of the training sample."""
-    rounds = take_rounds(trace, plan, "train", TRAINING_ROUNDS)
+def representative(rounds: list[RoundRouting], plan: StaticPlan) -> RoundRouting:
+    """Choose the round whose external bytes are the median."""
     sizes = [external_bytes(plan, routing) for routing in rounds]
     return rounds[int(np.argsort(sizes, kind="stable")[(len(sizes) - 1) // 2])]
 
@@ -31,13 +30,32 @@ def external_bytes(plan: StaticPlan, routing: RoundRouting) -> int:
     return total
 
 
-def _routing(trace: RoutingTrace, plan: StaticPlan, order: np.ndarray, tokens: np.ndarray) -> RoundRouting:
+def _routing(trace: RoutingTrace, plan: StaticPlan, counts: IntArray, tokens: np.ndarray) -> RoundRouting:
     """Build one round from token indices [batch, γ + 1]."""
     count, top_k = trace.experts_per_layer, trace.experts.shape[2]
+    order = by_popularity(counts)
     verify = membership(trace.experts[tokens.ravel()], count).transpose(1, 0, 2)
     drafts = tokens[:, : plan.length].T
     asked = membership(trace.draft_experts[drafts], count).transpose(0, 2, 1, 3)
     drafted = np.zeros_like(asked)
     for row, layer in enumerate(plan.layers):
         drafted[:, row] = restrict(asked[:, row], layer.residency > 0, order[row], top_k)
-    return RoundRouting(verify, asked, drafted)
+    hotness = counts + asked.sum(axis=(0, 2))
+    promoted = [_promoted(layer, verify[row].any(axis=0), hotness[row]) for row, layer in enumerate(plan.layers)]
+    before = tokens - tokens.shape[1]
+    recent = membership(trace.experts[before[before >= 0]], count).sum(axis=0)
+    return RoundRouting(verify, asked, drafted, recent, tuple(promoted))
+
+
+def _promoted(layer: PlacedLayer, needed: np.ndarray, hotness: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the experts that this round makes hotter than residents, and the residents that they replace.
+
+    Hotness counts the choices of the draft's routers so far, those of the training tokens among them. Only what verify
+    loads anyway can be written into HB as it passes by (arXiv 2604.14626).
+    """
+    incoming = np.flatnonzero(needed & (layer.residency == 0))
+    incoming = incoming[np.argsort(-hotness[incoming], kind="stable")]
+    residents = np.flatnonzero(layer.residency > 0)
+    residents = residents[np.argsort(hotness[residents], kind="stable")]
+    pairs = zip(incoming.tolist(), residents.tolist(), strict=False)
+    return tuple((new, old) for new, old in pairs if hotness[new] > hotness[old])

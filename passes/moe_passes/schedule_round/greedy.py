@@ -9,8 +9,9 @@ import numpy.typing as npt
 from moe_passes.schedule_round.bound import longest_tails
 from moe_passes.schedule_round.problem import Problem, Schedule
 
-RULES = ("program", "tail", "ready")
-"""Priority rules: program order, longest tail first, first come first served."""
+RULES = ("program", "tail", "ready", "program-double", "tail-double")
+"""Priority rules: program order, longest tail first, first come first served. A `-double` rule keeps room for two
+buffers of what is needed soon instead of one, so that one can be filled while the other is used."""
 
 
 def list_schedule(problem: Problem, rule: str) -> Schedule | None:
@@ -20,30 +21,31 @@ def list_schedule(problem: Problem, rule: str) -> Schedule | None:
         The schedule, or None where the rule fills a buffer with what is needed too late (never for `program`, if
         program order is a topological order and each single buffer fits).
     """
-    priority = _priorities(problem, rule)
-    return schedule_by(problem, priority, by_arrival=rule == "ready")
+    name, _, double = rule.partition("-")
+    run = ListScheduler(problem, _priorities(problem, name), by_arrival=name == "ready")
+    run.reserved = 2 if double else 1
+    return run.run()
 
 
-def _priorities(problem: Problem, rule: str) -> npt.NDArray[np.int64]:
+def _priorities(problem: Problem, rule: str) -> list[int]:
     count = len(problem.tasks)
     if rule != "tail":
-        return np.arange(count, dtype=np.int64)
+        return list(range(count))
     durations = np.array([problem.shortest(n) for n in range(count)], dtype=np.int64)
-    return -(longest_tails(problem, durations, problem.successors()) + durations)
+    priorities: list[int] = (-(longest_tails(problem, durations, problem.successors()) + durations)).tolist()
+    return priorities
 
 
-def schedule_by(
-    problem: Problem, priority: Sequence[int] | npt.NDArray[np.int64], by_arrival: bool = False
-) -> Schedule | None:
+def schedule_by(problem: Problem, priority: Sequence[int] | npt.NDArray[np.int64]) -> Schedule | None:
     """Schedule with given priorities (lowest first; ties by task number).
 
     A task that opens a buffer is started only if, with it, the largest buffer still fits for every earlier task in
     program order that has not opened its own: what is needed soon always finds room.
     """
-    return _Run(problem, [int(p) for p in priority], by_arrival).run()
+    return ListScheduler(problem, [int(p) for p in priority], by_arrival=False).run()
 
 
-class _Run:
+class ListScheduler:
     """The state of one run of list scheduling."""
 
     def __init__(self, problem: Problem, priority: list[int], by_arrival: bool) -> None:
@@ -66,6 +68,10 @@ class _Run:
             for resource, amount in amounts.items():
                 self.largest[resource] = max(self.largest.get(resource, 0), amount)
         self.ready: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+        self.arrived: set[int] = set()
+        self.dropped: set[int] = set()
+        self.only_first = False
+        self.reserved = 1
         self.events: list[tuple[int, int, int]] = []
 
     def run(self) -> Schedule | None:
@@ -73,26 +79,31 @@ class _Run:
         for number, task in enumerate(self.problem.tasks):
             if not self.waiting[number]:
                 heapq.heappush(self.events, (task.release, 0, number))
-        left = len(self.problem.tasks)
+        started = 0
         while self.events:
             now = self.events[0][0]
             while self.events and self.events[0][0] == now:
                 _, finished, number = heapq.heappop(self.events)
                 self._finish(number, now) if finished else self._arrive(number, now)
-            left -= self._start_all(now)
-        return None if left else Schedule(tuple(self.starts), tuple(self.modes))
+            started += self._start_all(now)
+        is_complete = started + len(self.dropped) == len(self.problem.tasks)
+        return Schedule(tuple(self.starts), tuple(self.modes)) if is_complete else None
 
     def _arrive(self, number: int, now: int) -> None:
-        task = self.problem.tasks[number]
-        signature: tuple[object, ...] = (number in self.opens, *(mode.uses for mode in task.modes))
-        key = now if self.by_arrival else self.priority[number]
-        heapq.heappush(self.ready.setdefault(signature, []), (key, number))
+        self.arrived.add(number)
+        self._queue(number, now if self.by_arrival else self.priority[number])
+
+    def _queue(self, number: int, key: int) -> None:
+        heapq.heappush(self.ready.setdefault(self._signature(number), []), (key, number))
+
+    def _signature(self, number: int) -> tuple[object, ...]:
+        """Tasks of one signature can start under the same conditions, so only the first of them is looked at."""
+        return (number in self.opens, *(mode.uses for mode in self.problem.tasks[number].modes))
 
     def _finish(self, number: int, now: int) -> None:
         for resource, amount in self.problem.tasks[number].modes[self.modes[number]].uses:
             self.free[resource] += amount
-        for resource, amount in self.closes.get(number, {}).items():
-            self.free[resource] += amount
+        self._close(number)
         for later in self.successors[number]:
             self.waiting[later] -= 1
             if not self.waiting[later]:
@@ -102,22 +113,36 @@ class _Run:
                 else:
                     self._arrive(later, now)
 
+    def _close(self, number: int) -> None:
+        for resource, amount in self.closes.get(number, {}).items():
+            self.free[resource] += amount
+
     def _start_all(self, now: int) -> int:
         started = 0
         while True:
-            best: tuple[int, int, int, tuple[object, ...]] | None = None
+            best: tuple[int, int, int] | None = None
             for signature, queue in self.ready.items():
+                while queue and self._is_settled(queue[0][1]):
+                    heapq.heappop(queue)
                 if not queue or (best is not None and queue[0] >= best[:2]):
                     continue
-                mode = self._possible_mode(queue[0][1])
+                key, number = queue[0]
+                mode = self._possible_mode(number)
+                if mode < 0 and number in self.opens:
+                    number = self._earliest(signature)
+                    mode = self._possible_mode(number) if number >= 0 else -1
                 if mode >= 0:
-                    best = (*queue[0], mode, signature)
+                    best = (key, number, mode)
             if best is None:
                 return started
-            _, number, mode, signature = best
-            heapq.heappop(self.ready[signature])
-            self._start(number, mode, now)
+            self._start(*best[1:], now)
             started += 1
+
+    def _earliest(self, signature: tuple[object, ...]) -> int:
+        """Return the task for which room is kept, if it has arrived and is of this signature; −1 otherwise."""
+        first = self._first_unopened()
+        is_candidate = first in self.arrived and self._signature(first) == signature
+        return first if is_candidate else -1
 
     def _possible_mode(self, number: int) -> int:
         """Return the fastest mode that can start now, −1 if none can."""
@@ -125,18 +150,27 @@ class _Run:
             if not self._has_room(number, resource, amount):
                 return -1
         chosen, shortest = -1, -1
-        for index, mode in enumerate(self.problem.tasks[number].modes):
+        modes = self.problem.tasks[number].modes
+        for index, mode in enumerate(modes[:1] if self.only_first else modes):
             fits = all(self.free[resource] >= amount for resource, amount in mode.uses)
             if fits and (chosen < 0 or mode.duration < shortest):
                 chosen, shortest = index, mode.duration
         return chosen
 
     def _has_room(self, number: int, resource: int, amount: int) -> bool:
-        while self.first_unopened < len(self.unopened) and self.starts[self.unopened[self.first_unopened]] >= 0:
-            self.first_unopened += 1
-        earliest = self.first_unopened >= len(self.unopened) or self.unopened[self.first_unopened] >= number
-        reserve = 0 if earliest else self.largest[resource]
+        first = self._first_unopened()
+        reserve = 0 if first < 0 or first >= number else self.reserved * self.largest[resource]
         return self.free[resource] >= amount + reserve
+
+    def _first_unopened(self) -> int:
+        """Return the first task in program order that has not opened its buffers; −1 if all have."""
+        unopened = self.unopened
+        while self.first_unopened < len(unopened) and self._is_settled(unopened[self.first_unopened]):
+            self.first_unopened += 1
+        return unopened[self.first_unopened] if self.first_unopened < len(unopened) else -1
+
+    def _is_settled(self, number: int) -> bool:
+        return self.starts[number] >= 0 or number in self.dropped
 
     def _start(self, number: int, mode: int, now: int) -> None:
         self.starts[number], self.modes[number] = now, mode

@@ -69,12 +69,16 @@ class Problem:
             self._check_task(number, task)
         for number, buffer in enumerate(self.buffers):
             self._check_buffer(number, buffer)
+        object.__setattr__(self, "order", self._topological_order())
+
+    def _topological_order(self) -> tuple[int, ...]:
+        if all(before < number for number, task in enumerate(self.tasks) for before in task.after):
+            return tuple(range(len(self.tasks)))
         graph = {n: task.after for n, task in enumerate(self.tasks)}
         try:
-            order = tuple(TopologicalSorter(graph).static_order())
+            return tuple(TopologicalSorter(graph).static_order())
         except CycleError as error:
             raise InputError(f"tasks wait for each other in a cycle: {error.args[1]}") from None
-        object.__setattr__(self, "order", order)
 
     def _check_task(self, number: int, task: Task) -> None:
         if not task.modes:
@@ -122,6 +126,23 @@ class Problem:
             for before in task.after:
                 result[before].append(number)
         return result
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A task that starts, if at all, before it is known whether it is needed.
+
+    Attributes:
+        task: its number; the buffers of one that is not needed have it as first and last.
+        decider: the task after which it is known.
+        is_needed: what will be known then.
+        moments: (task, or −1 for the start of the round; likelihood in ‰ from its end on), in order.
+    """
+
+    task: int
+    decider: int
+    is_needed: bool
+    moments: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)

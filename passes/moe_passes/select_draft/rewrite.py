@@ -138,7 +138,7 @@ def _kv_bytes(parts: list[DensePart], workload: Workload) -> int:
 
 
 def _two_experts(layers: list[ExpertLayer]) -> int:
-    return 2 * max(layer.whole_bytes for layer in layers)
+    return 2 * max(layer.staged_bytes for layer in layers)
 
 
 def free_bytes(machine: Machine, workload: Workload, parts: list[DensePart]) -> int:
@@ -229,8 +229,8 @@ def _staging_choices(machine: Machine, layers: list[ExpertLayer], free: int) -> 
     assert machine.hb is not None
     if machine.hb.staging_bytes != AUTO:
         return (least,)
-    whole = max(layer.whole_bytes for layer in layers)
-    return tuple(n * whole for n in STAGED_EXPERTS if n * whole <= max(least, int(MOST_STAGING * free)))
+    staged = max(layer.staged_bytes for layer in layers)
+    return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= max(least, int(MOST_STAGING * free)))
 
 
 def _rates(

@@ -1,16 +1,22 @@
 """The task graph of a hand-made round, counted by hand."""
 
+import math
+
 import numpy as np
 import pytest
 from moe_passes.cost import AnalyticCost
+from moe_passes.lower_to_tasks.likelihood import SHAPE
 from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan
 from moe_passes.lower_to_tasks.tasks import build
-from moe_passes.workload import DensePart, ExpertLayer
+from moe_passes.workload import DensePart, DispatchPlan, ExpertLayer
 
 from moe_compiler.cost.report import add_up, joules, roofline_seconds
 from moe_compiler.target.loader import load_target
 
 MSB, RESIDUAL, HIDDEN = 640, 576, 64
+SLOT = 640
+"""Half an expert (608), aligned to 64."""
+DISPATCH = DispatchPlan(1001, 1001, (0,) * math.prod(SHAPE), "program", "free")
 
 
 def hand_made():
@@ -18,16 +24,16 @@ def hand_made():
     shape = ExpertLayer("layer0", 0, experts=4, top_k=1, parameters=1000, msb_bytes=MSB, residual_bytes=RESIDUAL)
     residency = np.array([1, 1, 0, 0])
     everywhere = (tuple(range(32)),)
-    placed = PlacedLayer(shape, residency, (everywhere, everywhere, (), ()))
+    placed = PlacedLayer(shape, residency, (everywhere, everywhere, (), ()), np.zeros(4, dtype=np.int64))
     parts = (DensePart(0, 1000, 900, 10, 0, 0, 0), DensePart(1, 2000, 1900, 20, 0, 0, 0))
-    plan = StaticPlan(1, 16, 1, 4, HIDDEN, 4 * MSB, parts, (placed,))
+    plan = StaticPlan(1, 16, 1, 4, HIDDEN, 4 * SLOT, parts, (placed,), DISPATCH)
     verify = np.zeros((1, 2, 4), dtype=bool)
     verify[0, 0, 0] = verify[0, 1, 2] = True  # token 0 → expert 0 (hot), token 1 → expert 2 (cold)
     asked = np.zeros((1, 1, 1, 4), dtype=bool)
     asked[0, 0, 0, 2] = True  # the draft asked for expert 2,
     drafted = np.zeros((1, 1, 1, 4), dtype=bool)
     drafted[0, 0, 0, 0] = True  # and computed resident expert 0 instead
-    return plan, RoundRouting(verify, asked, drafted)
+    return plan, RoundRouting(verify, asked, drafted, np.zeros((1, 4), dtype=np.int64), ((),))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,7 @@ def test_bytes_and_staging(graph):
     assert graph.work[hot].external_read_bytes == RESIDUAL
     assert graph.work[cold].external_read_bytes == MSB + RESIDUAL
     assert [b.first for b in graph.problem.buffers] == [hot, cold, cold]
-    assert {b.amount for b in graph.problem.buffers} == {640}
+    assert {b.amount for b in graph.problem.buffers} == {SLOT}
     totals = add_up(graph.work)
     assert totals.external_read_bytes == totals.hb_write_bytes == MSB + 2 * RESIDUAL
     dense = 2 * (1000 + 2000)
@@ -89,9 +95,11 @@ def test_energy_and_roofline(graph):
 def test_without_hb_everything_streams():
     plan, routing = hand_made()
     layer = plan.layers[0]
-    nothing = PlacedLayer(layer.shape, np.zeros(4, dtype=np.int64), ((),) * 4)
-    plain = StaticPlan(1, 16, 0, 8, HIDDEN, 0, plan.parts, (nothing,))
-    routing = RoundRouting(routing.verify[:, :1], routing.asked[:0], routing.drafted[:0])
+    nothing = PlacedLayer(layer.shape, np.zeros(4, dtype=np.int64), ((),) * 4, layer.needed_permille)
+    plain = StaticPlan(1, 16, 0, 8, HIDDEN, 0, plan.parts, (nothing,), DISPATCH)
+    routing = RoundRouting(
+        routing.verify[:, :1], routing.asked[:0], routing.drafted[:0], routing.recent, routing.promoted
+    )
     graph = build(plain, routing, AnalyticCost(load_target("xpu-lpddr5").machine()))
     assert [work.kind for work in graph.work] == ["attention", "expert", "head"]
     assert add_up(graph.work).external_read_bytes == 1000 + MSB + RESIDUAL + 2000

@@ -1,0 +1,77 @@
+"""Choose the dispatcher's static plan: what it loads before it is asked to, in which order, on which engine.
+
+The clairvoyant schedule of a round depends on none of the choices but `sure`, so the plan with the least mean time over
+training rounds is the one with the least regret over them. One choice is varied at a time, the others as they are best
+so far; the rounds that judge are not those that are reported on.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from moe_passes.cost import CostModel
+from moe_passes.lower_to_tasks.likelihood import SHAPE, likelihoods, share_needed
+from moe_passes.lower_to_tasks.problem import RoundRouting, StaticPlan
+from moe_passes.lower_to_tasks.rounds import take_rounds
+from moe_passes.lower_to_tasks.tasks import build_unknown
+from moe_passes.routing import RoutingTrace
+from moe_passes.schedule_round.dispatch import ENGINES, ORDERS, dispatch
+from moe_passes.workload import DispatchPlan
+
+JUDGES = 2
+"""Training rounds that plans are compared on."""
+STATISTICS_ROUNDS = 64
+"""Training rounds that likelihoods are counted on."""
+SURE_PERMILLE = (1000, 1001, 900)
+LEAST_PERMILLE = (0, 800, 950, 1001)
+NOTHING_AHEAD = DispatchPlan(1001, 1001, (), ORDERS[0], ENGINES[0])
+"""Loads start when verify's router has asked for them."""
+
+
+def choose_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> StaticPlan:
+    """Return the plan with the dispatch plan that is fastest on training rounds, and the likelihoods it goes by.
+
+    Without a draft or without HB, nothing can be loaded ahead.
+    """
+    if not plan.staging_bytes or not plan.length:
+        return replace(plan, dispatch=replace(NOTHING_AHEAD, likelihood_permille=(0,) * math.prod(SHAPE)))
+    rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
+    judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
+    shares = share_needed(rounds)
+    layers = tuple(replace(layer, needed_permille=shares[row]) for row, layer in enumerate(plan.layers))
+    first = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods(rounds, shares), "likelihood", ENGINES[0])
+    known: dict[DispatchPlan, float] = {}
+
+    def seconds(choice: DispatchPlan) -> float:
+        if choice not in known:
+            known[choice] = mean_makespan(replace(plan, layers=layers, dispatch=choice), judges, cost)
+        return known[choice]
+
+    best = first
+    for vary in (_least, _sure, _orders, _engines):
+        best = min(vary(best), key=seconds)
+    return replace(plan, layers=layers, dispatch=best)
+
+
+def _sure(choice: DispatchPlan) -> Iterator[DispatchPlan]:
+    return (replace(choice, sure_permille=value) for value in SURE_PERMILLE)
+
+
+def _least(choice: DispatchPlan) -> Iterator[DispatchPlan]:
+    return (replace(choice, least_permille=value) for value in LEAST_PERMILLE)
+
+
+def _orders(choice: DispatchPlan) -> Iterator[DispatchPlan]:
+    return (replace(choice, order=value) for value in ("likelihood", "program"))
+
+
+def _engines(choice: DispatchPlan) -> Iterator[DispatchPlan]:
+    return (replace(choice, engine=value) for value in ENGINES)
+
+
+def mean_makespan(plan: StaticPlan, rounds: list[RoundRouting], cost: CostModel) -> float:
+    """Dispatch rounds; returns their mean length in nanoseconds."""
+    graphs = [build_unknown(plan, routing, cost) for routing in rounds]
+    return float(np.mean([dispatch(g.problem, g.guesses, plan.dispatch).makespan for g in graphs]))
