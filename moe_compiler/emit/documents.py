@@ -5,6 +5,7 @@ from typing import Any
 
 from moe_passes.dialects.module import find, only, read_machine, replicas_of
 from moe_passes.dialects.round import Round, read_round
+from moe_passes.schedule_round.steady import UNROLLED
 from moe_passes.workload import (
     DispatchPlan,
     DraftPlan,
@@ -19,6 +20,7 @@ from torch_mlir import ir
 
 from moe_compiler.cost.held_out import HeldOut
 from moe_compiler.cost.report import KNOBS, add_up, busy_fractions, critical_path, joules, roofline_seconds
+from moe_compiler.cost.steady import Steady, steady
 
 NAME = "emit"
 RESIDENCY = ("none", "msb", "all")
@@ -180,6 +182,7 @@ def cost_document(module: ir.Module, held_out: HeldOut) -> dict[str, Any]:
             "joules": sum(energy.values()),
             "tasks": len(round_.work),
         },
+        "steady_state": _steady_state(steady(round_, schedule, int(solver.lower_bound * 1e9)), tokens),
         "token": {"seconds": seconds / tokens, "joules": sum(energy.values()) / tokens},
         "joules_by_part": energy,
         "bytes": {
@@ -204,6 +207,19 @@ def cost_document(module: ir.Module, held_out: HeldOut) -> dict[str, Any]:
             "dispatch_rule": only(module, DispatchPlan, NAME).order,
             "solvers": [_solver(record) for record in held_out.solvers],
         },
+    }
+
+
+def _steady_state(steady: Steady, tokens: float) -> dict[str, Any]:
+    state = steady.state
+    return {
+        "period_seconds": state.period * 1e-9,
+        "lower_bound_seconds": state.lower_bound * 1e-9,
+        "gap": gap(state.period, state.lower_bound),
+        "token_seconds": state.period * 1e-9 / tokens,
+        "carried_loads": len(state.carried),
+        "carried_bytes": steady.carried_bytes,
+        "checked_starts_seconds": [k * state.period * 1e-9 for k in range(UNROLLED)],
     }
 
 

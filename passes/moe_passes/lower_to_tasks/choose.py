@@ -50,7 +50,7 @@ def choose_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> S
         return known[choice]
 
     best = first
-    for vary in (_least, _sure, _orders, _engines):
+    for vary in (_guesses, _sure, _engines):
         best = min(vary(best), key=seconds)
     return replace(plan, layers=layers, dispatch=best)
 
@@ -59,12 +59,10 @@ def _sure(choice: DispatchPlan) -> Iterator[DispatchPlan]:
     return (replace(choice, sure_permille=value) for value in SURE_PERMILLE)
 
 
-def _least(choice: DispatchPlan) -> Iterator[DispatchPlan]:
-    return (replace(choice, least_permille=value) for value in LEAST_PERMILLE)
-
-
-def _orders(choice: DispatchPlan) -> Iterator[DispatchPlan]:
-    return (replace(choice, order=value) for value in ("likelihood", "program"))
+def _guesses(choice: DispatchPlan) -> Iterator[DispatchPlan]:
+    """Vary order and threshold together: with little staging, likely loads of late layers block those of early ones."""
+    for order in ("likelihood", "program"):
+        yield from (replace(choice, order=order, least_permille=value) for value in LEAST_PERMILLE)
 
 
 def _engines(choice: DispatchPlan) -> Iterator[DispatchPlan]:

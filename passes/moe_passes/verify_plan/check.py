@@ -13,7 +13,7 @@ class PlannedTask:
 
     Attributes:
         name: for messages.
-        kind: `attention`, `draft-experts`, `load`, `expert`, `gather` or `head`.
+        kind: `attention`, `draft-experts`, `load`, `expert`, `write`, `gather` or `head`.
         step: of the draft, or γ for verify.
         layer: decoder layer.
         expert: −1 where the task is not about one.
@@ -22,8 +22,9 @@ class PlannedTask:
         uses: (resource name, amount) of the chosen mode.
         after: task numbers it waits for.
         external_bytes: read from external memory.
-        hb_bytes: read from HB.
+        hb_bytes: read from HB, and for a `write` also written.
         macs: 8-bit multiply-accumulates, plus half the 4-bit ones.
+        replaces: of a `write`, the resident expert that gives way; −1 otherwise.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PlannedTask:
     external_bytes: int = 0
     hb_bytes: int = 0
     macs: float = 0.0
+    replaces: int = -1
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class PlannedBuffer:
 
 @dataclass(frozen=True)
 class NeededBytes:
-    """Bytes that an expert computation needs and where they come from.
+    """Bytes that an expert computation or a write needs and where they come from.
 
     Attributes:
-        task: number of the computation.
-        needed: bytes of the expert in full precision.
+        task: number of it.
+        needed: bytes of the expert in full precision, or of what HB is to keep.
         resident: bytes of it in HB.
         streamed: bytes that the task itself reads from external memory.
     """
@@ -83,6 +85,7 @@ class Facts:
         hb_used_bytes: dense weights, KV cache, staging and resident experts together.
         bank_bytes: per bank, resident expert bytes placed there.
         bank_capacity_bytes: of experts in one bank.
+        residents: per MoE layer, the experts that HB holds in part or whole.
     """
 
     layers: int
@@ -96,6 +99,7 @@ class Facts:
     hb_used_bytes: int
     bank_bytes: tuple[float, ...]
     bank_capacity_bytes: float
+    residents: dict[int, frozenset[int]]
 
 
 def violations(
@@ -109,14 +113,15 @@ def violations(
 
     Checked: dependencies; exclusive and shared resources; staging capacity over time; staging addresses; that every
     byte an expert computation needs is resident, streamed, or staged before it starts and until it ends; that no task
-    is faster than the machine; that the round is complete; and that HB holds what it is said to hold.
+    is faster than the machine; that the round is complete; that HB holds what it is said to hold; and that the next hot
+    set overwrites nothing that is still needed.
     """
     staging = "staging"
     wrong = [f"{t.name} starts at {t.start}" for t in tasks if t.start < 0]
     wrong += _memory(capacities.get(staging, 0), facts) + _complete(tasks, facts) + _physics(tasks, facts)
     wrong += _dependencies(tasks) + _resources(tasks, capacities)
     wrong += _staging(tasks, buffers, capacities.get(staging, 0))
-    wrong += _arrivals(tasks, buffers, needs)
+    wrong += _arrivals(tasks, buffers, needs) + _hot_set(tasks, facts)
     return wrong
 
 
@@ -223,23 +228,43 @@ def _staging(tasks: Sequence[PlannedTask], buffers: Sequence[PlannedBuffer], cap
             if upper > lower and other[2] < high and low < other[3]:
                 wrong.append(f"the slices of {tasks[first].name} and {tasks[other[4]].name} share addresses")
         alive.append(entry)
-        if sum(other[3] - other[2] for other in alive) > capacity:
-            wrong.append(f"staging overflows when {tasks[first].name} starts")
     return wrong
 
 
 def _arrivals(
     tasks: Sequence[PlannedTask], buffers: Sequence[PlannedBuffer], needs: Sequence[NeededBytes]
 ) -> list[str]:
+    """Check that what a task needs has been loaded when it starts, and is kept until it ends."""
     wrong = []
-    staged: dict[int, int] = {}
+    slices: dict[tuple[int, int], list[PlannedBuffer]] = {}
     for buffer in buffers:
-        if _end(tasks[buffer.first]) <= tasks[buffer.last].start:
-            staged[buffer.last] = staged.get(buffer.last, 0) + buffer.size
-        else:
-            wrong.append(f"{tasks[buffer.last].name} starts before {tasks[buffer.first].name} has brought its slice")
+        load = tasks[buffer.first]
+        slices.setdefault((load.layer, load.expert), []).append(buffer)
     for need in needs:
-        have = need.resident + need.streamed + staged.get(need.task, 0)
+        task, have = tasks[need.task], need.resident + need.streamed
+        for buffer in slices.get((task.layer, task.expert), []):
+            if _end(tasks[buffer.first]) > task.start:
+                wrong.append(f"{task.name} starts before {tasks[buffer.first].name} has brought its slice")
+            elif _end(tasks[buffer.last]) < _end(task):
+                wrong.append(f"the slice of {tasks[buffer.first].name} is dropped before {task.name} ends")
+            else:
+                have += buffer.size
         if have < need.needed:
-            wrong.append(f"{tasks[need.task].name} needs {need.needed} bytes, but {have} are there")
+            wrong.append(f"{task.name} needs {need.needed} bytes, but {have} are there")
+    return wrong
+
+
+def _hot_set(tasks: Sequence[PlannedTask], facts: Facts) -> list[str]:
+    """Check that writes of the next hot set replace residents, each once, after all that reads them."""
+    wrong = []
+    replaced: set[tuple[int, int]] = set()
+    for task in (task for task in tasks if task.kind == "write"):
+        residents = facts.residents.get(task.layer, frozenset())
+        if task.replaces not in residents or task.expert in residents or (task.layer, task.replaces) in replaced:
+            wrong.append(f"{task.name} replaces expert {task.replaces}; valid: a resident, once, by one that is not")
+        replaced.add((task.layer, task.replaces))
+        for other in tasks:
+            reads = other.kind == "draft-experts" or (other.kind == "expert" and other.expert == task.replaces)
+            if other.layer == task.layer and reads and _end(other) > task.start:
+                wrong.append(f"{task.name} overwrites expert {task.replaces} before {other.name} has read it")
     return wrong

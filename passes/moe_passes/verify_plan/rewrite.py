@@ -36,8 +36,9 @@ def run(module: ir.Module) -> None:
                 uses=tuple((round_.problem.names[r], amount) for r, amount in mode.uses),
                 after=task.after,
                 external_bytes=work.external_read_bytes,
-                hb_bytes=work.hb_read_bytes,
+                hb_bytes=work.hb_read_bytes + (work.hb_write_bytes if work.kind == "write" else 0),
                 macs=work.w8a8_macs + work.w4a8_macs / 2,
+                replaces=work.replaces,
             )
         )
     buffers = [
@@ -67,11 +68,13 @@ def _facts(module: ir.Module) -> Facts:
     tokens = only(module, Workload, NAME).batch * (draft.length + 1)
     banks = machine.hb.banks if machine.hb else 0
     held, resident, routed = [0.0] * banks, 0, {}
+    residents: dict[int, frozenset[int]] = {}
     for op, layer in expert_stores(module, NAME):
         routed[layer.layer] = (layer.top_k, min(layer.experts, tokens * layer.top_k))
         levels = list(op.attributes["residency"]) if "residency" in op.attributes else []
         sizes = [(0, layer.msb_bytes, layer.whole_bytes)[level] for level in levels]
         resident += sum(sizes)
+        residents[layer.layer] = frozenset(expert for expert, level in enumerate(levels) if level)
         for expert, copies in enumerate(replicas_of(op, layer)):
             for copy in copies:
                 for bank in copy:
@@ -89,11 +92,12 @@ def _facts(module: ir.Module) -> Facts:
         hb_used_bytes=used if machine.hb else 0,
         bank_bytes=tuple(held),
         bank_capacity_bytes=draft.expert_bytes / banks if banks else 0.0,
+        residents=residents,
     )
 
 
 def _needs(module: ir.Module, round_: Round) -> list[NeededBytes]:
-    """List what every expert computation needs, from the expert stores and the machine alone."""
+    """List what every expert computation and write needs, from the expert stores and the machine alone."""
     streams = read_machine(module).hb is None
     resident: dict[tuple[int, int], int] = {}
     whole: dict[int, int] = {}
@@ -108,4 +112,6 @@ def _needs(module: ir.Module, round_: Round) -> list[NeededBytes]:
             streamed = work.external_read_bytes if streams else 0
             there = resident.get((work.layer, work.expert), 0)
             needs.append(NeededBytes(number, whole[work.layer], there, streamed))
+        elif work.kind == "write":
+            needs.append(NeededBytes(number, resident.get((work.layer, work.replaces), 0), 0, 0))
     return needs
