@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from moe_passes.errors import InputError
-from moe_passes.schedule_round.exact import horizon
+from moe_passes.schedule_round.model import horizon
 from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Task
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 

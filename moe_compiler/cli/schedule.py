@@ -11,6 +11,7 @@ from moe_passes.errors import InputError
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
 
+MOST_WORKERS = 256
 EXAMPLES = """
 \b
 Example:
@@ -31,36 +32,41 @@ that contradict), 4 none was found in the limit.
 @click.argument("file", metavar="PROBLEM", type=click.Path(path_type=Path))
 @click.option("--time-limit", type=float, default=30.0, show_default=True, help="Deterministic seconds of search.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Workers of CP-SAT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the schedule as JSON.")
-def schedule_command(file: Path, time_limit: float, seed: int, as_json: bool) -> None:
+def schedule_command(file: Path, time_limit: float, seed: int, workers: int, as_json: bool) -> None:
     """Schedule tasks on shared resources for the least makespan, with a proved bound."""
+    from moe_passes.schedule_round.problem import Budget
+
     from moe_compiler.schedule_file import read
 
     if not 0 < time_limit < math.inf:
-        raise InputError("--time-limit; valid: a number of seconds above 0")
+        raise InputError(f"--time-limit {time_limit}; valid: a number of seconds above 0")
     if not 0 <= seed < 2**31:
-        raise InputError("--seed; valid: an integer from 0 to 2**31 - 1")
+        raise InputError(f"--seed {seed}; valid: an integer from 0 to 2**31 - 1")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise InputError(f"--workers {workers}; valid: an integer from 1 to {MOST_WORKERS}")
     loaded = read(file)
     with progress(f"schedule {file.name}") as report:
         report(f"{len(loaded.ids)} tasks")
-        document = _solve(loaded, seed, time_limit)
+        document = _solve(loaded, Budget(time_limit, seed, workers))
     if as_json:
         click.echo(json.dumps(document, indent=1))
     _report(document, as_json)
 
 
-def _solve(loaded: Any, seed: int, time_limit: float) -> dict[str, Any]:
+def _solve(loaded: Any, budget: Any) -> dict[str, Any]:
     from moe_passes.schedule_round.check import violations
-    from moe_passes.schedule_round.exact import solve_exactly
+    from moe_passes.schedule_round.solve import solve
 
-    answer = solve_exactly(loaded.problem, seed, time_limit)
+    answer = solve(loaded.problem, budget)
     document: dict[str, Any] = {
         "status": answer.status,
         "makespan": None,
         "lower_bound": loaded.time(answer.lower_bound),
         "gap": None,
         "greedy": None if answer.greedy is None else loaded.time(answer.greedy),
-        "seed": seed,
+        "seed": budget.seed,
         "tasks": [],
     }
     if answer.status == "infeasible":

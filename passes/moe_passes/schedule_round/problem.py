@@ -162,21 +162,45 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Solution:
-    """A schedule and what is known of it.
+class Budget:
+    """What a search may cost.
 
     Attributes:
-        schedule: the best schedule found.
-        makespan: its length.
-        lower_bound: proved bound.
-        greedy: makespan of the best list schedule.
-        rule: the list rule behind `greedy`.
-        status: `optimal` or `feasible`.
+        seconds: of CP-SAT's deterministic time, so that the answer is the same on every machine.
+        seed: of the search.
+        workers: of CP-SAT, and of the machine's cores.
+        close_enough: relative distance to the bound at which the search stops.
     """
 
-    schedule: Schedule
-    makespan: int
-    lower_bound: int
-    greedy: int
-    rule: str
+    seconds: float
+    seed: int = 0
+    workers: int = 1
+    close_enough: float = 0.0
+
+    def is_close(self, makespan: int, bound: int) -> bool:
+        """Say whether a schedule is good enough."""
+        return makespan <= bound * (1 + self.close_enough)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a problem.
+
+    Attributes:
+        status: `optimal`, `feasible`, `infeasible` (proved) or `unknown`.
+        schedule: the best one, None where there is none.
+        lower_bound: proved bound on the makespan.
+        greedy: makespan of the best list schedule that meets everything, None if none does.
+        rule: the list rule behind it.
+        conflict: where infeasible, tasks whose deadlines contradict; none where not even without deadlines there is a
+            schedule.
+        is_smallest: whether no smaller set contradicts.
+    """
+
     status: str
+    schedule: Schedule | None
+    lower_bound: int
+    greedy: int | None
+    rule: str | None = None
+    conflict: tuple[int, ...] = ()
+    is_smallest: bool = True

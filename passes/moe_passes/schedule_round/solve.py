@@ -1,215 +1,118 @@
-"""schedule-round: the best list schedule, improved window by window with CP-SAT, and a proved bound.
+"""schedule-round's solvers behind one interface: problem and budget in, answer out.
 
-CP-SAT finds nothing on a whole round, so it is given small pieces: all tasks that run within a
-window of time are free, everything else stays, and the longest remaining path is minimised. The window's answer
-becomes an order of priorities, list scheduling moves everything behind it forward, and the result is kept if it is not
-longer. So the answer is never worse than the best list schedule, and, as CP-SAT runs one worker under a limit on
-deterministic time, it is the same on every machine.
+`list`: the best of several list schedules. `exact`: plain CP-SAT on the whole problem. `mixed`: plain CP-SAT for a
+part of the budget, then large-neighbourhood search. `windows`: rolling windows, then large-neighbourhood search. All
+but `list` begin with iterated justification. `auto` takes what suits the size. Every method starts from the best list
+schedule, so no answer is worse than it, and reports the larger of the bounds of `bound.py` and of CP-SAT, both proved.
 """
 
-import numpy as np
-from ortools.sat.python import cp_model
+from collections.abc import Callable
+from dataclasses import replace
 
-from moe_passes.schedule_round.bound import longest_tails, lower_bound
-from moe_passes.schedule_round.greedy import RULES, list_schedule, schedule_by
-from moe_passes.schedule_round.problem import Problem, Schedule, Solution
+from moe_passes.schedule_round import exact, justification, neighbourhoods, windows
+from moe_passes.schedule_round.bound import lower_bound
+from moe_passes.schedule_round.check import violations
+from moe_passes.schedule_round.greedy import RULES, list_schedule
+from moe_passes.schedule_round.problem import Answer, Budget, Problem, Schedule
 
-WINDOW_TASKS = 80
-"""Tasks that are free at a time."""
-DETERMINISTIC_SECONDS_PER_WINDOW = 0.25
-SECONDS_PER_TASK = 2.5e-5
-"""Deterministic seconds charged per window and task of the round: building the window's model and rebuilding the list
-schedule visit every task. Measured on one core: 0.08 s a window at 2,959 tasks."""
-CLOSE_ENOUGH = 1e-3
-"""Stop when the gap to the bound is at most this."""
+EXACT_TASKS = 500
+"""Up to so many tasks, plain CP-SAT has the whole budget."""
+MIXED_TASKS = 2500
+"""Up to so many, it has a share of it; beyond, it finds nothing."""
+JUSTIFICATION_SHARE, EXACT_SHARE, WINDOW_SHARE = 0.2, 0.4, 0.4
+"""Of the budget; each is a most, and large-neighbourhood search has the rest."""
+
+Found = tuple[str, Schedule | None, int]
 
 
-def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 10.0) -> Solution:
-    """Schedule a round.
+def solve(problem: Problem, budget: Budget, method: str = "auto") -> Answer:
+    """Schedule a problem; the same budget gives the same answer.
 
     Args:
         problem: what to schedule.
-        seed: CP-SAT's.
-        time_limit_seconds: budget for the improvement: CP-SAT's deterministic seconds, and a charge per task.
-
-    Raises:
-        ValueError: no list rule finds a schedule: program order is not a topological order.
+        budget: what it may cost.
+        method: `auto`, or one of `METHODS`.
     """
-    rule, schedule = _best_list_schedule(problem)
-    greedy = schedule.makespan(problem)
-    bound = min(lower_bound(problem), greedy)
-    best = _improve(problem, schedule, bound, seed, time_limit_seconds)
-    makespan = best.makespan(problem)
-    return Solution(best, makespan, bound, greedy, rule, "optimal" if makespan == bound else "feasible")
+    bound = lower_bound(problem)
+    rule, best = _best_list_schedule(problem)
+    greedy = None if best is None else best.makespan(problem)
+    if best is not None and budget.is_close(best.makespan(problem), bound):
+        found: Found = (_status(problem, best, bound), best, bound)
+    else:
+        chosen = METHODS[method if method != "auto" else _suitable(problem, best)]
+        found = chosen(problem, best, bound, budget)
+    status, schedule, bound = found
+    if status == "infeasible":
+        tasks, is_smallest = exact.conflict(problem, budget.seed)
+        return Answer(status, None, bound, None, None, tasks, is_smallest)
+    return Answer(status, schedule, bound, greedy, rule)
 
 
-def _best_list_schedule(problem: Problem) -> tuple[str, Schedule]:
+def _best_list_schedule(problem: Problem) -> tuple[str | None, Schedule | None]:
+    """Return the shortest list schedule that meets everything, and its rule."""
     candidates = [(rule, list_schedule(problem, rule)) for rule in RULES]
-    found = [(rule, schedule) for rule, schedule in candidates if schedule is not None]
-    if not found:
-        raise ValueError("no list rule finds a schedule; tasks must stand in a topological order")
-    return min(found, key=lambda pair: pair[1].makespan(problem))
+    shortest = sorted(
+        ((rule, schedule) for rule, schedule in candidates if schedule is not None),
+        key=lambda pair: pair[1].makespan(problem),
+    )
+    return next(((rule, s) for rule, s in shortest if not violations(problem, s)), (None, None))
 
 
-def _improve(problem: Problem, schedule: Schedule, bound: int, seed: int, limit: float) -> Schedule:
-    best, spent = schedule, 0.0
-    durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
-    tails = longest_tails(problem, durations, problem.successors())
-    while spent < limit:
-        before = best.makespan(problem)
-        by_start = sorted(range(len(problem.tasks)), key=lambda n: (best.starts[n], n))
-        for first in range(0, len(by_start), WINDOW_TASKS // 2):
-            if spent >= limit or best.makespan(problem) <= bound * (1 + CLOSE_ENOUGH):
-                return best
-            window = by_start[first : first + WINDOW_TASKS]
-            budget = min(DETERMINISTIC_SECONDS_PER_WINDOW, limit - spent)
-            starts, used = _solve_window(problem, best, window, tails, seed, budget)
-            spent += used + SECONDS_PER_TASK * len(problem.tasks)
-            if starts is not None:
-                best = _keep_better(problem, best, starts)
-        if best.makespan(problem) >= before:
-            return best
-    return best
+def _suitable(problem: Problem, best: Schedule | None) -> str:
+    if best is None or len(problem.tasks) <= EXACT_TASKS:
+        return "exact"
+    return "mixed" if len(problem.tasks) <= MIXED_TASKS else "windows"
 
 
-def _keep_better(problem: Problem, best: Schedule, starts: list[int]) -> Schedule:
-    """Rebuild by the new order; keep it if it is shorter."""
-    rank = np.empty(len(starts), dtype=np.int64)
-    rank[np.argsort(np.array(starts), kind="stable")] = np.arange(len(starts))
-    rebuilt = schedule_by(problem, rank)
-    if rebuilt is not None and rebuilt.makespan(problem) < best.makespan(problem):
-        return rebuilt
-    return best
+def _status(problem: Problem, schedule: Schedule | None, bound: int) -> str:
+    if schedule is None:
+        return "unknown"
+    return "optimal" if schedule.makespan(problem) <= bound else "feasible"
 
 
-def _solve_window(
-    problem: Problem, schedule: Schedule, window: list[int], tails: np.ndarray, seed: int, budget: float
-) -> tuple[list[int] | None, float]:
-    """Re-schedule the window's tasks against everything else; return all start times and the time spent."""
-    model = cp_model.CpModel()
-    free = set(window)
-    low = min(schedule.starts[n] for n in window)
-    high = max(schedule.end(problem, n) for n in window)
-    variables = _WindowVariables(problem, schedule, free, low, high, model)
-    variables.add_precedence()
-    variables.add_resources()
-    variables.add_buffers()
-    goal = model.new_int_var(0, int(high + tails.max()), "goal")
-    for n in window:
-        model.add(goal >= variables.ends[n] + int(tails[n]))
-        model.add_hint(variables.starts[n], schedule.starts[n])
-    model.minimize(goal)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = seed
-    solver.parameters.max_deterministic_time = budget
-    # Linear relaxations of cumulatives do not help here, and can take a hundred times what deterministic time says.
-    solver.parameters.linearization_level = 0
-    solver.parameters.cp_model_probing_level = 0
-    solver.parameters.symmetry_level = 0
-    status = solver.solve(model)
-    spent = float(solver.response_proto.deterministic_time)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None, spent
-    starts = list(schedule.starts)
-    for n in window:
-        starts[n] = solver.value(variables.starts[n])
-    return starts, spent
+def _list(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    return _status(problem, best, bound), best, bound
 
 
-class _WindowVariables:
-    """CP-SAT variables of the tasks in a window, and constraints against the tasks outside it."""
+def _start(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Schedule | None:
+    return None if best is None else justification.improve(problem, best, bound, _share(budget, JUSTIFICATION_SHARE))
 
-    def __init__(
-        self,
-        problem: Problem,
-        schedule: Schedule,
-        free: set[int],
-        low: int,
-        high: int,
-        model: cp_model.CpModel,
-    ) -> None:
-        self.problem, self.schedule, self.free, self.model = problem, schedule, free, model
-        self.low, self.high = low, high
-        self.starts: dict[int, cp_model.IntVar] = {}
-        self.ends: dict[int, cp_model.IntVar] = {}
-        self.optional: dict[int, list[tuple[cp_model.IntervalVar, int]]] = {}
-        for n in sorted(free):
-            self._add_task(n)
 
-    def _add_task(self, n: int) -> None:
-        task, model = self.problem.tasks[n], self.model
-        start = model.new_int_var(max(self.low, task.release), self.high, f"s{n}")
-        end = model.new_int_var(self.low, self.high, f"e{n}")
-        self.starts[n], self.ends[n], self.optional[n] = start, end, []
-        chosen = []
-        for m, mode in enumerate(task.modes):
-            if len(task.modes) == 1:
-                self.optional[n].append((model.new_interval_var(start, mode.duration, end, f"i{n}"), m))
-                continue
-            literal = model.new_bool_var(f"m{n}.{m}")
-            chosen.append(literal)
-            interval = model.new_optional_interval_var(start, mode.duration, end, literal, f"i{n}.{m}")
-            self.optional[n].append((interval, m))
-        if chosen:
-            model.add_exactly_one(chosen)
+def _share(budget: Budget, share: float) -> Budget:
+    return replace(budget, seconds=share * budget.seconds)
 
-    def add_precedence(self) -> None:
-        """Wait for predecessors; end before successors that stay where they are."""
-        for n, task in enumerate(self.problem.tasks):
-            for before in task.after:
-                if n in self.free and before in self.free:
-                    self.model.add(self.starts[n] >= self.ends[before])
-                elif n in self.free:
-                    self.model.add(self.starts[n] >= self.schedule.end(self.problem, before))
-                elif before in self.free:
-                    self.model.add(self.ends[before] <= self.schedule.starts[n])
 
-    def add_resources(self) -> None:
-        """Respect the capacity of every unit resource, also against tasks that stay."""
-        intervals: dict[int, list[tuple[cp_model.IntervalVar, int]]] = {}
-        for n, alternatives in self.optional.items():
-            for interval, m in alternatives:
-                for resource, amount in self.problem.tasks[n].modes[m].uses:
-                    intervals.setdefault(resource, []).append((interval, amount))
-        for n, task in enumerate(self.problem.tasks):
-            if n in self.free or not self._overlaps(self.schedule.starts[n], self.schedule.end(self.problem, n)):
-                continue
-            for resource, amount in task.modes[self.schedule.modes[n]].uses:
-                if resource in intervals:
-                    intervals[resource].append((self._fixed(n), amount))
-        for resource, entries in intervals.items():
-            self._limit(resource, entries)
+def _exact(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    best = _start(problem, best, bound, budget)
+    return exact.search(problem, best, bound, _share(budget, 1 - JUSTIFICATION_SHARE))
 
-    def add_buffers(self) -> None:
-        """Respect the capacity of every buffer resource."""
-        held: dict[int, list[tuple[cp_model.IntervalVar, int]]] = {}
-        touched: set[int] = set()
-        for number, buffer in enumerate(self.problem.buffers):
-            opened = self.starts.get(buffer.first, self.schedule.starts[buffer.first])
-            closed = self.ends.get(buffer.last, self.schedule.end(self.problem, buffer.last))
-            if isinstance(opened, int) and isinstance(closed, int):
-                if not self._overlaps(opened, closed):
-                    continue
-                interval = self.model.new_fixed_size_interval_var(opened, closed - opened, f"b{number}")
-            else:
-                touched.add(buffer.resource)
-                size = self.model.new_int_var(0, 1 << 50, f"h{number}")
-                interval = self.model.new_interval_var(opened, size, closed, f"b{number}")
-            held.setdefault(buffer.resource, []).append((interval, buffer.amount))
-        for resource in touched:
-            self._limit(resource, held[resource])
 
-    def _limit(self, resource: int, entries: list[tuple[cp_model.IntervalVar, int]]) -> None:
-        capacity = self.problem.capacities[resource]
-        if all(2 * amount > capacity for _, amount in entries):
-            self.model.add_no_overlap([interval for interval, _ in entries])
-        else:
-            self.model.add_cumulative([i for i, _ in entries], [a for _, a in entries], capacity)
+def _mixed(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    best = _start(problem, best, bound, budget)
+    status, best, bound = exact.search(problem, best, bound, _share(budget, EXACT_SHARE))
+    if best is None or status == "optimal":
+        return status, best, bound
+    rest = _share(budget, 1 - JUSTIFICATION_SHARE - EXACT_SHARE)
+    best = neighbourhoods.improve(problem, best, bound, rest)
+    return _status(problem, best, bound), best, bound
 
-    def _overlaps(self, start: int, end: int) -> bool:
-        return start < self.high and end > self.low
 
-    def _fixed(self, n: int) -> cp_model.IntervalVar:
-        start = self.schedule.starts[n]
-        return self.model.new_fixed_size_interval_var(start, self.schedule.end(self.problem, n) - start, f"f{n}")
+def _windows(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    best = _start(problem, best, bound, budget)
+    if best is None:
+        return "unknown", None, bound
+    spent = 0.0
+    if all(task.deadline is None for task in problem.tasks):
+        best, spent = windows.improve(problem, best, bound, _share(budget, WINDOW_SHARE))
+    rest = _share(budget, 1 - JUSTIFICATION_SHARE)
+    best = neighbourhoods.improve(problem, best, bound, replace(rest, seconds=rest.seconds - spent))
+    return _status(problem, best, bound), best, bound
+
+
+METHODS: dict[str, Callable[[Problem, Schedule | None, int, Budget], Found]] = {
+    "list": _list,
+    "windows": _windows,
+    "mixed": _mixed,
+    "exact": _exact,
+}
+"""Each: problem, a schedule to start from, a lower bound, budget → status, schedule, lower bound."""

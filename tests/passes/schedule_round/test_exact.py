@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.schedule_round.check import violations
-from moe_passes.schedule_round.exact import horizon, solve_exactly
-from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Schedule, Task
+from moe_passes.schedule_round.model import horizon
+from moe_passes.schedule_round.problem import Budget, Buffer, Mode, Problem, Schedule, Task
+from moe_passes.schedule_round.solve import solve
 
 MODES = st.lists(
     st.builds(
@@ -60,7 +61,7 @@ def without(problem, kept):
 @given(problems())
 @settings(max_examples=120, deadline=None)
 def test_answers_are_optimal_and_conflicts_are_the_smallest(problem):
-    answer = solve_exactly(problem)
+    answer = solve(problem, Budget(30.0), "exact")
     best = min((s.makespan(problem) for s in every_schedule(problem)), default=None)
     if best is not None:
         assert answer.status == "optimal"
@@ -80,7 +81,7 @@ def test_limits_give_a_feasible_answer_with_a_bound():
     """Forty tasks of 1 to 7 on two machines at once cannot be proved in no time."""
     tasks = tuple(Task((Mode(1 + n * 5 % 7, ((0, 1), (1, 1 + n % 3))),)) for n in range(40))
     problem = Problem((2, 5), ("a", "b"), tasks)
-    answer = solve_exactly(problem, 0, 1e-4)
+    answer = solve(problem, Budget(1e-4), "exact")
     assert answer.status in ("feasible", "optimal")
     assert answer.lower_bound <= answer.schedule.makespan(problem) <= answer.greedy
 
@@ -88,10 +89,10 @@ def test_limits_give_a_feasible_answer_with_a_bound():
 def test_the_same_seed_gives_the_same_schedule():
     tasks = tuple(Task((Mode(1 + n * 5 % 7, ((n % 3, 1),)),), (n - 3,) if n > 2 else ()) for n in range(12))
     problem = Problem((1, 1, 1), ("a", "b", "c"), tasks)
-    assert solve_exactly(problem, 1) == solve_exactly(problem, 1)
+    assert solve(problem, Budget(30.0, 1), "exact") == solve(problem, Budget(30.0, 1), "exact")
 
 
 @pytest.mark.parametrize("duration", [0, 3])
 def test_no_tasks_or_one(duration):
-    assert solve_exactly(Problem((), (), ())).lower_bound == 0
-    assert solve_exactly(Problem((), (), (Task((Mode(duration, ()),)),))).lower_bound == duration
+    assert solve(Problem((), (), ()), Budget(1.0)).lower_bound == 0
+    assert solve(Problem((), (), (Task((Mode(duration, ()),)),)), Budget(1.0)).lower_bound == duration

@@ -5,8 +5,8 @@ from moe_passes.errors import InputError
 from moe_passes.schedule_round.bound import lower_bound
 from moe_passes.schedule_round.check import violations
 from moe_passes.schedule_round.greedy import list_schedule
-from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Schedule, Task
-from moe_passes.schedule_round.solve import solve
+from moe_passes.schedule_round.problem import Budget, Buffer, Mode, Problem, Schedule, Task
+from moe_passes.schedule_round.solve import METHODS, solve
 
 
 @st.composite
@@ -58,23 +58,26 @@ def optimum(problem: Problem) -> int:
 @settings(max_examples=60, deadline=None)
 def test_bound_never_exceeds_brute_force_optimum_and_solution_is_close(problem):
     best = optimum(problem)
-    solution = solve(problem, time_limit_seconds=0.5)
-    assert lower_bound(problem) <= best <= solution.makespan
+    for method in METHODS:
+        answer = solve(problem, Budget(0.5), method)
+        assert lower_bound(problem) <= answer.lower_bound <= best <= answer.schedule.makespan(problem)
 
 
 @given(problems())
 @settings(max_examples=150, deadline=None)
 def test_every_answer_is_valid_bounded_and_never_worse_than_greedy(problem):
-    solution = solve(problem, seed=1, time_limit_seconds=0.2)
-    assert violations(problem, solution.schedule) == []
-    assert solution.lower_bound <= solution.makespan <= solution.greedy
-    assert solution.makespan == solution.schedule.makespan(problem)
+    for method in METHODS:
+        answer = solve(problem, Budget(0.2, seed=1), method)
+        assert violations(problem, answer.schedule) == []
+        assert answer.lower_bound <= answer.schedule.makespan(problem) <= answer.greedy
+        assert (answer.status == "optimal") == (answer.lower_bound == answer.schedule.makespan(problem))
 
 
 @given(problems())
 @settings(max_examples=30, deadline=None)
 def test_same_seed_same_schedule(problem):
-    assert solve(problem, 3, 0.2) == solve(problem, 3, 0.2)
+    for method in METHODS:
+        assert solve(problem, Budget(0.2, 3), method) == solve(problem, Budget(0.2, 3), method)
 
 
 def layers(count: int, loads: int) -> Problem:
@@ -95,10 +98,11 @@ def layers(count: int, loads: int) -> Problem:
 def test_bound_adds_layers_up():
     # By hand: each layer is a router (2), its loads one after another (5 each), and a join (1); nothing overlaps.
     assert lower_bound(layers(4, 3)) == 4 * (2 + 3 * 5 + 1)
-    assert solve(layers(4, 3)).status == "optimal"
+    assert solve(layers(4, 3), Budget(1.0)).status == "optimal"
 
 
-def test_cp_sat_improves_a_bad_list_order():
+@pytest.mark.parametrize("method", ["windows", "mixed", "exact"])
+def test_search_improves_a_bad_list_order(method):
     # One long chain (1 → 9) and short work on one machine: program order starts the short work first.
     tasks = (
         *(Task((Mode(3, ((0, 1),)),)) for _ in range(3)),
@@ -106,7 +110,7 @@ def test_cp_sat_improves_a_bad_list_order():
         Task((Mode(9, ((1, 1),)),), (3,)),
     )
     problem = Problem((1, 1), ("a", "b"), tasks)
-    assert solve(problem).makespan == 10
+    assert solve(problem, Budget(1.0), method).schedule.makespan(problem) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""Large-neighbourhood search: free some tasks, keep the order of all others, and let CP-SAT find something shorter.
+
+Others keep their modes and, on every resource, their order: each unit of a resource that a task takes was last given
+back by another, and that one still goes first (Policella, Cesta, Oddi, Smith, "From precedence constraint posting to
+partial order schedules", AI Communications 20, 2007). So whatever stands behind a free task moves with it. Free are the
+tasks of a window of time, or those of a few resources in a longer one. A neighbourhood that was searched to its end was
+too small, one that was not was too large: its size follows.
+"""
+
+import random
+from dataclasses import replace
+
+from ortools.sat.python import cp_model
+
+from moe_passes.schedule_round.model import PART, WholeModel, run
+from moe_passes.schedule_round.problem import Budget, Problem, Schedule
+
+FIRST_SIZE = 120
+SMALLEST, LARGEST = 12, 400
+SECONDS = 0.4
+"""For one neighbourhood."""
+SECONDS_PER_TASK = 1e-4
+"""Charged per neighbourhood and task: copying the model and presolving it."""
+WIDER = 3
+"""How much longer the window is in which only some resources are free."""
+
+
+def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) -> Schedule:
+    """Return a schedule that is not longer; it stops at the budget, or when the bound is close enough."""
+    if not problem.tasks:
+        return schedule
+    base = WholeModel(problem, bound, None)
+    base.require(range(len(problem.tasks)))
+    base.model.minimize(base.makespan)
+    choose, spent, size, turn = random.Random(budget.seed), 0.0, FIRST_SIZE, 0
+    best, makespan = schedule, schedule.makespan(problem)
+    while spent < budget.seconds and not budget.is_close(makespan, bound):
+        free = _free(problem, best, choose, size, turn)
+        seconds = min(SECONDS, budget.seconds - spent)
+        status, found, used = _solve(
+            base, best, free, makespan, replace(budget, seconds=seconds, seed=budget.seed + turn)
+        )
+        spent += used + SECONDS_PER_TASK * len(problem.tasks)
+        turn += 1
+        if found is not None:
+            best, makespan = found, found.makespan(problem)
+        elif status == cp_model.INFEASIBLE:
+            if len(free) == len(problem.tasks):
+                return best
+            size = min(LARGEST, size + max(1, size // 8))
+        else:
+            size = max(SMALLEST, size - max(1, size // 8))
+    return best
+
+
+def _free(problem: Problem, schedule: Schedule, choose: random.Random, size: int, turn: int) -> set[int]:
+    """Choose tasks: of a window of time; every other time, of some resources in a longer window."""
+    by_start = sorted(range(len(problem.tasks)), key=lambda n: (schedule.starts[n], n))
+    width = size if turn % 2 == 0 else WIDER * size
+    first = choose.randrange(max(1, len(by_start) - width // 2)) - width // 4
+    window = by_start[max(0, first) : max(0, first) + width]
+    if turn % 2 == 0 or len(problem.capacities) < 2:
+        return set(window[:size])
+    resources = list(range(len(problem.capacities)))
+    choose.shuffle(resources)
+    free: set[int] = set()
+    for resource in resources:
+        users = [n for n in window if any(k == resource for mode in problem.tasks[n].modes for k, _ in mode.uses)]
+        if free and len(free | set(users)) > size:
+            continue
+        free |= set(users[:size])
+    return free
+
+
+def _solve(
+    base: WholeModel, schedule: Schedule, free: set[int], makespan: int, budget: Budget
+) -> tuple[cp_model.CpSolverStatus, Schedule | None, float]:
+    """Look for something shorter; return the status, what was found, and the deterministic seconds."""
+    problem, model = base.problem, base.model.clone()
+    model.add(base.makespan < makespan)
+    for number in range(len(problem.tasks)):
+        model.add_hint(base.starts[number], schedule.starts[number])
+        model.add_hint(base.ends[number], schedule.end(problem, number))
+        if number not in free and len(base.picks[number]) > 1:
+            model.add(base.picks[number][schedule.modes[number]] == 1)
+    for first, later in _order(problem, schedule, free):
+        model.add(base.ends[first] <= base.starts[later])
+    status, solver, used = run(model, budget, PART)
+    found = base.schedule(solver) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
+    return status, found, used
+
+
+def _order(problem: Problem, schedule: Schedule, free: set[int]) -> set[tuple[int, int]]:
+    """Return pairs of kept tasks of which the first gives back what the second takes: by resource, unit by unit."""
+    holds: dict[int, list[tuple[int, int, int, int, int]]] = {}
+    for number, task in enumerate(problem.tasks):
+        mode = task.modes[schedule.modes[number]]
+        if number not in free and mode.duration:
+            for resource, amount in mode.uses:
+                if amount:
+                    entry = (schedule.starts[number], schedule.end(problem, number), number, number, amount)
+                    holds.setdefault(resource, []).append(entry)
+    for buffer in problem.buffers:
+        if buffer.first not in free and buffer.last not in free:
+            start, end = schedule.starts[buffer.first], schedule.end(problem, buffer.last)
+            if end > start:
+                holds.setdefault(buffer.resource, []).append((start, end, buffer.first, buffer.last, buffer.amount))
+    pairs: set[tuple[int, int]] = set()
+    for resource, entries in holds.items():
+        pairs |= _chains(sorted(entries), problem.capacities[resource])
+    return pairs
+
+
+def _chains(entries: list[tuple[int, int, int, int, int]], capacity: int) -> set[tuple[int, int]]:
+    """Give every entry (start, end, taker, giver, amount) its units from those that ended last before it starts."""
+    pairs: set[tuple[int, int]] = set()
+    given_back: list[tuple[int, int, int]] = [(-1, -1, capacity)]
+    for start, end, taker, giver, amount in entries:
+        ready = sorted((entry for entry in given_back if entry[0] <= start), reverse=True)
+        kept = [entry for entry in given_back if entry[0] > start]
+        left = amount
+        for ended, before, units in ready:
+            taken = min(left, units)
+            left -= taken
+            if taken and before >= 0 and before != taker:
+                pairs.add((before, taker))
+            if units > taken:
+                kept.append((ended, before, units - taken))
+        given_back = [*kept, (end, giver, amount)]
+    return pairs
