@@ -158,7 +158,7 @@ def compile(
             module = trace_model(source, batch, moe_context())
             append(module, workload)
             write_machine(module, loaded.machine())
-        reader = _ProfileReader(profile, source, workload)
+        reader = ProfileReader(profile, source, workload)
         snapshots = _run(module, steps, reader, timer, progress)
         with timer.measure("held-out rounds"):
             progress("held-out rounds")
@@ -232,7 +232,7 @@ def _in_range(name: str, value: int, low: int, high: int) -> None:
         raise InputError(f"{name} {value}; valid: an integer from {low} to {high:,}")
 
 
-class _ProfileReader:
+class ProfileReader:
     """Gives passes the routing trace; chooses it, and writes `moe.profile`, once the model's shape is known."""
 
     def __init__(self, given: str | None, source: ModelSource, workload: Workload) -> None:
@@ -250,6 +250,7 @@ class _ProfileReader:
         append(module, self.loaded.record)
 
     def __call__(self, module: ir.Module) -> RoutingTrace:
+        """Return the trace."""
         if self.loaded is None:
             raise InputError("a pass needs the routing trace before raise-moe has run")
         return self.loaded.trace
@@ -273,7 +274,7 @@ def read_profile(module: ir.Module, given: str | None) -> RoutingTrace:
 
 
 def _run(
-    module: ir.Module, steps: list[Step], reader: _ProfileReader, timer: Timer, progress: Progress
+    module: ir.Module, steps: list[Step], reader: ProfileReader, timer: Timer, progress: Progress
 ) -> list[tuple[str, str]]:
     snapshots = [("trace", str(module))]
     started = 0.0

@@ -98,13 +98,22 @@ def read(path: Path) -> Loaded:
         document = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: {str(error)[:200]}") from None
+    return from_document(document, str(path))
+
+
+def from_document(document: Any, where: str) -> Loaded:
+    """Check what a file holds; `where` is its name.
+
+    Raises:
+        InputError: see `read`.
+    """
     try:
         entry = ProblemEntry.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise InputError(f"{path}: {field}: {first['msg']}; it is {str(first['input'])[:60]}") from None
-    return _load(entry, str(path))
+        raise InputError(f"{where}: {field}: {first['msg']}; it is {str(first['input'])[:60]}") from None
+    return _load(entry, where)
 
 
 def _no_constant(name: str) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from moe_passes.cost import BYTES_PER_ACTIVATION, CostModel, nanoseconds
 from moe_passes.durations import DenseTime, dense_time
+from moe_passes.errors import InputError
 from moe_passes.lower_to_tasks.banks import bank_groups, group_name
 from moe_passes.lower_to_tasks.likelihood import look_up
 from moe_passes.lower_to_tasks.modes import LINK_UNITS, Engines, ExpertWork
@@ -31,7 +32,7 @@ def build(plan: StaticPlan, routing: RoundRouting, cost: CostModel) -> TaskGraph
     """Build the task graph of a round as schedule-round sees it: in advance.
 
     Raises:
-        InputError: an expert's slice is larger than staging.
+        InputError: an expert is larger than staging.
     """
     return _build(_Builder(plan, cost, is_known=True), routing)
 
@@ -198,8 +199,7 @@ class _Builder:
         writes = self._write_hot_set(layer, promoted, loads, computed)
         for expert, load in loads.items():
             last = writes.get(expert, computed.get(expert, load))
-            slots = -(-layer.loaded_bytes(expert) // self.slot_bytes)
-            self.buffers += [Buffer(self.staging, self.slot_bytes, load, last)] * slots
+            self.buffers += [Buffer(self.staging, self.slot_bytes, load, last)] * self._slots(layer, expert)
         staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e))}
         link_bytes = self._partial_sums(verify, homes | staged)
         work = Work("gather", self.plan.length, layer.shape.layer, -1, link_bytes=link_bytes)
@@ -229,11 +229,20 @@ class _Builder:
 
     def _load(self, layer: PlacedLayer, expert: int, moments: Moments, router: int) -> int:
         size = layer.loaded_bytes(expert)
+        held = self._slots(layer, expert) * self.slot_bytes
+        if held > self.plan.staging_bytes:
+            raise InputError(
+                f"lower-to-tasks: expert {expert} of layer {layer.shape.layer} takes {held:,} bytes of staging, "
+                f"which has {self.plan.staging_bytes:,}; valid: memories.hb.staging_gb of at least {2 * held / 1e9:.4f}"
+            )
         uses = ((0, 1), (self.streamline, self.engines.load_units()))
         first = moments[0][0] if moments else router
         work = Work("load", self.plan.length, layer.shape.layer, expert, hb_write_bytes=size, external_read_bytes=size)
         after = () if first < 0 else (first,)
         return self._add((Mode(nanoseconds(self.cost.external_read_seconds(size)), uses),), after, work)
+
+    def _slots(self, layer: PlacedLayer, expert: int) -> int:
+        return -(-layer.loaded_bytes(expert) // self.slot_bytes)
 
     def _expert(
         self, layer: PlacedLayer, expert: int, home: tuple[int, ...] | None, tokens: int, after: tuple[int, ...]

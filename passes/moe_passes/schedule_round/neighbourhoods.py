@@ -21,6 +21,8 @@ SECONDS = 0.4
 """For one neighbourhood."""
 SECONDS_PER_TASK = 1e-4
 """Charged per neighbourhood and task: copying the model and presolving it."""
+LEAST_GAIN = 1e-4
+"""Of the makespan: less is not worth a turn."""
 WIDER = 3
 """How much longer the window is in which only some resources are free."""
 
@@ -77,7 +79,7 @@ def _solve(
 ) -> tuple[cp_model.CpSolverStatus, Schedule | None, float]:
     """Look for something shorter; return the status, what was found, and the deterministic seconds."""
     problem, model = base.problem, base.model.clone()
-    model.add(base.makespan < makespan)
+    model.add(base.makespan <= makespan - max(1, round(makespan * LEAST_GAIN)))
     for number in range(len(problem.tasks)):
         model.add_hint(base.starts[number], schedule.starts[number])
         model.add_hint(base.ends[number], schedule.end(problem, number))

@@ -1,7 +1,7 @@
 """schedule-round's solvers behind one interface: problem and budget in, answer out.
 
 `list`: the best of several list schedules. `exact`: plain CP-SAT on the whole problem. `mixed`: plain CP-SAT for a
-part of the budget, then large-neighbourhood search. `windows`: rolling windows, then large-neighbourhood search. All
+part of the budget, then large-neighbourhood search. `windows`: rolling windows that grow. All
 but `list` begin with iterated justification. `auto` takes what suits the size. Every method starts from the best list
 schedule, so no answer is worse than it, and reports the larger of the bounds of `bound.py` and of CP-SAT, both proved.
 """
@@ -16,11 +16,11 @@ from moe_passes.schedule_round.greedy import RULES, list_schedule
 from moe_passes.schedule_round.problem import Answer, Budget, Problem, Schedule
 
 EXACT_TASKS = 500
-"""Up to so many tasks, plain CP-SAT has the whole budget."""
+"""Up to so many tasks and buffers, plain CP-SAT has the whole budget."""
 MIXED_TASKS = 2500
 """Up to so many, it has a share of it; beyond, it finds nothing."""
-JUSTIFICATION_SHARE, EXACT_SHARE, WINDOW_SHARE = 0.2, 0.4, 0.4
-"""Of the budget; each is a most, and large-neighbourhood search has the rest."""
+JUSTIFICATION_SHARE, EXACT_SHARE = 0.2, 0.4
+"""Of the budget; what follows has the rest."""
 
 Found = tuple[str, Schedule | None, int]
 
@@ -59,9 +59,10 @@ def _best_list_schedule(problem: Problem) -> tuple[str | None, Schedule | None]:
 
 
 def _suitable(problem: Problem, best: Schedule | None) -> str:
-    if best is None or len(problem.tasks) <= EXACT_TASKS:
+    size = len(problem.tasks) + len(problem.buffers)
+    if best is None or size <= EXACT_TASKS:
         return "exact"
-    return "mixed" if len(problem.tasks) <= MIXED_TASKS else "windows"
+    return "mixed" if size <= MIXED_TASKS else "windows"
 
 
 def _status(problem: Problem, schedule: Schedule | None, bound: int) -> str:
@@ -101,11 +102,10 @@ def _windows(problem: Problem, best: Schedule | None, bound: int, budget: Budget
     best = _start(problem, best, bound, budget)
     if best is None:
         return "unknown", None, bound
-    spent = 0.0
-    if all(task.deadline is None for task in problem.tasks):
-        best, spent = windows.improve(problem, best, bound, _share(budget, WINDOW_SHARE))
-    rest = _share(budget, 1 - JUSTIFICATION_SHARE)
-    best = neighbourhoods.improve(problem, best, bound, replace(rest, seconds=rest.seconds - spent))
+    # Windows are rebuilt by list scheduling, which knows no deadlines.
+    has_deadlines = any(task.deadline is not None for task in problem.tasks)
+    improve = neighbourhoods.improve if has_deadlines else windows.improve
+    best = improve(problem, best, bound, _share(budget, 1 - JUSTIFICATION_SHARE))
     return _status(problem, best, bound), best, bound
 
 

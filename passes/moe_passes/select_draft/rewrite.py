@@ -157,9 +157,10 @@ def least_staging(machine: Machine, layers: list[ExpertLayer]) -> int:
     fixed = machine.hb.staging_bytes
     if fixed == AUTO:
         return _two_experts(layers)
+    largest = max(layers, key=lambda layer: layer.staged_bytes)
     if fixed < _two_experts(layers):
         raise infeasible(
-            "one staged expert and the next one on its way",
+            f"a staged expert of layer {largest.layer} ({largest.staged_bytes:,} bytes) and the next one on its way",
             "hb (staging)",
             _two_experts(layers),
             fixed,

@@ -1,13 +1,16 @@
 """The task graph of a hand-made round, counted by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from moe_passes.cost import AnalyticCost
-from moe_passes.lower_to_tasks.likelihood import SHAPE
+from moe_passes.errors import InputError
+from moe_passes.lower_to_tasks.likelihood import SHAPE, likelihoods, look_up, share_needed
+from moe_passes.lower_to_tasks.modes import Engines, ExpertWork
 from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan
-from moe_passes.lower_to_tasks.tasks import build
+from moe_passes.lower_to_tasks.tasks import build, build_unknown
 from moe_passes.workload import DensePart, DispatchPlan, ExpertLayer
 
 from moe_compiler.cost.report import add_up, joules, roofline_seconds
@@ -104,3 +107,94 @@ def test_without_hb_everything_streams():
     assert [work.kind for work in graph.work] == ["attention", "expert", "head"]
     assert add_up(graph.work).external_read_bytes == 1000 + MSB + RESIDUAL + 2000
     assert graph.problem.buffers == ()
+
+
+def machine_cost(*overrides):
+    return AnalyticCost(load_target("elmoe3d-8gb", overrides).machine())
+
+
+def test_a_sure_expert_is_loaded_from_the_start_and_an_unlikely_one_is_not_prefetched():
+    plan, routing = hand_made()
+    layer = replace(plan.layers[0], needed_permille=np.array([1000, 0, 0, 0]))
+    plan = replace(plan, layers=(layer,), dispatch=replace(DISPATCH, sure_permille=1000, least_permille=900))
+    known = build(plan, routing, machine_cost())
+    hot, cold = of_kind(known, "load")
+    draft_router, verify_router = of_kind(known, "attention")
+    assert known.problem.tasks[hot].after == ()
+    assert known.problem.tasks[cold].after == (draft_router,)
+    unknown = build_unknown(plan, routing, machine_cost())
+    assert unknown.problem.tasks[cold].after == (verify_router,), "likelihood 0 is below 900"
+    assert [(g.task, g.decider, g.is_needed) for g in unknown.guesses] == [(hot, verify_router, True)]
+
+
+def test_a_wrong_guess_is_a_load_of_the_unknown_round_alone():
+    plan, routing = hand_made()
+    routing.asked[0, 0, 0, 3] = True
+    plan = replace(plan, dispatch=replace(DISPATCH, least_permille=0))
+    assert [w.expert for w in build(plan, routing, machine_cost()).work if w.kind == "load"] == [0, 2]
+    unknown = build_unknown(plan, routing, machine_cost())
+    assert [w.expert for w in unknown.work if w.kind == "load"] == [0, 2, 3]
+    assert [g.is_needed for g in unknown.guesses] == [True, False]
+
+
+def test_the_next_hot_set_is_written_after_all_that_reads_what_it_replaces():
+    plan, routing = hand_made()
+    graph = build(plan, replace(routing, promoted=(((2, 0),),)), machine_cost())
+    (write,) = of_kind(graph, "write")
+    hot, cold = of_kind(graph, "expert")
+    work = graph.work[write]
+    assert (work.expert, work.replaces, work.hb_read_bytes, work.hb_write_bytes) == (2, 0, MSB, MSB)
+    assert set(graph.problem.tasks[write].after) == {of_kind(graph, "load")[1], hot, cold}
+    held = {b.first: b.last for b in graph.problem.buffers}
+    assert held[of_kind(graph, "load")[1]] == write, "the slice stays in staging until it is written"
+
+
+def test_an_expert_that_staging_cannot_hold_is_named():
+    plan, routing = hand_made()
+    with pytest.raises(InputError, match=r"expert 2 of layer 0 takes 1,280 bytes of staging, which has 640"):
+        build(replace(plan, staging_bytes=SLOT), routing, machine_cost())
+
+
+def engines(*overrides):
+    return Engines(machine_cost(*overrides), ((3, 1), (4, 1)), lambda home: ((3 + home[0] // 16, 1),), 2)
+
+
+def test_engines_of_an_expert_on_one_bank():
+    """100 kB on one of 32 banks: near memory, the bank reads it alone; as xPU it streams past all elements."""
+    one = engines().modes(ExpertWork(100_000, 0, 1000), ((0,),))
+    assert [mode.uses for mode in one] == [((3, 1),), ((2, 1000), (3, 1), (4, 1))]
+    assert one[1].duration < one[0].duration
+    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it: what is left is too slow to pay.
+    assert one[1].duration == math.ceil((20e-9 + 100_000 / 128e9) * 1e9)
+
+
+def test_replicas_are_alternatives_and_staged_bytes_need_all_banks():
+    two = engines().modes(ExpertWork(100_000, 0, 1000), ((20,), (0,)))
+    assert [mode.uses for mode in two[:2]] == [((4, 1),), ((3, 1),)]
+    staged = engines().modes(ExpertWork(1_000, 1_000, 1000), ((0,),))
+    assert all({(3, 1), (4, 1)} <= set(mode.uses) for mode in staged)
+
+
+def test_likelihoods_count_cases():
+    """One layer of two experts, two rounds of one draft step: expert 0 is asked for and needed in one of them."""
+    _, first = hand_made()
+    rounds = []
+    for needed in (True, False):
+        verify = np.zeros((1, 2, 2), dtype=bool)
+        verify[0, 0, 0], verify[0, 1, 1] = needed, True
+        asked = np.zeros((1, 1, 1, 2), dtype=bool)
+        asked[0, 0, 0, 0] = True
+        recent = np.zeros((1, 2), dtype=np.int64)
+        rounds.append(replace(first, verify=verify, asked=asked, drafted=asked, recent=recent, promoted=((),)))
+    shares = share_needed(rounds)
+    assert shares.tolist() == [[500, 1000]]
+    table = likelihoods(rounds, shares)
+
+    def likelihood(share, asks):
+        return int(look_up(table, np.array([share]), np.array([0]), np.array([asks]))[0])
+
+    # Asked once: 1 of 2 cases. All classes with one ask: (1 + ½) / (2 + 1) = ½, so the prior changes nothing.
+    assert likelihood(500, 1) == 500
+    # Expert 1, never asked for: needed in 4 of 4 cases (before and after the step of each round). All classes without
+    # an ask: 5 of 6 cases, (5 + ½) / 7; with the weight of 4 cases: (4 + 4 · 0.786) / 8.
+    assert likelihood(1000, 0) == round(1000 * (4 + 4 * 5.5 / 7) / 8)

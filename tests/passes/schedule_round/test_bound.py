@@ -70,7 +70,7 @@ def test_bound_is_never_above_a_schedule(kind):
 
 
 def test_preemption_by_hand():
-    """Two jobs from 0, of 4 with tail 7 and of 5 with tail 0, one of 1 from 2 with tail 20: 3 + 20 counts, then 9 + 7."""
+    """Two jobs from 0, of 4 with tail 7 and of 5 with tail 0, one of 1 from 2 with tail 20: 3 + 20 counts."""
     from numpy import array
 
     assert _preemptive(array([0, 0, 2]), array([4, 5, 1]), array([7, 0, 20])) == 23
@@ -93,6 +93,6 @@ def test_a_full_buffer_delays_loads_by_hand():
         tasks += [Task((Mode(5, ((0, 1),)),)), Task((Mode(1, ((1, 1),)),), (0, load))]
         buffers.append(Buffer(2, 1, load, load + 1))
     problem = Problem((1, 1, 2), ("external", "banks", "staging"), tuple(tasks), tuple(buffers))
-    # No slot is free before the first expert ends, at 41: four loads of 5 start then or later, and the last has its expert.
+    # No slot is free before the first expert ends, at 41: four loads of 5 start then or later, then the last expert.
     assert lower_bound(problem) == 41 + 4 * 5 + 1
     assert solve(problem, Budget(5.0)).schedule.makespan(problem) == 62
