@@ -103,6 +103,7 @@ def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, A
             f"bound {round_['lower_bound_seconds'] * 1e3:.3f} ms, gap {round_['gap']:.1%}, "
             f"greedy {round_['greedy_seconds'] * 1e3:.3f} ms",
         ),
+        ("steady state", _steady_state(cost["steady_state"])),
         ("token", f"{cost['token']['seconds'] * 1e3:.3f} ms, {cost['token']['joules'] * 1e3:.1f} mJ"),
         (
             "held-out rounds",
@@ -112,3 +113,10 @@ def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, A
         ("limited by", f"{cost['limited_by']} ({cost['roofline_fraction']:.0%} of its roofline)"),
         ("compiled in", f"{record['total_seconds']:.1f} s, peak {record['peak_mib']:.0f} MiB"),
     ]
+
+
+def _steady_state(steady: dict[str, Any]) -> str:
+    return (
+        f"a round every {steady['period_seconds'] * 1e3:.3f} ms, bound {steady['lower_bound_seconds'] * 1e3:.3f} ms; "
+        f"{steady['carried_loads']} loads of the next round in the tail"
+    )

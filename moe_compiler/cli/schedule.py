@@ -11,7 +11,6 @@ from moe_passes.errors import InputError
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
 
-MOST_WORKERS = 256
 EXAMPLES = """
 \b
 Example:
@@ -36,7 +35,7 @@ that contradict), 4 none was found in the limit.
 @click.option("--json", "as_json", is_flag=True, help="Print the schedule as JSON.")
 def schedule_command(file: Path, time_limit: float, seed: int, workers: int, as_json: bool) -> None:
     """Schedule tasks on shared resources for the least makespan, with a proved bound."""
-    from moe_passes.schedule_round.problem import Budget
+    from moe_passes.schedule_round.problem import MOST_WORKERS, Budget
 
     from moe_compiler.schedule_file import read
 

@@ -18,6 +18,7 @@ from moe_passes.partition_experts import rewrite as partition_experts
 from moe_passes.raise_moe import rewrite as raise_moe
 from moe_passes.routing import RoutingTrace
 from moe_passes.schedule_round import rewrite as schedule_round
+from moe_passes.schedule_round.problem import MOST_WORKERS
 from moe_passes.select_draft import rewrite as select_draft
 from moe_passes.verify_plan import rewrite as verify_plan
 
@@ -61,7 +62,7 @@ class Step:
 
 def _schedule(module: ir.Module, trace: TraceSource, options: dict[str, str]) -> None:
     text = options.get("time-limit")
-    schedule_round.run(module, None if text is None else _seconds(text))
+    schedule_round.run(module, None if text is None else _seconds(text), _workers(options.get("workers", "1")))
 
 
 def _seconds(text: str) -> float:
@@ -72,6 +73,12 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 1e6:
         raise InputError(f"schedule-round: option time-limit={text}; valid: seconds from 0 to 1e6")
     return value
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
+        raise InputError(f"schedule-round: option workers={text}; valid: an integer from 1 to {MOST_WORKERS}")
+    return int(text)
 
 
 PASSES: tuple[PassInfo, ...] = (
@@ -101,18 +108,21 @@ PASSES: tuple[PassInfo, ...] = (
     ),
     PassInfo(
         lower_to_tasks.NAME,
-        "build one training round as a scheduling problem",
+        "choose the dispatcher's plan; build one training round as a scheduling problem",
         "residency, replicas, moe.draft, the routing trace",
-        "@round in the sched dialect",
+        "moe.dispatch, needed_permille on moe.expert_store, @round in the sched dialect",
         lambda module, trace, options: lower_to_tasks.run(module, trace(module)),
     ),
     PassInfo(
         schedule_round.NAME,
-        "choose start times and modes: list scheduling, then CP-SAT windows, with a proved bound",
+        "choose start times and modes: list scheduling, justification, CP-SAT windows, with a proved bound",
         "@round",
         "start_ns and mode on sched.task, moe.solver",
         _schedule,
-        (Option("time-limit", "SECONDS", "deterministic solver seconds; default: the request's"),),
+        (
+            Option("time-limit", "SECONDS", "deterministic solver seconds; default: the request's"),
+            Option("workers", "N", "workers of CP-SAT; default: 1"),
+        ),
     ),
     PassInfo(
         allocate_staging.NAME,

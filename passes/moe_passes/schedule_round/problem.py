@@ -3,13 +3,28 @@
 Tasks j with modes m ∈ M_j, each with a duration p_jm and demands r_jmk on unit resources k of capacity R_k; precedence
 (i, j): S_j ≥ S_i + p_i; release times: S_j ≥ r_j; deadlines: S_j + p_j ≤ d_j; buffers b: `amount` units of a buffer
 resource are held in [S_first, S_last + p_last). Minimise the makespan max_j S_j + p_j. Times are whole numbers
-(nanoseconds in the compiler).
+(nanoseconds in the compiler). In the literature: multi-mode resource-constrained project scheduling with release times
+and cumulative storage, MPS | prec, r_j, d_j | C_max.
+
+A draft-verify round (`lower_to_tasks/tasks.py` builds it) is such a problem:
+
+- resources k: `external` (all channels of main memory, striped, R = 1), `link` (aggregation, R = 1), `streamline`
+  (shared, R = 1000: a load takes its share, an xPU all of it or what a load leaves), one for every group of banks with
+  their elements (R = 1), and the buffer `staging` (R = bytes);
+- tasks j: dense parts, draft experts, loads, verify experts, writes of the next hot set, gathers;
+- modes M_j of an expert: near memory on the banks of each replica, or as xPU on all elements;
+- precedence: the graph of the IR. A load waits for the draft router that first asked for its expert; for nothing, so it
+  is released at time zero, if its expert is always needed; for verify's router otherwise. A write waits for the load,
+  and for the last reader of the resident that it replaces;
+- buffers b: each staged slot, from the start of its load to the end of the expert, or of the write.
 """
 
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
 from moe_passes.errors import InputError
+
+MOST_WORKERS = 256
 
 
 @dataclass(frozen=True)

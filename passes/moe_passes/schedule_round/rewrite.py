@@ -15,12 +15,13 @@ CLOSE_ENOUGH = 1e-3
 """The search stops when the gap to the bound is at most this."""
 
 
-def run(module: ir.Module, time_limit_seconds: float | None) -> None:
+def run(module: ir.Module, time_limit_seconds: float | None, workers: int = 1) -> None:
     """Schedule `@round`.
 
     Args:
         module: with lower-to-tasks done.
         time_limit_seconds: deterministic budget; None for the request's.
+        workers: of CP-SAT.
 
     Raises:
         InputError: there is no round.
@@ -28,7 +29,7 @@ def run(module: ir.Module, time_limit_seconds: float | None) -> None:
     workload, round_ = only(module, Workload, NAME), read_round(module, NAME)
     limit = workload.time_limit_seconds if time_limit_seconds is None else time_limit_seconds
     with solver_call(NAME, "@round"):
-        answer = solve(round_.problem, round_budget(limit, workload.seed))
+        answer = solve(round_.problem, round_budget(limit, workload.seed, workers))
     schedule = checked(round_.problem, answer)
     drop_solver_records(module, NAME)
     for op in round_.buffer_ops:
@@ -41,9 +42,9 @@ def run(module: ir.Module, time_limit_seconds: float | None) -> None:
     append(module, record(answer, schedule.makespan(round_.problem), instance, workload.seed))
 
 
-def round_budget(seconds: float, seed: int) -> Budget:
+def round_budget(seconds: float, seed: int, workers: int = 1) -> Budget:
     """Return the budget of a round: it need not be optimal to the nanosecond."""
-    return Budget(seconds, seed, close_enough=CLOSE_ENOUGH)
+    return Budget(seconds, seed, workers, CLOSE_ENOUGH)
 
 
 def checked(problem: Problem, answer: Answer) -> Schedule:
