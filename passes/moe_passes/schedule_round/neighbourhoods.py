@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ortools.sat.python import cp_model
 
-from moe_passes.schedule_round.model import PART, WholeModel, run
+from moe_passes.schedule_round.model import WholeModel, part_rate, run
 from moe_passes.schedule_round.problem import Budget, Problem, Schedule
 
 FIRST_SIZE = 120
@@ -87,7 +87,7 @@ def _solve(
             model.add(base.picks[number][schedule.modes[number]] == 1)
     for first, later in _order(problem, schedule, free):
         model.add(base.ends[first] <= base.starts[later])
-    status, solver, used = run(model, budget, PART)
+    status, solver, used = run(model, budget, part_rate(problem))
     found = base.schedule(solver) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
     return status, found, used
 
