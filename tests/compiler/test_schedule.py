@@ -107,3 +107,17 @@ def test_nothing_to_do(tmp_path):
     result = schedule(tmp_path, {"schema": 1, "resources": {}, "tasks": []})
     assert result.exit_code == 0
     assert "0 tasks in 0 (optimal" in result.stdout
+
+
+def test_several_workers_give_the_same_bytes(tmp_path):
+    tasks = [task(n, 1 + n * 5 % 7, [n - 3] if n > 2 else [], "mn"[n % 2]) for n in range(14)]
+    runs = [schedule(tmp_path, file(*tasks), "--json", "--workers", 2, "--seed", 4) for _ in range(2)]
+    assert runs[0].exit_code == 0
+    assert json.loads(runs[0].stdout)["status"] == "optimal"
+    assert runs[0].stdout == runs[1].stdout
+
+
+@pytest.mark.parametrize("workers", [0, 257])
+def test_bad_workers_are_refused_with_the_value(tmp_path, workers):
+    result = schedule(tmp_path, file(task("a", 1)), "--workers", workers)
+    assert f"--workers {workers}; valid: an integer from 1 to 256" in str(result.exception)

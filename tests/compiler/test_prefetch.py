@@ -1,0 +1,95 @@
+"""The dispatcher's plan in the running program: the loader's order, and what is prefetched."""
+
+import threading
+
+import pytest
+
+from moe_compiler.runtime.loader import WAITED_FOR, Loader
+from moe_compiler.runtime.prefetch import Prefetcher, PrefetchPlan
+
+TABLE = [[[100, 600], [300, 900]], [[500, 700], [990, 995]]]
+"""[share below or from 500][recently used: no, yes][asks: none, some]."""
+
+
+def prefetch_plan(**changes):
+    fields = {
+        "sure_permille": 900,
+        "least_permille": 650,
+        "order": "likelihood",
+        "needed_permille": {3: [950, 200, 600]},
+        "likelihood_permille": TABLE,
+        "borders": ([500], [1], [1]),
+    }
+    return PrefetchPlan(**{**fields, **changes})
+
+
+def test_sure_experts_are_loaded_at_once_and_likely_ones_when_asked_for():
+    prefetcher = Prefetcher(prefetch_plan())
+    assert prefetcher.sure() == [(3, 0, 1001 - 500)]
+    # Expert 1 is asked for: 600 is below 650. Expert 2: 700.
+    assert prefetcher.asked(3, [1, 2, 2]) == [(3, 2, 1001 - 700)]
+
+
+def test_what_the_round_before_used_is_likelier():
+    prefetcher = Prefetcher(prefetch_plan())
+    prefetcher.sure()
+    prefetcher.used(3, [1])
+    assert prefetcher.asked(3, [1]) == [], "it counts from the next round on"
+    prefetcher.sure()
+    assert prefetcher.asked(3, [1]) == [(3, 1, 1001 - 900)]
+    prefetcher.sure()
+    assert prefetcher.asked(3, [1]) == [], "and for one round"
+
+
+@pytest.mark.parametrize(("order", "priorities"), [("program", [4, 4]), ("ready", [1, 2])])
+def test_other_orders(order, priorities):
+    prefetcher = Prefetcher(prefetch_plan(order=order, least_permille=0))
+    assert [priority for _, _, priority in prefetcher.asked(3, [1, 2])] == priorities
+
+
+def blocked_loader(slots):
+    """A loader that is busy until the event is set."""
+    loader, go = Loader(slots), threading.Event()
+    return loader, go, loader.submit(WAITED_FOR, go.wait)
+
+
+def test_urgent_loads_go_first_and_slots_limit_prefetches():
+    loader, go, first = blocked_loader(slots=2)
+    done = []
+    late = loader.submit(9, lambda: done.append("late"))
+    early = loader.submit(5, lambda: done.append("early"))
+    needed = loader.submit(WAITED_FOR, lambda: done.append("needed"))
+    go.set()
+    needed.result(5)
+    # The first load and the one that is needed hold both slots.
+    assert done == ["needed"]
+    assert not early.done()
+    loader.release(first)
+    early.result(5)
+    loader.release(needed)
+    late.result(5)
+    assert done == ["needed", "early", "late"]
+    loader.close()
+
+
+def test_a_load_that_is_released_before_it_begins_never_runs_and_another_priority_moves_it():
+    loader, go, _ = blocked_loader(slots=8)
+    done = []
+    dropped = loader.submit(1, lambda: done.append("dropped"))
+    load = lambda: done.append("moved")  # noqa: E731
+    moved = loader.submit(9, load)
+    other = loader.submit(5, lambda: done.append("other"))
+    loader.release(dropped)
+    loader.submit(WAITED_FOR, load, moved)
+    go.set()
+    other.result(5)
+    assert done == ["moved", "other"]
+    assert dropped.cancelled()
+    loader.close()
+
+
+def test_a_failing_load_raises_where_it_is_waited_for():
+    loader = Loader(1)
+    with pytest.raises(ZeroDivisionError):
+        loader.submit(WAITED_FOR, lambda: 1 / 0).result(5)
+    loader.close()
