@@ -15,11 +15,11 @@ from moe_passes.schedule_round.check import violations
 from moe_passes.schedule_round.greedy import RULES, list_schedule
 from moe_passes.schedule_round.problem import Answer, Budget, Problem, Schedule
 
-EXACT_TASKS = 500
-"""Up to so many tasks and buffers, plain CP-SAT has the whole budget."""
+EXACT_TASKS, EXACT_WITH_BUFFERS = 500, 100
+"""Up to so many tasks (and buffers), plain CP-SAT has the whole budget: it sees little of buffers."""
 MIXED_TASKS = 2500
 """Up to so many, it has a share of it; beyond, it finds nothing."""
-JUSTIFICATION_SHARE, EXACT_SHARE = 0.2, 0.4
+JUSTIFICATION_SHARE, EXACT_SHARE = 0.2, 0.2
 """Of the budget; what follows has the rest."""
 
 Found = tuple[str, Schedule | None, int]
@@ -60,7 +60,7 @@ def _best_list_schedule(problem: Problem) -> tuple[str | None, Schedule | None]:
 
 def _suitable(problem: Problem, best: Schedule | None) -> str:
     size = len(problem.tasks) + len(problem.buffers)
-    if best is None or size <= EXACT_TASKS:
+    if best is None or size <= (EXACT_WITH_BUFFERS if problem.buffers else EXACT_TASKS):
         return "exact"
     return "mixed" if size <= MIXED_TASKS else "windows"
 
