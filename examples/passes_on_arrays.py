@@ -1,8 +1,9 @@
-"""Use two passes on plain arrays: no torch, no MLIR (`pip install ./passes`).
+"""Use three passes on plain arrays: no torch, no MLIR (`pip install ./passes`).
 
     python examples/passes_on_arrays.py
 
-Places 16 experts in 8 banks for a made-up routing trace, and gives addresses to a few staged buffers.
+Places 16 experts in 8 banks for a made-up routing trace, schedules loads against computation, and gives addresses to
+a few staged buffers.
 """
 
 import numpy as np
@@ -14,6 +15,10 @@ from moe_passes.partition_experts import check as placement_check
 from moe_passes.partition_experts.problem import Layer, Rates
 from moe_passes.partition_experts.problem import Problem as Placement
 from moe_passes.partition_experts.solve import solve as place
+from moe_passes.schedule_round import check as schedule_check
+from moe_passes.schedule_round.problem import Budget, Buffer, Mode, Task
+from moe_passes.schedule_round.problem import Problem as Round
+from moe_passes.schedule_round.solve import solve as schedule
 
 
 def placement() -> None:
@@ -38,6 +43,31 @@ def placement() -> None:
     )
 
 
+def loads() -> None:
+    """Schedule three layers: a router, then four experts of 2, each after a load of 3 into a buffer of two slots."""
+    channel, element, buffer = 0, 1, 2
+    tasks: list[Task] = []
+    buffers: list[Buffer] = []
+    last: tuple[int, ...] = ()
+    for _ in range(3):
+        router = len(tasks)
+        tasks.append(Task((Mode(1, ((element, 1),)),), last))
+        for _ in range(4):
+            load = len(tasks)
+            tasks.append(Task((Mode(3, ((channel, 1),)),)))
+            tasks.append(Task((Mode(2, ((element, 1),)),), (router, load)))
+            buffers.append(Buffer(buffer, 1, load, load + 1))
+        last = tuple(range(router + 2, len(tasks), 2))
+    problem = Round((1, 1, 2), ("channel", "element", "buffer"), tuple(tasks), tuple(buffers))
+    answer = schedule(problem, Budget(seconds=2.0))
+    assert answer.schedule is not None
+    assert not schedule_check.violations(problem, answer.schedule)
+    print(
+        f"schedule-round: {answer.status}, {answer.schedule.makespan(problem)} for {len(tasks)} tasks, "
+        f"bound {answer.lower_bound}, best list rule {answer.greedy}"
+    )
+
+
 def staging() -> None:
     """Give four buffers fixed addresses in 1,000 bytes; lifetimes are half-open."""
     problem = Allocation(
@@ -51,8 +81,9 @@ def staging() -> None:
 
 
 def main() -> None:
-    """Run both."""
+    """Run all three."""
     placement()
+    loads()
     staging()
 
 
