@@ -23,6 +23,7 @@ COLOURS = {
     "expert": "#2b6cb0",
     "gather": "#b7791f",
     "load": "#c05621",
+    "write": "#7b341e",
 }
 
 

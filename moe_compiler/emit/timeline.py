@@ -1,7 +1,11 @@
-"""The predicted timeline as a Perfetto trace: protobuf TrackEvents, one track per resource."""
+"""The predicted timeline as a Perfetto trace: protobuf TrackEvents, one track per resource.
+
+A resource that tasks share has as many tracks as there are tasks on it at once: slices on a track must not overlap.
+"""
 
 from moe_passes.dialects.round import Round
 from moe_passes.lower_to_tasks.problem import Work
+from moe_passes.schedule_round.problem import Problem, Schedule
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
 SEQUENCE = 1
@@ -14,10 +18,12 @@ def timeline(round_: Round, title: str) -> bytes:
     trace = proto.Trace()
     _describe(trace, ROOT_TRACK, title, None)
     problem, schedule = round_.problem, round_.schedule("emit")
-    held = {b.resource for b in problem.buffers}
-    for resource, name in enumerate(problem.names):
-        if resource not in held and name != "staging":
-            _describe(trace, FIRST_TRACK + resource, name, ROOT_TRACK)
+    lanes = _lanes(problem, schedule)
+    tracks: dict[tuple[int, int], int] = {}
+    for resource, lane in sorted(set(lanes.values()) | {(r, 0) for r in _shared_in_time(problem)}):
+        tracks[resource, lane] = FIRST_TRACK + len(tracks)
+        name = problem.names[resource] + (f" ({lane + 1})" if lane else "")
+        _describe(trace, tracks[resource, lane], name, ROOT_TRACK)
     # Ends before starts at one moment: slices on a track then nest properly.
     events = []
     for number, work in enumerate(round_.work):
@@ -25,19 +31,41 @@ def timeline(round_: Round, title: str) -> bytes:
         start, end = schedule.starts[number], schedule.starts[number] + mode.duration
         for resource, amount in mode.uses:
             if amount and mode.duration:
-                events.append((start, 1, number, resource, label(work)))
-                events.append((end, 0, number, resource, ""))
-    for time, is_start, _, resource, name in sorted(events):
+                track = tracks[lanes[number, resource]]
+                events.append((start, 1, number, track, label(work)))
+                events.append((end, 0, number, track, ""))
+    for time, is_start, _, track, name in sorted(events):
         packet = trace.packet.add()
         packet.timestamp = time
         packet.trusted_packet_sequence_id = SEQUENCE
         event = packet.track_event
-        event.track_uuid = FIRST_TRACK + resource
+        event.track_uuid = track
         event.type = proto.TrackEvent.TYPE_SLICE_BEGIN if is_start else proto.TrackEvent.TYPE_SLICE_END
         if is_start:
             event.name = name
     data: bytes = trace.SerializeToString(deterministic=True)
     return data
+
+
+def _shared_in_time(problem: Problem) -> list[int]:
+    """Return the resources that are not held as bytes."""
+    held = {b.resource for b in problem.buffers}
+    return [r for r, name in enumerate(problem.names) if r not in held and name != "staging"]
+
+
+def _lanes(problem: Problem, schedule: Schedule) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return (resource, lane) of every task on every resource, such that no two in a lane overlap."""
+    busy_until: dict[int, list[int]] = {}
+    result: dict[tuple[int, int], tuple[int, int]] = {}
+    for number in sorted(range(len(problem.tasks)), key=lambda n: (schedule.starts[n], n)):
+        mode = problem.tasks[number].modes[schedule.modes[number]]
+        for resource, amount in mode.uses:
+            if amount and mode.duration:
+                ends = busy_until.setdefault(resource, [])
+                lane = next((n for n, end in enumerate(ends) if end <= schedule.starts[number]), len(ends))
+                ends[lane : lane + 1] = [schedule.end(problem, number)]
+                result[number, resource] = (resource, lane)
+    return result
 
 
 def label(work: Work) -> str:
