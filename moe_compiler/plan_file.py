@@ -3,12 +3,10 @@
 One strict reader for all of them. Types are not coerced: a bank is an integer, not "3" or 3.0.
 """
 
-import json
 import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,6 +14,8 @@ from moe_passes.errors import InputError
 from moe_passes.partition_experts.formats import MAP_KEY, EplbTriple, from_eplb, from_expert_location
 from moe_passes.partition_experts.problem import MOST_BANKS, IntArray, Replicas
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe_compiler.json_file import malformed, read_json
 
 RESIDENCY = ("none", "msb", "all")
 EPLB_KEYS = ("physical_to_logical", "logical_to_physical", "counts")
@@ -82,7 +82,7 @@ def read(path: str, where: str, banks: int, experts: int) -> PlanFile | Slots:
     try:
         if path.endswith(".npz"):
             return Slots(from_eplb(_triple(path, where), banks))
-        document = _json(path, where)
+        document = read_json(path, where)
         if isinstance(document, list) or (isinstance(document, dict) and MAP_KEY in document):
             return Slots(from_expert_location(document, banks, experts))
     except InputError as error:
@@ -97,7 +97,7 @@ def read_plan(path: str, where: str) -> PlanFile:
     Raises:
         InputError: not such a file.
     """
-    return parse(_json(path, where), where)
+    return parse(read_json(path, where), where)
 
 
 def parse(document: Any, where: str) -> PlanFile:
@@ -111,9 +111,7 @@ def parse(document: Any, where: str) -> PlanFile:
     try:
         plan = PlanFile.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {field}: {first['msg']}; it is {str(first['input'])[:60]}") from None
+        raise malformed(error, where) from None
     for row, layer in enumerate(plan.layers):
         _check_layer(layer, f"{where}: layers.{row}", plan.banks)
     return plan
@@ -128,17 +126,6 @@ def _check_layer(layer: PlanLayer, at: str, banks: int) -> None:
                 raise InputError(f"{at}.placement.{expert}: {list(copy)}; valid: distinct banks from 0 to {banks - 1}")
         if len(set(copies)) < len(copies):
             raise InputError(f"{at}.placement.{expert}: two replicas on the same banks; valid: distinct replicas")
-
-
-def _json(path: str, where: str) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _triple(path: str, where: str) -> EplbTriple:

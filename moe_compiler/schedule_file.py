@@ -3,7 +3,6 @@
 Numbers are read as decimals and scaled to whole ones, so that 0.1 + 0.2 is 0.3 and the schedule is exact.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +13,8 @@ from moe_passes.errors import InputError
 from moe_passes.schedule_round.model import horizon
 from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Task
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from moe_compiler.json_file import malformed, read_json
 
 LARGEST = 2**50
 """Of the whole numbers that the solver is given, and of the sum of all durations in them."""
@@ -93,11 +94,7 @@ def read(path: Path) -> Loaded:
     Raises:
         InputError: the message names file, field, value and what would be valid.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read: {str(error)[:200]}") from None
+    document = read_json(path, str(path), Decimal)
     return from_document(document, str(path))
 
 
@@ -110,22 +107,8 @@ def from_document(document: Any, where: str) -> Loaded:
     try:
         entry = ProblemEntry.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise InputError(f"{where}: {field}: {first['msg']}; it is {str(first['input'])[:60]}") from None
+        raise malformed(error, where) from None
     return _load(entry, where)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(n for n in names if names.count(n) > 1)}' stands twice in one object")
-    return found
 
 
 def _load(entry: ProblemEntry, where: str) -> Loaded:

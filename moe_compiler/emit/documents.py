@@ -21,9 +21,9 @@ from torch_mlir import ir
 from moe_compiler.cost.held_out import HeldOut
 from moe_compiler.cost.report import KNOBS, add_up, busy_fractions, critical_path, joules, roofline_seconds
 from moe_compiler.cost.steady import Steady, steady
+from moe_compiler.plan_file import RESIDENCY
 
 NAME = "emit"
-RESIDENCY = ("none", "msb", "all")
 
 
 def parameters(module: ir.Module) -> dict[str, int]:
