@@ -18,7 +18,7 @@ def read_json(path: str | Path, where: str, parse_float: Callable[[str], Any] = 
     try:
         text = Path(path).read_text(encoding="utf-8")
         return json.loads(text, parse_float=parse_float, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
 
 

@@ -115,7 +115,7 @@ def program(module: ir.Module, plan: dict[str, Any], cost: dict[str, Any], sourc
         prefetch=textwrap.indent(_prefetch(module, plan), "    "),
         length=plan["draft"]["length"],
         bits=plan["draft"]["bits"],
-        slots=plan["draft"]["staging_bytes"] // max(layer.whole_bytes for layer in layers),
+        slots=plan["draft"]["staging_bytes"] // max(layer.staged_bytes for layer in layers),
     )
 
 

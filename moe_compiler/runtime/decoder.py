@@ -104,6 +104,8 @@ class Decoder:
         for position in range(lengths.pop() - 1):
             rows = torch.tensor([[sequence[position]] for sequence in self.tokens])
             self._run(rows, torch.full_like(rows, position), is_draft=False)
+        self.store.release_staging()
+        self.store.forget()
 
     def _run(self, rows: Tensor, positions: Tensor, is_draft: bool) -> Tensor:
         self.kernels.step = Step(is_draft, positions)

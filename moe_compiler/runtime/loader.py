@@ -9,19 +9,21 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 WAITED_FOR = 0
-"""Priority of a load that a computation waits for: it does not need a free slot, it is used at once."""
+"""Priority of a load that a computation waits for: it begins whether or not a slot is free."""
 
 
 class Loader(Generic[T]):
     """Loads by priority (lowest first), in the order of submission among equals.
 
     Attributes:
-        slots: loads that may be held before they are released; changed by `release` alone.
+        slots: free slots; a load takes one, if there is one, until it is released.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._queue: list[tuple[int, int, Future[T], Callable[[], T]]] = []
+        self._queue: list[tuple[int, int]] = []
+        self._entries: dict[int, tuple[Future[T], Callable[[], T]]] = {}
+        self._number_of: dict[int, int] = {}
         self._holds: set[int] = set()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -30,10 +32,20 @@ class Loader(Generic[T]):
         self._thread.start()
 
     def submit(self, priority: int, load: Callable[[], T], future: Future[T] | None = None) -> Future[T]:
-        """Queue a load, or one that is queued already (`future`) with another priority."""
-        future = Future() if future is None else future
+        """Queue a load, or one that is queued already (`future`) with another priority.
+
+        Raises:
+            RuntimeError: the loader is closed.
+        """
         with self._changed:
-            heapq.heappush(self._queue, (priority, next(self._numbers), future, load))
+            if self._closed:
+                raise RuntimeError("the loader is closed")
+            future = Future() if future is None else future
+            self._forget(future)
+            number = next(self._numbers)
+            self._entries[number] = (future, load)
+            self._number_of[id(future)] = number
+            heapq.heappush(self._queue, (priority, number))
             self._changed.notify()
         return future
 
@@ -41,6 +53,7 @@ class Loader(Generic[T]):
         """Give the slot of a load back; one that has not begun is dropped."""
         future.cancel()
         with self._changed:
+            self._forget(future)
             if id(future) in self._holds:
                 self._holds.remove(id(future))
                 self.slots += 1
@@ -50,24 +63,32 @@ class Loader(Generic[T]):
         """Stop; queued loads are dropped."""
         with self._changed:
             self._closed = True
+            for future, _ in self._entries.values():
+                future.cancel()
             self._changed.notify()
         self._thread.join()
+
+    def _forget(self, future: Future[T]) -> None:
+        """Take a load out of the queue; its place there is skipped."""
+        self._entries.pop(self._number_of.pop(id(future), -1), None)
 
     def _next(self) -> tuple[Future[T], Callable[[], T]] | None:
         """Wait for a load that may begin; None when closed."""
         with self._changed:
             while not self._closed:
-                while self._queue and (self._queue[0][2].done()):
+                while self._queue and self._queue[0][1] not in self._entries:
                     heapq.heappop(self._queue)
-                if self._queue and (self.slots > 0 or self._queue[0][0] == WAITED_FOR):
-                    _, _, future, load = heapq.heappop(self._queue)
-                    if future.set_running_or_notify_cancel():
-                        if self.slots > 0:
-                            self.slots -= 1
-                            self._holds.add(id(future))
-                        return future, load
+                if not self._queue or (self.slots <= 0 and self._queue[0][0] != WAITED_FOR):
+                    self._changed.wait()
                     continue
-                self._changed.wait()
+                future, load = self._entries[heapq.heappop(self._queue)[1]]
+                self._forget(future)
+                if not future.set_running_or_notify_cancel():
+                    continue
+                if self.slots > 0:
+                    self.slots -= 1
+                    self._holds.add(id(future))
+                return future, load
             return None
 
     def _run(self) -> None:
@@ -77,3 +98,4 @@ class Loader(Generic[T]):
                 future.set_result(load())
             except BaseException as error:
                 future.set_exception(error)
+            del entry, future, load

@@ -23,7 +23,7 @@ class Plan:
         batch: sequences decoded together.
         draft_length: γ; 0 is plain decoding.
         draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
-        staging_slots: experts that staging has room for.
+        staging_slots: experts that are prefetched at most; what verify waits for comes on top.
         resident: experts in HB, by decoder layer.
         dispatch: replica dispatch of a draft step, by decoder layer.
         prefetch: which experts are loaded before verify asks for them.

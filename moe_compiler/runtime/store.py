@@ -98,17 +98,30 @@ class ExpertStore:
         for expert in dict.fromkeys(needed):
             self._prefetch((layer, expert), WAITED_FOR)
 
+    def forget(self) -> None:
+        """Forget what routers chose so far: the prompt is no round."""
+        self._prefetcher = Prefetcher(self.plan.prefetch)
+
+    def _is_whole(self, key: tuple[int, int]) -> bool:
+        """Tell whether HB keeps all of an expert, so that verify has nothing to wait for."""
+        return self.plan.draft_bits >= WHOLE and self.is_resident(*key)
+
     def _prefetch(self, key: tuple[int, int], priority: int) -> None:
+        if self._is_whole(key):
+            return
         queued = self._staged.get(key)
         if queued is None or not (queued.running() or queued.done()):
             self._staged[key] = self._loader.submit(priority, lambda: self._load(key), queued)
 
     def verify_weights(self, layer: int, expert: int) -> Matrices:
         """Return an expert in full precision, once it is loaded, and give its slot back."""
+        if self._is_whole((layer, expert)):
+            return self._draft[layer, expert]
         future = self._staged.pop((layer, expert))
-        weights = future.result()
-        self._loader.release(future)
-        return weights
+        try:
+            return future.result()
+        finally:
+            self._loader.release(future)
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""

@@ -76,7 +76,7 @@ def _seconds(text: str) -> float:
 
 
 def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
+    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= MOST_WORKERS:
         raise InputError(f"schedule-round: option workers={text}; valid: an integer from 1 to {MOST_WORKERS}")
     return int(text)
 

@@ -121,3 +121,9 @@ def test_several_workers_give_the_same_bytes(tmp_path):
 def test_bad_workers_are_refused_with_the_value(tmp_path, workers):
     result = schedule(tmp_path, file(task("a", 1)), "--workers", workers)
     assert f"--workers {workers}; valid: an integer from 1 to 256" in str(result.exception)
+
+
+def test_a_number_beyond_decimals_is_refused(tmp_path):
+    result = schedule(tmp_path, '{"schema": 1, "resources": {"m": 1e99999999999999999999}, "tasks": []}')
+    assert isinstance(result.exception, InputError), result.output
+    assert "cannot be read" in str(result.exception)

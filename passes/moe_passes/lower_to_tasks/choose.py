@@ -1,8 +1,9 @@
 """Choose the dispatcher's static plan: what it loads before it is asked to, in which order, on which engine.
 
-The clairvoyant schedule of a round depends on none of the choices but `sure`, so the plan with the least mean time over
-training rounds is the one with the least regret over them. One choice is varied at a time, the others as they are best
-so far; the rounds that judge are not those that are reported on.
+Of the choices, the clairvoyant schedule of a round depends on `sure` alone. For each value of it, the plan with the
+least mean time over training rounds is the one with the least regret over them; between values, the shorter time
+counts, not the smaller regret. Order and threshold are varied together, then one choice at a time, the others as they
+are best so far; the rounds that judge are not those that are reported on.
 """
 
 import math

@@ -209,7 +209,7 @@ def _energy(problem: Problem, heads: Array, tails: Array) -> int:
     """Evaluate the energy bound of every resource for every threshold h."""
     users: dict[int, dict[int, int]] = {}
     for number, task in enumerate(problem.tasks):
-        work = [{k: mode.duration * amount for k, amount in mode.uses} for mode in task.modes]
+        work = [{k: mode.duration * amount for k, amount in mode.uses if amount} for mode in task.modes]
         for resource in set.intersection(*(set(w) for w in work)):
             users.setdefault(resource, {})[number] = min(w[resource] for w in work)
     best = 0

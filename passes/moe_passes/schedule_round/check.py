@@ -1,4 +1,4 @@
-"""Independent check of a schedule: precedence, release, resources, buffers. Shares no code with the solver."""
+"""Independent check of a schedule: precedence, release, deadlines, resources, buffers. Shares no code with solvers."""
 
 from moe_passes.schedule_round.problem import Problem, Schedule
 

@@ -80,7 +80,7 @@ def dispatch(problem: Problem, guesses: Sequence[Guess], plan: DispatchPlan) -> 
     run = _Online(problem, guesses, plan)
     schedule = run.run()
     if schedule is None:
-        raise ValueError("program order finds no schedule; tasks must stand in a topological order")
+        raise ValueError("buffers are never closed: what closes them waits for a later task that opens one")
     return Dispatched(problem, tuple(guesses), schedule, frozenset(run.dropped))
 
 

@@ -18,8 +18,9 @@ def list_schedule(problem: Problem, rule: str) -> Schedule | None:
     """Schedule by one rule of `RULES`.
 
     Returns:
-        The schedule, or None where the rule fills a buffer with what is needed too late (never for `program`, if
-        program order is a topological order and each single buffer fits).
+        The schedule, or None where buffers are never closed: what closes them waits for a task that finds no room. That
+        cannot happen if nothing between the opening and the closing of a buffer waits for a task that stands later in
+        program order and opens one.
     """
     name, _, double = rule.partition("-")
     run = ListScheduler(problem, _priorities(problem, name), by_arrival=name == "ready")
@@ -122,7 +123,7 @@ class ListScheduler:
         while True:
             best: tuple[int, int, int] | None = None
             for signature, queue in self.ready.items():
-                while queue and self._is_settled(queue[0][1]):
+                while queue and self._is_stale(*queue[0]):
                     heapq.heappop(queue)
                 if not queue or (best is not None and queue[0] >= best[:2]):
                     continue
@@ -168,6 +169,10 @@ class ListScheduler:
         while self.first_unopened < len(unopened) and self._is_settled(unopened[self.first_unopened]):
             self.first_unopened += 1
         return unopened[self.first_unopened] if self.first_unopened < len(unopened) else -1
+
+    def _is_stale(self, key: int, number: int) -> bool:
+        """Say whether an entry of a queue is of a task that is settled, or that has another priority by now."""
+        return self._is_settled(number) or (not self.by_arrival and key != self.priority[number])
 
     def _is_settled(self, number: int) -> bool:
         return self.starts[number] >= 0 or number in self.dropped

@@ -30,11 +30,13 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     while spent + cost < budget.seconds and not budget.is_close(makespan, bound):
         spent += cost
         turned = _turn(problem, reverse, current)
-        if turned is not None and turned.makespan(problem) < current.makespan(problem):
+        gained = turned is not None and turned.makespan(problem) < current.makespan(problem)
+        if turned is not None and gained:
             current = turned
-            continue
         if current.makespan(problem) <= makespan and not violations(problem, current):
             best, makespan = current, current.makespan(problem)
+        if gained:
+            continue
         noise = choose.random(len(problem.tasks)) * makespan * choose.choice(DISTURBANCES)
         current = schedule_by(problem, _ranks(np.array(best.starts) + noise)) or best
         spent += cost / 2

@@ -35,7 +35,7 @@ class WholeModel:
             self._add_task(number)
         self._add_buffers()
         for resource, entries in self.users.items():
-            self._limit(problem.capacities[resource], entries)
+            limit(self.model, problem, resource, entries)
         if hint is not None:
             self.hint(hint)
 
@@ -61,13 +61,6 @@ class WholeModel:
             size = self.model.new_int_var(0, self.horizon, "")
             held = self.model.new_interval_var(self.starts[buffer.first], size, self.ends[buffer.last], "")
             self.users.setdefault(buffer.resource, []).append((held, buffer.amount))
-
-    def _limit(self, capacity: int, entries: list[tuple[cp_model.IntervalVar, int]]) -> None:
-        # A buffer may be held for no time at all, which only a cumulative constraint overlooks.
-        if all(2 * amount > capacity for _, amount in entries) and not self.problem.buffers:
-            self.model.add_no_overlap([interval for interval, _ in entries])
-        else:
-            self.model.add_cumulative([i for i, _ in entries], [amount for _, amount in entries], capacity)
 
     def hint(self, schedule: Schedule) -> None:
         """Start the search from a schedule."""
@@ -97,6 +90,19 @@ class WholeModel:
         """Read a solution."""
         modes = tuple(next(m for m, pick in enumerate(picks) if solver.value(pick)) for picks in self.picks)
         return Schedule(tuple(solver.value(start) for start in self.starts), modes)
+
+
+def limit(
+    model: cp_model.CpModel, problem: Problem, resource: int, entries: list[tuple[cp_model.IntervalVar, int]]
+) -> None:
+    """Respect the capacity of a resource that intervals take so much of."""
+    capacity = problem.capacities[resource]
+    # A buffer may be held for no time at all, which only a cumulative constraint overlooks.
+    is_held = any(buffer.resource == resource for buffer in problem.buffers)
+    if all(2 * amount > capacity for _, amount in entries) and not is_held:
+        model.add_no_overlap([interval for interval, _ in entries])
+    else:
+        model.add_cumulative([i for i, _ in entries], [amount for _, amount in entries], capacity)
 
 
 def run(

@@ -40,7 +40,7 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
         free = _free(problem, best, choose, size, turn)
         seconds = min(SECONDS, budget.seconds - spent)
         status, found, used = _solve(
-            base, best, free, makespan, replace(budget, seconds=seconds, seed=budget.seed + turn)
+            base, best, free, makespan, bound, replace(budget, seconds=seconds, seed=budget.seed + turn)
         )
         spent += used + SECONDS_PER_TASK * len(problem.tasks)
         turn += 1
@@ -75,11 +75,12 @@ def _free(problem: Problem, schedule: Schedule, choose: random.Random, size: int
 
 
 def _solve(
-    base: WholeModel, schedule: Schedule, free: set[int], makespan: int, budget: Budget
+    base: WholeModel, schedule: Schedule, free: set[int], makespan: int, bound: int, budget: Budget
 ) -> tuple[cp_model.CpSolverStatus, Schedule | None, float]:
     """Look for something shorter; return the status, what was found, and the deterministic seconds."""
     problem, model = base.problem, base.model.clone()
-    model.add(base.makespan <= makespan - max(1, round(makespan * LEAST_GAIN)))
+    gain = 1 if len(free) == len(problem.tasks) else max(1, round(makespan * LEAST_GAIN))
+    model.add(base.makespan <= max(bound, makespan - gain))
     for number in range(len(problem.tasks)):
         model.add_hint(base.starts[number], schedule.starts[number])
         model.add_hint(base.ends[number], schedule.end(problem, number))

@@ -39,7 +39,7 @@ class Mode:
 class Task:
     """A task: alternatives, predecessors (task numbers), release time, and when it must have ended (None: any time).
 
-    Only `exact.py` knows deadlines: a round has none.
+    A round has no deadlines. List scheduling and windows overlook them; what they find is checked.
     """
 
     modes: tuple[Mode, ...]

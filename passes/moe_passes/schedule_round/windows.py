@@ -12,7 +12,7 @@ from ortools.sat.python import cp_model
 
 from moe_passes.schedule_round.bound import longest_tails
 from moe_passes.schedule_round.greedy import schedule_by
-from moe_passes.schedule_round.model import part_rate, run
+from moe_passes.schedule_round.model import limit, part_rate, run
 from moe_passes.schedule_round.problem import Budget, Problem, Schedule
 
 FIRST_SIZE, LARGEST_SIZE = 80, 640
@@ -134,7 +134,8 @@ class _WindowVariables:
         intervals: dict[int, list[tuple[cp_model.IntervalVar, int]]] = {}
         for n, alternatives in self.optional.items():
             for interval, m in alternatives:
-                for resource, amount in self.problem.tasks[n].modes[m].uses:
+                mode = self.problem.tasks[n].modes[m]
+                for resource, amount in mode.uses if mode.duration else ():
                     intervals.setdefault(resource, []).append((interval, amount))
         for n, task in enumerate(self.problem.tasks):
             if n in self.free or not self._overlaps(self.schedule.starts[n], self.schedule.end(self.problem, n)):
@@ -143,7 +144,7 @@ class _WindowVariables:
                 if resource in intervals:
                     intervals[resource].append((self._fixed(n), amount))
         for resource, entries in intervals.items():
-            self._limit(resource, entries)
+            limit(self.model, self.problem, resource, entries)
 
     def add_buffers(self) -> None:
         """Respect the capacity of every buffer resource."""
@@ -162,14 +163,7 @@ class _WindowVariables:
                 interval = self.model.new_interval_var(opened, size, closed, f"b{number}")
             held.setdefault(buffer.resource, []).append((interval, buffer.amount))
         for resource in touched:
-            self._limit(resource, held[resource])
-
-    def _limit(self, resource: int, entries: list[tuple[cp_model.IntervalVar, int]]) -> None:
-        capacity = self.problem.capacities[resource]
-        if all(2 * amount > capacity for _, amount in entries):
-            self.model.add_no_overlap([interval for interval, _ in entries])
-        else:
-            self.model.add_cumulative([i for i, _ in entries], [a for _, a in entries], capacity)
+            limit(self.model, self.problem, resource, held[resource])
 
     def _overlaps(self, start: int, end: int) -> bool:
         return start < self.high and end > self.low

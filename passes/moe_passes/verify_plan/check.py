@@ -236,21 +236,24 @@ def _arrivals(
 ) -> list[str]:
     """Check that what a task needs has been loaded when it starts, and is kept until it ends."""
     wrong = []
-    slices: dict[tuple[int, int], list[PlannedBuffer]] = {}
+    slices: dict[tuple[int, int], dict[int, list[PlannedBuffer]]] = {}
     for buffer in buffers:
         load = tasks[buffer.first]
-        slices.setdefault((load.layer, load.expert), []).append(buffer)
+        slices.setdefault((load.layer, load.expert), {}).setdefault(buffer.first, []).append(buffer)
     for need in needs:
         task, have = tasks[need.task], need.resident + need.streamed
-        for buffer in slices.get((task.layer, task.expert), []):
-            if _end(tasks[buffer.first]) > task.start:
-                wrong.append(f"{task.name} starts before {tasks[buffer.first].name} has brought its slice")
-            elif _end(tasks[buffer.last]) < _end(task):
-                wrong.append(f"the slice of {tasks[buffer.first].name} is dropped before {task.name} ends")
-            else:
-                have += buffer.size
+        for number, held in slices.get((task.layer, task.expert), {}).items():
+            load, kept = tasks[number], [buffer for buffer in held if _end(tasks[buffer.last]) >= _end(task)]
+            if _end(load) > task.start:
+                wrong.append(f"{task.name} starts before {load.name} has brought its slice")
+                continue
+            if len(kept) < len(held):
+                wrong.append(f"the slice of {load.name} is dropped before {task.name} ends")
+            have += min(load.external_bytes, sum(buffer.size for buffer in kept))
         if have < need.needed:
             wrong.append(f"{task.name} needs {need.needed} bytes, but {have} are there")
+        if task.kind == "expert" and task.hb_bytes + need.streamed < need.needed:
+            wrong.append(f"{task.name} reads {task.hb_bytes + need.streamed} bytes of the {need.needed} that it needs")
     return wrong
 
 

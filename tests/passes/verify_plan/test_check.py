@@ -31,7 +31,7 @@ FACTS = Facts(
     residents={0: frozenset({0})},
 )
 BUFFERS = (PlannedBuffer(0, 5, 60, 0), PlannedBuffer(6, 8, 60, 64))
-NEEDS = (NeededBytes(5, 100, 40, 0), NeededBytes(7, 60, 0, 0), NeededBytes(8, 40, 0, 0))
+NEEDS = (NeededBytes(5, 100, 50, 0), NeededBytes(7, 50, 0, 0), NeededBytes(8, 40, 0, 0))
 CAPACITIES = {"external": 1, "banks": 1, "staging": 128}
 
 
@@ -69,12 +69,14 @@ BROKEN = [
     ({"capacities": {**CAPACITIES, "staging": 100}}, "outside staging"),
     ({"buffers": change(BUFFERS, 1, last=4)}, "dropped before it is loaded"),
     # Bytes: there before use, until the end of it.
-    ({"buffers": BUFFERS[:1]}, "needs 60 bytes, but 0 are there"),
-    ({"buffers": change(BUFFERS, 0, size=10)}, "needs 100 bytes, but 50 are there"),
+    ({"buffers": BUFFERS[:1]}, "needs 50 bytes, but 0 are there"),
+    ({"buffers": change(BUFFERS, 0, size=10)}, "needs 100 bytes, but 60 are there"),
     ({"needs": change(NEEDS, 0, needed=101)}, "needs 101 bytes"),
     ({"tasks": change(change(TASKS, 5, after=(4,), start=4), 0, start=0)}, "before load has brought"),
     ({"buffers": change(BUFFERS, 0, last=0)}, "dropped before expert ends"),
     ({"buffers": change(BUFFERS, 1, last=7)}, "dropped before write ends"),
+    ({"tasks": change(TASKS, 0, external_bytes=1)}, "needs 100 bytes, but 51 are there"),
+    ({"tasks": change(TASKS, 5, hb_bytes=99)}, "reads 99 bytes of the 100"),
     # The machine.
     ({"tasks": change(TASKS, 0, duration=3)}, "but its work takes 5 ns"),
     ({"tasks": change(TASKS, 4, macs=9)}, "but its work takes 9 ns"),
