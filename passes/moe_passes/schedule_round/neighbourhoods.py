@@ -19,8 +19,8 @@ FIRST_SIZE = 120
 SMALLEST, LARGEST = 12, 400
 SECONDS = 0.4
 """For one neighbourhood."""
-SECONDS_PER_TASK = 1e-4
-"""Charged per neighbourhood and task: copying the model and presolving it."""
+SECONDS_PER_USE = 5e-5
+"""Charged per neighbourhood and use of a resource in a mode: copying the model and presolving it."""
 LEAST_GAIN = 1e-4
 """Of the makespan: less is not worth a turn."""
 WIDER = 3
@@ -36,13 +36,14 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     base.model.minimize(base.makespan)
     choose, spent, size, turn = random.Random(budget.seed), 0.0, FIRST_SIZE, 0
     best, makespan = schedule, schedule.makespan(problem)
+    overhead = SECONDS_PER_USE * sum(1 + len(mode.uses) for task in problem.tasks for mode in task.modes)
     while spent < budget.seconds and not budget.is_close(makespan, bound):
         free = _free(problem, best, choose, size, turn)
         seconds = min(SECONDS, budget.seconds - spent)
         status, found, used = _solve(
             base, best, free, makespan, bound, replace(budget, seconds=seconds, seed=budget.seed + turn)
         )
-        spent += used + SECONDS_PER_TASK * len(problem.tasks)
+        spent += used + overhead
         turn += 1
         if found is not None:
             best, makespan = found, found.makespan(problem)
