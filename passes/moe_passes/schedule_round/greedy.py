@@ -56,12 +56,7 @@ class ListScheduler:
         self.waiting = [len(set(task.after)) for task in problem.tasks]
         self.successors = problem.successors()
         self.starts, self.modes = [-1] * count, [0] * count
-        self.opens: dict[int, dict[int, int]] = {}
-        self.closes: dict[int, dict[int, int]] = {}
-        for buffer in problem.buffers:
-            for task, changes in ((buffer.first, self.opens), (buffer.last, self.closes)):
-                amounts = changes.setdefault(task, {})
-                amounts[buffer.resource] = amounts.get(buffer.resource, 0) + buffer.amount
+        self.opens, self.closes = problem.opened(), problem.closed()
         self.unopened = sorted(self.opens)
         self.first_unopened = 0
         self.largest: dict[int, int] = {}

@@ -46,15 +46,14 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
 def _turn(problem: Problem, reverse: Problem, schedule: Schedule) -> Schedule | None:
     """Justify to the right, then to the left; None where list scheduling fails on the way."""
     last = len(problem.tasks) - 1
-    ends = np.array([schedule.end(problem, last - n) for n in range(last + 1)])
-    right = schedule_by(reverse, _ranks(-ends))
+    right = schedule_by(reverse, [-schedule.end(problem, last - n) for n in range(last + 1)])
     if right is None:
         return None
-    ends = np.array([right.end(reverse, last - n) for n in range(last + 1)])
-    return schedule_by(problem, _ranks(-ends))
+    return schedule_by(problem, [-right.end(reverse, last - n) for n in range(last + 1)])
 
 
 def _ranks(keys: np.ndarray) -> list[int]:
+    """Turn real keys into priorities, which are whole numbers."""
     ranks = np.empty(len(keys), dtype=np.int64)
     ranks[np.argsort(keys, kind="stable")] = np.arange(len(keys))
     result: list[int] = ranks.tolist()

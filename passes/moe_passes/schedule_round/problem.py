@@ -19,6 +19,7 @@ A draft-verify round (`lower_to_tasks/tasks.py` builds it) is such a problem:
 - buffers b: each staged slot, from the start of its load to the end of the expert, or of the write.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
@@ -134,6 +135,14 @@ class Problem:
         """Return the duration of a task's shortest mode."""
         return min(mode.duration for mode in self.tasks[task].modes)
 
+    def opened(self) -> dict[int, dict[int, int]]:
+        """Return, for every task that opens buffers, how much it takes of each resource for them."""
+        return _amounts((buffer.first, buffer) for buffer in self.buffers)
+
+    def closed(self) -> dict[int, dict[int, int]]:
+        """Return, for every task that closes buffers, how much it gives back of each resource."""
+        return _amounts((buffer.last, buffer) for buffer in self.buffers)
+
     def successors(self) -> list[list[int]]:
         """Return, for every task, the tasks that wait for it."""
         result: list[list[int]] = [[] for _ in self.tasks]
@@ -141,6 +150,15 @@ class Problem:
             for before in task.after:
                 result[before].append(number)
         return result
+
+
+def _amounts(buffers: Iterable[tuple[int, Buffer]]) -> dict[int, dict[int, int]]:
+    """Add up buffers by task and resource."""
+    result: dict[int, dict[int, int]] = {}
+    for task, buffer in buffers:
+        amounts = result.setdefault(task, {})
+        amounts[buffer.resource] = amounts.get(buffer.resource, 0) + buffer.amount
+    return result
 
 
 @dataclass(frozen=True)

@@ -120,24 +120,19 @@ def _load_bound(problem: Problem) -> int:
 def _most_crossing(problem: Problem, ahead: Sequence[int]) -> int:
     """Return K: how long the loads take that can be held at the border."""
     most = sum(problem.shortest(number) for number in ahead)
-    crossing = set(ahead)
+    opened = problem.opened()
     for resource, capacity in enumerate(problem.capacities):
-        held: dict[int, int] = {}
-        for buffer in problem.buffers:
-            if buffer.resource == resource and buffer.first in crossing:
-                held[buffer.first] = held.get(buffer.first, 0) + buffer.amount
-        if len(held) == len(crossing):
-            ratios = [(problem.shortest(number), amount) for number, amount in held.items()]
-            most = min(most, max((-(-duration * capacity // amount) for duration, amount in ratios), default=0))
+        amounts = [opened.get(number, {}).get(resource, 0) for number in ahead]
+        if all(amounts):
+            pairs = zip(ahead, amounts, strict=True)
+            longest = max((-(-problem.shortest(n) * capacity // amount) for n, amount in pairs), default=0)
+            most = min(most, longest)
     return most
 
 
 def _most(problem: Problem, ahead: Sequence[int]) -> int:
     """Return how many loads can cross, for room: the largest must still fit beside them."""
-    held: dict[int, dict[int, int]] = {}
-    for buffer in problem.buffers:
-        amounts = held.setdefault(buffer.first, {})
-        amounts[buffer.resource] = amounts.get(buffer.resource, 0) + buffer.amount
+    held = problem.opened()
     room = list(problem.capacities)
     for resource in range(len(room)):
         room[resource] -= max((amounts.get(resource, 0) for amounts in held.values()), default=0)

@@ -47,9 +47,7 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
 
 def _keep_better(problem: Problem, best: Schedule, starts: list[int]) -> Schedule:
     """Rebuild by the new order; keep it if it is shorter."""
-    rank = np.empty(len(starts), dtype=np.int64)
-    rank[np.argsort(np.array(starts), kind="stable")] = np.arange(len(starts))
-    rebuilt = schedule_by(problem, rank)
+    rebuilt = schedule_by(problem, starts)
     if rebuilt is not None and rebuilt.makespan(problem) < best.makespan(problem):
         return rebuilt
     return best
