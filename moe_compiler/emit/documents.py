@@ -203,6 +203,7 @@ def cost_document(module: ir.Module, held_out: HeldOut) -> dict[str, Any]:
             "p95_seconds": held_out.p95_seconds,
             "regret": held_out.regret,
             "p95_regret": held_out.p95_regret,
+            "informed_regret": held_out.informed_regret,
             "wasted_loads": held_out.wasted,
             "dispatch_rule": only(module, DispatchPlan, NAME).order,
             "solvers": [_solver(record) for record in held_out.solvers],

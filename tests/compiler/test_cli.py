@@ -67,7 +67,7 @@ def test_compile_writes_the_contract(output):
         "draft": {"length", "bits", "expert_fraction", "acceptance_rate", "break_even_acceptance"},
         "round": {"seconds", "lower_bound_seconds", "gap", "greedy_seconds", "tokens", "joules"},
         "token": {"seconds", "joules"},
-        "held_out": {"rounds", "mean_seconds", "p95_seconds", "regret"},
+        "held_out": {"rounds", "mean_seconds", "p95_seconds", "regret", "p95_regret", "informed_regret"},
         "profile": {"name", "kind"},
     }
     for name, keys in contract.items():

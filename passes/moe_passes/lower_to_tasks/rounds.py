@@ -1,5 +1,7 @@
 """Take rounds out of a routing trace, in the form that task graphs are built from."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan
@@ -13,6 +15,11 @@ def take_rounds(trace: RoutingTrace, plan: StaticPlan, split: str, most: int) ->
     tokens = cut_rounds(trace.tokens, plan.batch, plan.length + 1, split, most).tokens
     counts = popularity(trace)
     return [_routing(trace, plan, counts, chosen) for chosen in tokens]
+
+
+def without_wrong_asks(routing: RoundRouting) -> RoundRouting:
+    """Return the round as it would be had the draft asked for nothing but what verify needs."""
+    return replace(routing, asked=routing.asked & np.any(routing.verify, axis=1, keepdims=True))
 
 
 def representative(rounds: list[RoundRouting], plan: StaticPlan) -> RoundRouting:

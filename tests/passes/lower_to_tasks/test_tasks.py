@@ -10,6 +10,7 @@ from moe_passes.errors import InputError
 from moe_passes.lower_to_tasks.likelihood import SHAPE, likelihoods, look_up, share_needed
 from moe_passes.lower_to_tasks.modes import Engines, ExpertWork
 from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan
+from moe_passes.lower_to_tasks.rounds import without_wrong_asks
 from moe_passes.lower_to_tasks.tasks import build, build_unknown
 from moe_passes.workload import DensePart, DispatchPlan, ExpertLayer
 
@@ -135,6 +136,9 @@ def test_a_wrong_guess_is_a_load_of_the_unknown_round_alone():
     unknown = build_unknown(plan, routing, machine_cost())
     assert [w.expert for w in unknown.work if w.kind == "load"] == [0, 2, 3]
     assert [g.is_needed for g in unknown.guesses] == [True, False]
+    informed = build_unknown(plan, without_wrong_asks(routing), machine_cost())
+    assert [g.is_needed for g in informed.guesses] == [True]
+    assert routing.asked[0, 0, 0, 3], "the round itself is left as it is"
 
 
 def test_the_next_hot_set_is_written_after_all_that_reads_what_it_replaces():
