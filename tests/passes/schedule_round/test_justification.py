@@ -4,7 +4,7 @@ import random
 
 from moe_passes.schedule_round.check import violations
 from moe_passes.schedule_round.greedy import RULES, list_schedule
-from moe_passes.schedule_round.justification import SECONDS_PER_RESOURCE, SECONDS_PER_TASK, improve
+from moe_passes.schedule_round.justification import improve, turn_seconds
 from moe_passes.schedule_round.problem import Budget, Mode, Problem, Task
 
 
@@ -38,6 +38,7 @@ def test_a_turn_that_gains_is_kept_when_the_budget_ends_with_it():
     for _ in range(10):
         problem = job_shop(choose, 8, 5)
         first = best_list_schedule(problem)
-        turn = 2 * len(problem.tasks) * (SECONDS_PER_TASK + SECONDS_PER_RESOURCE * len(problem.capacities))
-        gained += improve(problem, first, 0, Budget(1.5 * turn)).makespan(problem) < first.makespan(problem)
+        gained += improve(problem, first, 0, Budget(1.5 * turn_seconds(problem))).makespan(problem) < first.makespan(
+            problem
+        )
     assert gained > 0
