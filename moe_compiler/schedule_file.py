@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import networkx as nx
 from moe_passes.errors import InputError
 from moe_passes.schedule_round.model import horizon
 from moe_passes.schedule_round.problem import Buffer, Mode, Problem, Task
@@ -146,6 +147,8 @@ def _load(entry: ProblemEntry, where: str) -> Loaded:
         problem = Problem(capacities, names, tasks, buffers)
     except InputError as error:
         raise InputError(f"{where}: {_with_ids(str(error), tuple(numbers))}") from None
+    if entry.buffers:
+        _check_order(entry, numbers, where)
     if horizon(problem) >= LARGEST:
         raise InputError(f"{where}: durations add up to {horizon(problem)} steps of 1/{scale}; valid: below 2**50")
     return Loaded(problem, tuple(numbers), scale)
@@ -157,6 +160,22 @@ def _with_ids(text: str, ids: tuple[str | int, ...]) -> str:
     if not found:
         return text
     return head + found + " → ".join(f"'{ids[int(number)]}'" for number in cycle.strip("[]").split(", "))
+
+
+def _check_order(entry: ProblemEntry, numbers: dict[str | int, int], where: str) -> None:
+    """Refuse buffers that would be closed before they are opened."""
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from(numbers.values())
+    graph.add_edges_from((numbers[before], numbers[task.id]) for task in entry.tasks for before in task.after)
+    place = {task: at for at, task in enumerate(nx.topological_sort(graph))}
+    for row, buffer in enumerate(entry.buffers):
+        opened, closed = numbers[buffer.from_], numbers[buffer.to]
+        # Only what stands earlier in a topological order can come before.
+        if place[closed] < place[opened] and nx.has_path(graph, closed, opened):
+            raise InputError(
+                f"{where}: buffers.{row}.to: '{buffer.to}' ends before '{buffer.from_}' ('from') starts; "
+                f"valid: '{buffer.from_}' or a task that does not come before it"
+            )
 
 
 def _durations(task: TaskEntry) -> Iterable[Decimal]:

@@ -83,6 +83,13 @@ def test_deadlines_that_contradict_exit_with_3(tmp_path):
         ({"resources": {"m": 0}}, "tasks.0.modes.0.uses.m: 1 is above the capacity, 0"),
         ({"buffers": [{"resource": "m", "amount": 2, "from": "a", "to": "a"}]}, "buffers.0.amount: 2 is above"),
         ({"buffers": [{"resource": "m", "amount": 1, "from": "a", "to": "z"}]}, "buffers.0.to: task 'z' does not"),
+        (
+            {
+                "tasks": [task("a", 1), task("b", 1, ["a"]), task("c", 1, ["b"])],
+                "buffers": [{"resource": "m", "amount": 1, "from": "c", "to": "a"}],
+            },
+            "buffers.0.to: 'a' ends before 'c' ('from') starts; valid: 'c' or a task that does not come before it",
+        ),
         ({"tasks": [task("a", 1e300)]}, "valid: whole steps below 2**50"),
     ],
 )
