@@ -13,18 +13,23 @@ over*, and then it will lie on an overlapping buffer that is still left, so its 
 that one of those can have. Passing over is only worth it if one of them comes to lie so low that it takes the place:
 otherwise the buffer could still be lowered. So if none can any more, the state is abandoned.
 
+Buffers that are alike are passed over together: were one of them to lie there, it could change places with the first.
+
 **Sections.** In each section, the floor or, if that is higher, the smallest least offset of what is left there, plus
 the bytes that are left there, must not exceed the capacity.
 
 **Parts.** Where no buffer that is left crosses a border between sections, the two sides have nothing to do with each
 other: each is searched alone, the tighter first, and one that fails fails the state.
 
-The search is complete: without a limit it finds a solution or proves that there is none. Which of both ways of a
-branch comes first matters much on hard instances, so it is run with several ranks, first as published (by lifetime,
-area and fullest section), then disturbed at random, each time up to a limit.
+The search is complete: without a limit it finds a solution or proves that there is none. Which buffer comes first
+matters much on hard instances, so it is run with several ranks, each time up to a limit that grows: as published (by
+lifetime, area and fullest section), then disturbed at random, with those buffers to the front that were left over
+where a run had to give up, lately and often (the weights of Boussemart, Hemery, Lecoutre, Sais, "Boosting systematic
+search by weighting constraints", ECAI 2004).
 """
 
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +38,20 @@ from moe_passes.allocate_staging.problem import Lifetime, Problem
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
-FIRST_STATES, LATER_STATES = 20_000, 500
-"""States that a run may visit, with a rank as published and with a disturbed one."""
-MOST_BUFFERS = 350
-"""Of a part: the search recurses once a buffer."""
+FIRST_STATES, LATER_STATES, MORE_STATES = 20_000, 2000, 100
+"""States that the first run may visit, the later ones, and how many more each time all ranks have had their turn."""
+NOISE = 5.0
+"""Standard deviation of the disturbance, in places of a rank."""
+PULL = 1.5
+"""How far to the front the weightiest buffer comes, as a part of the number of buffers."""
+DECAY = 0.9
+"""Of weights, from run to run."""
+CELLS_PER_STATE = 25_000
+"""Buffers times sections that take as long again as the rest of a state does; measured on one core."""
+MOST_BUFFERS = 800
+"""Of a part: the search recurses once a buffer, and Python to a depth of 1,000."""
 NEVER = np.int64(1 << 60)
 
 
@@ -48,7 +62,7 @@ class Outcome:
     Attributes:
         offsets: of every buffer; None where none were found.
         is_complete: whether that proves that there are none.
-        states: that were visited.
+        states: that were visited; a large one counts for several.
     """
 
     offsets: list[int] | None
@@ -62,7 +76,7 @@ def search(problem: Problem, seed: int, states: int) -> Outcome:
     Args:
         problem: without fixed offsets.
         seed: of the disturbed ranks.
-        states: that may be visited.
+        states: that may be visited; a large one counts for several.
     """
     layout = _Layout(problem)
     offsets = np.zeros(len(problem.buffers), dtype=np.int64)
@@ -90,6 +104,7 @@ class _Part:
         overlap: [buffer, buffer], whether two are alive at once.
         size: [buffer].
         align: [buffer].
+        twin: [buffer], one number for all that are alike in lifetime, size and alignment.
         rank: [buffer], lower first.
         low: [buffer], least offsets.
         passed: [buffer], the offset that a buffer was passed over at and that nothing has taken yet; −1 if none.
@@ -102,6 +117,7 @@ class _Part:
     overlap: Bools
     size: Ints
     align: Ints
+    twin: Ints
     rank: Ints
     low: Ints
     passed: Ints
@@ -116,6 +132,7 @@ class _Part:
             self.overlap[keep][:, keep],
             self.size[keep],
             self.align[keep],
+            self.twin[keep],
             self.rank[keep],
             self.low[keep],
             self.passed[keep],
@@ -135,6 +152,8 @@ class _Layout:
         self.size = np.array([b.size for b in buffers], dtype=np.int64) // self.unit
         self.align = np.array(alignments, dtype=np.int64) // self.unit
         self.alive = _sections(buffers)
+        alike = [(b.lower, b.upper, b.size, alignment) for b, alignment in zip(buffers, alignments, strict=True)]
+        self.twin = np.unique(np.array(alike, dtype=np.int64).reshape(-1, 4), axis=0, return_inverse=True)[1].ravel()
 
     def whole(self) -> _Part:
         """Return all buffers."""
@@ -146,7 +165,17 @@ class _Layout:
         floor = np.zeros(self.alive.shape[1], dtype=np.int64)
         left = (self.alive * self.size[:, None]).sum(axis=0)
         return _Part(
-            np.arange(count), self.alive, overlap, self.size, self.align, zeros, zeros.copy(), none, floor, left
+            np.arange(count),
+            self.alive,
+            overlap,
+            self.size,
+            self.align,
+            self.twin,
+            zeros,
+            zeros.copy(),
+            none,
+            floor,
+            left,
         )
 
 
@@ -182,24 +211,33 @@ def _parts(part: _Part) -> list[_Part]:
 
 def _run_all(layout: _Layout, part: _Part, seed: int, states: int) -> tuple[Ints | None, int, bool]:
     """Run with one rank after another; returns offsets, states visited, and whether none is proved."""
-    random, visited, number = np.random.default_rng(seed), 0, 0
-    orders = _orders(part)
+    random, visited, orders = np.random.default_rng(seed), 0, _orders(part)
+    weights = np.zeros(len(layout.size))
     if len(part.buffers) > MOST_BUFFERS:
         return None, 0, False
-    while visited < states:
+    for number in count():
+        turn = number // len(orders)
+        most = LATER_STATES + MORE_STATES * turn if number else FIRST_STATES
+        run = _Run(layout, weights, most, states - visited)
         order = orders[number % len(orders)]
-        disturbance, limit = number // len(orders), LATER_STATES if number >= len(orders) else FIRST_STATES
-        run = _Run(layout, min(limit + 100 * disturbance, states - visited))
-        place = np.empty(len(order))
-        place[order] = np.arange(len(order)) + random.normal(0.0, 2.0 * disturbance, len(order))
-        rank = np.argsort(np.argsort(place, kind="stable"))
+        rank = _disturbed(order, weights[part.buffers], random) if turn else np.argsort(order)
         try:
             found = run.place(replace(part, rank=rank))
-            return (run.offsets, visited + run.states, False) if found else (None, visited + run.states, True)
+            return (run.offsets, visited + run.charged, False) if found else (None, visited + run.charged, True)
         except _SpentError:
-            visited += run.states
-        number += 1
+            visited += run.charged
+        if visited >= states:
+            break
+        weights *= DECAY
     return None, visited, False
+
+
+def _disturbed(order: Ints, weights: Floats, random: np.random.Generator) -> Ints:
+    """Return ranks: places in an order, disturbed, the weightier the further to the front."""
+    place = np.empty(len(order))
+    place[order] = np.arange(len(order)) + random.normal(0.0, NOISE, len(order))
+    place -= PULL * len(order) * weights / max(float(weights.max(initial=0.0)), 1.0)
+    return np.argsort(np.argsort(place, kind="stable"))
 
 
 def _orders(part: _Part) -> list[Ints]:
@@ -211,23 +249,28 @@ def _orders(part: _Part) -> list[Ints]:
 
 
 class _Run:
-    """One depth-first search."""
+    """One depth-first search; it adds to the weights of buffers that are left over where it has to give up."""
 
-    def __init__(self, layout: _Layout, limit: int) -> None:
-        self.capacity, self.limit, self.states = layout.capacity, limit, 0
+    def __init__(self, layout: _Layout, weights: Floats, most: int, most_charged: int) -> None:
+        self.capacity, self.weights = layout.capacity, weights
+        self.most, self.most_charged, self.states, self.charged = most, most_charged, 0, 0
         self.offsets = np.zeros(len(layout.size), dtype=np.int64)
 
     def place(self, part: _Part) -> bool:
         """Place all buffers of a part; say whether that is possible."""
         while True:
             self.states += 1
-            if self.states > self.limit:
+            self.charged += 1 + part.alive.size // CELLS_PER_STATE
+            if self.states > self.most or self.charged > self.most_charged:
                 raise _SpentError
             if not self._may_succeed(part):
                 return False
             chosen = int(np.argmin(part.low * (len(part.rank) + 1) + part.rank))
             self.offsets[part.buffers[chosen]] = part.low[chosen]
-            if len(part.buffers) == 1 or all(self.place(rest) for rest in _parts(_placed(part, chosen))):
+            for rest in _parts(_placed(part, chosen)) if len(part.buffers) > 1 else ():
+                if not self.place(rest):
+                    break
+            else:
                 return True
             passed = _passed_over(part, chosen)
             if passed is None:
@@ -235,11 +278,15 @@ class _Run:
             part = passed
 
     def _may_succeed(self, part: _Part) -> bool:
-        if (part.low + part.size > self.capacity).any():
+        too_high = part.low + part.size > self.capacity
+        if too_high.any():
+            self.weights[part.buffers[too_high]] += 1.0
             return False
         lowest = np.where(part.alive, part.low[:, None], NEVER).min(axis=0)
         floor = np.where(lowest < NEVER, np.maximum(part.floor, lowest), part.floor)
-        if (floor + part.left > self.capacity).any():
+        too_full = floor + part.left > self.capacity
+        if too_full.any():
+            self.weights[part.buffers[part.alive[:, int(np.argmax(too_full))]]] += 1.0
             return False
         waiting = np.flatnonzero(part.passed >= 0)
         return all((part.low[part.overlap[b]] < part.passed[b] + part.size[b]).any() for b in waiting)
@@ -265,13 +312,14 @@ def _placed(part: _Part, chosen: int) -> _Part:
 
 def _passed_over(part: _Part, chosen: int) -> _Part | None:
     """Return the part with a buffer kept off its least offset; None where that is pointless."""
-    over, offset = part.overlap[chosen], part.low[chosen]
+    offset = part.low[chosen]
+    twins = part.twin == part.twin[chosen]
+    over = part.overlap[chosen] & ~twins
     lows = part.low[over]
     if not (lows < offset + part.size[chosen]).any():
         return None
-    low, passed = part.low.copy(), part.passed.copy()
-    low[chosen] = max(offset + 1, int((lows + part.size[over]).min()))
-    passed[chosen] = offset
+    low = np.where(twins, max(offset + 1, int((lows + part.size[over]).min())), part.low)
+    passed = np.where(twins, offset, part.passed)
     return replace(part, low=_aligned(low, part.align), passed=passed)
 
 

@@ -21,10 +21,12 @@ ORDERS: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
 )
 """First fit is tried by start, lifetime, size and area."""
 MOST_CP_SAT_BUFFERS = 2000
-STATES_PER_SECOND = 25_000
+STATES_PER_SECOND = 20_000
 """Of the canonical search: what turns a limit in seconds into states, so that it does not depend on the clock."""
-CANONICAL_SHARE = 0.6
+CANONICAL_SHARE = 0.85
 """Of the limit; CP-SAT has the rest."""
+CP_SAT_RATE = 0.05
+"""CP-SAT's deterministic time per second of the limit, so that it lasts about as long on the clock."""
 CONFLICT_STATES = 20_000
 """That a proof may take when buffers are left out of a conflict."""
 
@@ -62,13 +64,15 @@ def _search(problem: Problem, bound: int, seed: int, limit: float) -> tuple[list
     """Ask the canonical search, then CP-SAT; returns offsets, or None and whether there are none."""
     if bound > problem.capacity_bytes or clash(problem):
         return None, "infeasible"
+    asked = 0.0
     if all(buffer.fixed is None for buffer in problem.buffers):
-        outcome = search(problem, seed, int(limit * CANONICAL_SHARE * STATES_PER_SECOND))
+        asked = limit * CANONICAL_SHARE
+        outcome = search(problem, seed, int(asked * STATES_PER_SECOND))
         if outcome.offsets is not None or outcome.is_complete:
             return outcome.offsets, "infeasible"
     if len(problem.buffers) > MOST_CP_SAT_BUFFERS:
         return None, "unknown"
-    return _cp_sat(problem, seed, limit * (1 - CANONICAL_SHARE))
+    return _cp_sat(problem, seed, CP_SAT_RATE * (limit - asked))
 
 
 def _conflict(problem: Problem, seed: int) -> tuple[int, ...]:
