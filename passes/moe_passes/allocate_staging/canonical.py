@@ -101,7 +101,6 @@ class _Part:
     Attributes:
         buffers: [buffer], their numbers in the problem.
         alive: [buffer, section].
-        overlap: [buffer, buffer], whether two are alive at once.
         size: [buffer].
         align: [buffer].
         twin: [buffer], one number for all that are alike in lifetime, size and alignment.
@@ -114,7 +113,6 @@ class _Part:
 
     buffers: Ints
     alive: Bools
-    overlap: Bools
     size: Ints
     align: Ints
     twin: Ints
@@ -129,7 +127,6 @@ class _Part:
         return _Part(
             self.buffers[keep],
             self.alive[keep, sections],
-            self.overlap[keep][:, keep],
             self.size[keep],
             self.align[keep],
             self.twin[keep],
@@ -152,22 +149,21 @@ class _Layout:
         self.size = np.array([b.size for b in buffers], dtype=np.int64) // self.unit
         self.align = np.array(alignments, dtype=np.int64) // self.unit
         self.alive = _sections(buffers)
+        shared = self.alive.astype(np.float32)
+        self.overlap = (shared @ shared.T) > 0
+        np.fill_diagonal(self.overlap, False)
         alike = [(b.lower, b.upper, b.size, alignment) for b, alignment in zip(buffers, alignments, strict=True)]
         self.twin = np.unique(np.array(alike, dtype=np.int64).reshape(-1, 4), axis=0, return_inverse=True)[1].ravel()
 
     def whole(self) -> _Part:
         """Return all buffers."""
         count = len(self.size)
-        shared = self.alive.astype(np.float32)
-        overlap = (shared @ shared.T) > 0
-        np.fill_diagonal(overlap, False)
         none, zeros = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
         floor = np.zeros(self.alive.shape[1], dtype=np.int64)
         left = (self.alive * self.size[:, None]).sum(axis=0)
         return _Part(
             np.arange(count),
             self.alive,
-            overlap,
             self.size,
             self.align,
             self.twin,
@@ -252,7 +248,7 @@ class _Run:
     """One depth-first search; it adds to the weights of buffers that are left over where it has to give up."""
 
     def __init__(self, layout: _Layout, weights: Floats, most: int, most_charged: int) -> None:
-        self.capacity, self.weights = layout.capacity, weights
+        self.capacity, self.overlap, self.weights = layout.capacity, layout.overlap, weights
         self.most, self.most_charged, self.states, self.charged = most, most_charged, 0, 0
         self.offsets = np.zeros(len(layout.size), dtype=np.int64)
 
@@ -267,12 +263,13 @@ class _Run:
                 return False
             chosen = int(np.argmin(part.low * (len(part.rank) + 1) + part.rank))
             self.offsets[part.buffers[chosen]] = part.low[chosen]
-            for rest in _parts(_placed(part, chosen)) if len(part.buffers) > 1 else ():
+            over = self.overlap[part.buffers[chosen], part.buffers]
+            for rest in _parts(_placed(part, chosen, over)) if len(part.buffers) > 1 else ():
                 if not self.place(rest):
                     break
             else:
                 return True
-            passed = _passed_over(part, chosen)
+            passed = _passed_over(part, chosen, over)
             if passed is None:
                 return False
             part = passed
@@ -289,12 +286,14 @@ class _Run:
             self.weights[part.buffers[part.alive[:, int(np.argmax(too_full))]]] += 1.0
             return False
         waiting = np.flatnonzero(part.passed >= 0)
-        return all((part.low[part.overlap[b]] < part.passed[b] + part.size[b]).any() for b in waiting)
+        overlap = self.overlap[part.buffers[waiting][:, None], part.buffers]
+        may_take = overlap & (part.low < (part.passed + part.size)[waiting][:, None])
+        return bool(may_take.any(axis=1).all())
 
 
-def _placed(part: _Part, chosen: int) -> _Part:
-    """Return what is left once a buffer lies at its least offset."""
-    offset, size, over = part.low[chosen], part.size[chosen], part.overlap[chosen]
+def _placed(part: _Part, chosen: int, over: Bools) -> _Part:
+    """Return what is left once a buffer lies at its least offset; `over` are those that it overlaps in time."""
+    offset, size = part.low[chosen], part.size[chosen]
     alive = part.alive[chosen]
     low = _aligned(np.maximum(part.low, np.where(over, offset + size, offset)), part.align)
     taken = over & (part.passed >= 0) & (offset < part.passed + part.size)
@@ -310,15 +309,15 @@ def _placed(part: _Part, chosen: int) -> _Part:
     return after.select(keep, slice(None))
 
 
-def _passed_over(part: _Part, chosen: int) -> _Part | None:
+def _passed_over(part: _Part, chosen: int, over: Bools) -> _Part | None:
     """Return the part with a buffer kept off its least offset; None where that is pointless."""
     offset = part.low[chosen]
     twins = part.twin == part.twin[chosen]
-    over = part.overlap[chosen] & ~twins
-    lows = part.low[over]
+    others = over & ~twins
+    lows = part.low[others]
     if not (lows < offset + part.size[chosen]).any():
         return None
-    low = np.where(twins, max(offset + 1, int((lows + part.size[over]).min())), part.low)
+    low = np.where(twins, max(offset + 1, int((lows + part.size[others]).min())), part.low)
     passed = np.where(twins, offset, part.passed)
     return replace(part, low=_aligned(low, part.align), passed=passed)
 
