@@ -48,7 +48,7 @@ PULL = 1.5
 """How far to the front the weightiest buffer comes, as a part of the number of buffers."""
 DECAY = 0.9
 """Of weights, from run to run."""
-CELLS_PER_STATE = 25_000
+CELLS_PER_STATE = 50_000
 """Buffers times sections that take as long again as the rest of a state does; measured on one core."""
 MOST_BUFFERS = 800
 """Of a part: the search recurses once a buffer, and Python to a depth of 1,000."""

@@ -106,13 +106,14 @@ def limit(
 
 
 def run(
-    model: cp_model.CpModel, budget: Budget, rate: float
+    model: cp_model.CpModel, budget: Budget, rate: float, most_conflicts: int = 2**62
 ) -> tuple[cp_model.CpSolverStatus, cp_model.CpSolver, float]:
     """Solve a model at a rate (`WHOLE`, `part_rate`); returns the status, the solver, and the seconds that it took."""
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = budget.workers
     solver.parameters.random_seed = budget.seed % 2**31
     solver.parameters.max_deterministic_time = budget.seconds * rate
+    solver.parameters.max_number_of_conflicts = most_conflicts
     # Several workers stay deterministic if they exchange what they find at fixed points only.
     solver.parameters.interleave_search = budget.workers > 1
     # A linear relaxation sees little of disjunctions: without it, ft10 is proved in 1.4 s instead of 16 s.

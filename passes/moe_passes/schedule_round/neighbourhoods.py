@@ -21,6 +21,8 @@ SECONDS = 0.4
 """For one neighbourhood."""
 SECONDS_PER_USE = 5e-5
 """Charged per neighbourhood and use of a resource in a mode: copying the model and presolving it."""
+MOST_CONFLICTS, SECONDS_PER_CONFLICT = 30, 0.03
+"""Where buffers are held: bounds of times can creep up nanosecond by nanosecond, and a conflict takes up to 0.1 s."""
 LEAST_GAIN = 1e-4
 """Of the makespan: less is not worth a turn."""
 WIDER = 3
@@ -89,7 +91,11 @@ def _solve(
             model.add(base.picks[number][schedule.modes[number]] == 1)
     for first, later in _order(problem, schedule, free):
         model.add(base.ends[first] <= base.starts[later])
-    status, solver, used = run(model, budget, part_rate(problem))
+    if problem.buffers:
+        status, solver, used = run(model, budget, part_rate(problem), MOST_CONFLICTS)
+        used += SECONDS_PER_CONFLICT * solver.num_conflicts
+    else:
+        status, solver, used = run(model, budget, part_rate(problem))
     found = base.schedule(solver) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
     return status, found, used
 
