@@ -286,6 +286,8 @@ class _Run:
             self.weights[part.buffers[part.alive[:, int(np.argmax(too_full))]]] += 1.0
             return False
         waiting = np.flatnonzero(part.passed >= 0)
+        if not len(waiting):
+            return True
         overlap = self.overlap[part.buffers[waiting][:, None], part.buffers]
         may_take = overlap & (part.low < (part.passed + part.size)[waiting][:, None])
         return bool(may_take.any(axis=1).all())
@@ -299,14 +301,18 @@ def _placed(part: _Part, chosen: int, over: Bools) -> _Part:
     taken = over & (part.passed >= 0) & (offset < part.passed + part.size)
     keep = np.ones(len(part.buffers), dtype=np.bool_)
     keep[chosen] = False
-    after = replace(
-        part,
-        low=low,
-        passed=np.where(taken, -1, part.passed),
-        floor=np.where(alive, offset + size, part.floor),
-        left=part.left - size * alive,
+    return _Part(
+        part.buffers[keep],
+        part.alive[keep],
+        part.size[keep],
+        part.align[keep],
+        part.twin[keep],
+        part.rank[keep],
+        low[keep],
+        np.where(taken, -1, part.passed)[keep],
+        np.where(alive, offset + size, part.floor),
+        part.left - size * alive,
     )
-    return after.select(keep, slice(None))
 
 
 def _passed_over(part: _Part, chosen: int, over: Bools) -> _Part | None:

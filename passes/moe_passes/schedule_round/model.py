@@ -6,7 +6,7 @@ from ortools.sat.python import cp_model
 
 from moe_passes.schedule_round.problem import Budget, Problem, Schedule
 
-WHOLE, PART, PART_WITH_BUFFERS, PART_SHARED = 0.2, 1.5, 0.5, 0.3
+WHOLE, PART, PART_WITH_BUFFERS, PART_SHARED = 0.25, 1.5, 0.5, 0.3
 """CP-SAT's deterministic time per second of a budget, so that a budget lasts about as long on the clock.
 
 Measured on one core: a unit of it takes 1.5 to 8 seconds on whole problems of 30 to 2,000 tasks, 0.5 to 1.5 on parts
