@@ -11,7 +11,8 @@ the least offsets of the buffers that are left.
 **Branching.** Take the buffer with the smallest least offset, ties by rank. Either it lies there; or it is *passed
 over*, and then it will lie on an overlapping buffer that is still left, so its least offset rises to the lowest top
 that one of those can have. Passing over is only worth it if one of them comes to lie so low that it takes the place:
-otherwise the buffer could still be lowered. So if none can any more, the state is abandoned.
+otherwise the buffer could still be lowered. So if none can any more, the state is abandoned; and until one has, the
+buffer is passed over again wherever it has the smallest least offset.
 
 Buffers that are alike are passed over together: were one of them to lie there, it could change places with the first.
 
@@ -28,15 +29,16 @@ where a run had to give up, lately and often (the weights of Boussemart, Hemery,
 search by weighting constraints", ECAI 2004).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from moe_passes.allocate_staging.problem import Lifetime, Problem
 
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.signedinteger[Any]]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -52,7 +54,6 @@ CELLS_PER_STATE = 50_000
 """Buffers times sections that take as long again as the rest of a state does; measured on one core."""
 MOST_BUFFERS = 800
 """Of a part: the search recurses once a buffer, and Python to a depth of 1,000."""
-NEVER = np.int64(1 << 60)
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def search(problem: Problem, seed: int, states: int) -> Outcome:
     layout = _Layout(problem)
     offsets = np.zeros(len(problem.buffers), dtype=np.int64)
     spent = 0
-    for part in _parts(layout.whole()):
-        found, visited, is_complete = _run_all(layout, part, seed, states - spent)
+    for part, state in _split(*layout.whole()):
+        found, visited, is_complete = _run_all(layout, part, state, seed, states - spent)
         spent += visited
         if found is None:
             return Outcome(None, is_complete, spent)
@@ -96,46 +97,77 @@ class _SpentError(Exception):
 
 @dataclass(frozen=True)
 class _Part:
-    """Buffers that are left, and the sections that they are alive in; sizes and offsets in units.
+    """Buffers, by rank, and the sections of time that hold them: what a search does not change. Addresses are in units.
 
     Attributes:
         buffers: [buffer], their numbers in the problem.
-        alive: [buffer, section].
+        first: [buffer], the section that each is alive from.
+        last: [buffer], the section that it is no longer alive in.
+        near_first: [buffer], sections of all that it overlaps: none is before this one,
+        near_last: [buffer], and this one is after all.
         size: [buffer].
-        align: [buffer].
+        highest: [buffer], the highest offset below the capacity.
+        align: [buffer]; None where all are 1.
         twin: [buffer], one number for all that are alike in lifetime, size and alignment.
-        rank: [buffer], lower first.
-        low: [buffer], least offsets.
-        passed: [buffer], the offset that a buffer was passed over at and that nothing has taken yet; −1 if none.
-        floor: [section].
-        left: [section], bytes of the buffers that are left.
+        overlap: [buffer, buffer], whether two are alive together.
+        never: a power of two above every address.
+        absent: [section, buffer], `never` where a buffer is not alive, 0 where it is.
     """
 
     buffers: Ints
-    alive: Bools
+    first: Ints
+    last: Ints
+    near_first: Ints
+    near_last: Ints
     size: Ints
-    align: Ints
+    highest: Ints
+    align: Ints | None
     twin: Ints
-    rank: Ints
-    low: Ints
-    passed: Ints
-    floor: Ints
-    left: Ints
+    overlap: Bools
+    never: int
+    absent: Ints
 
-    def select(self, keep: Bools, sections: slice) -> "_Part":
-        """Return some of the buffers and a range of sections."""
+    def select(self, rows: Ints, first: int, last: int) -> "_Part":
+        """Return some of the buffers, and the sections from `first` to before `last`."""
         return _Part(
-            self.buffers[keep],
-            self.alive[keep, sections],
-            self.size[keep],
-            self.align[keep],
-            self.twin[keep],
-            self.rank[keep],
-            self.low[keep],
-            self.passed[keep],
-            self.floor[sections],
-            self.left[sections],
+            self.buffers[rows],
+            self.first[rows] - first,
+            self.last[rows] - first,
+            np.maximum(self.near_first[rows] - first, 0),
+            self.near_last[rows] - first,
+            self.size[rows],
+            self.highest[rows],
+            None if self.align is None else self.align[rows],
+            self.twin[rows],
+            self.overlap[rows[:, None], rows],
+            self.never,
+            self.absent[first:last, rows],
         )
+
+
+class _State(NamedTuple):
+    """What a search has come to in a part.
+
+    Attributes:
+        placed: number of buffers that are.
+        low: [buffer], least offsets; at least `never` of those that are placed.
+        wanted: [buffer], of one that was passed over: the top of the place that it left, as long as no other has taken
+            any of that; else 0.
+        room: [section], the highest that the floor may be: the capacity less the bytes that are left.
+        crossing: [section], buffers left that are alive there and in the next one; 1 of the last section.
+    """
+
+    placed: int
+    low: Ints
+    wanted: Ints
+    room: Ints
+    crossing: Ints
+
+    def select(self, rows: Ints, first: int, last: int) -> "_State":
+        """Return the same of some of the buffers that are left and some sections."""
+        crossing = self.crossing[first:last].copy()
+        crossing[-1] = 1
+        return _State(0, self.low[rows], self.wanted[rows], self.room[first:last], crossing)
 
 
 class _Layout:
@@ -143,36 +175,46 @@ class _Layout:
 
     def __init__(self, problem: Problem) -> None:
         buffers = problem.buffers
-        alignments = [problem.alignment(buffer) for buffer in buffers]
-        self.unit = int(np.gcd.reduce(np.array([b.size for b in buffers] + alignments, dtype=np.int64)))
+        size = np.array([b.size for b in buffers], dtype=np.int64)
+        align = np.array([problem.alignment(buffer) for buffer in buffers], dtype=np.int64)
+        # Least offsets are sums of sizes, rounded up to alignments.
+        self.unit = int(np.gcd.reduce(np.concatenate([size, align[align > 1]])))
         self.capacity = problem.capacity_bytes // self.unit
-        self.size = np.array([b.size for b in buffers], dtype=np.int64) // self.unit
-        self.align = np.array(alignments, dtype=np.int64) // self.unit
+        self.size = size // self.unit
+        # Whatever is aligned to more than the capacity lies at 0 or nowhere.
+        self.align = np.clip(align // self.unit, 1, self.capacity + 1)
         self.alive = _sections(buffers)
-        shared = self.alive.astype(np.float32)
-        self.overlap = (shared @ shared.T) > 0
-        np.fill_diagonal(self.overlap, False)
-        alike = [(b.lower, b.upper, b.size, alignment) for b, alignment in zip(buffers, alignments, strict=True)]
-        self.twin = np.unique(np.array(alike, dtype=np.int64).reshape(-1, 4), axis=0, return_inverse=True)[1].ravel()
 
-    def whole(self) -> _Part:
-        """Return all buffers."""
-        count = len(self.size)
-        none, zeros = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
-        floor = np.zeros(self.alive.shape[1], dtype=np.int64)
-        left = (self.alive * self.size[:, None]).sum(axis=0)
-        return _Part(
-            np.arange(count),
-            self.alive,
-            self.size,
-            self.align,
-            self.twin,
-            zeros,
-            zeros.copy(),
-            none,
-            floor,
-            left,
+    def whole(self) -> tuple[_Part, _State]:
+        """Return all buffers, in the order of the problem."""
+        alive, size = self.alive, self.size
+        # Narrow numbers are faster. Four times the capacity is above any sum of two addresses, a size and an alignment.
+        is_narrow = self.capacity < 1 << 28
+        kind, never = np.dtype(np.int32 if is_narrow else np.int64), 1 << (30 if is_narrow else 60)
+        first, count = alive.argmax(axis=1), alive.shape[1]
+        last = first + alive.sum(axis=1)
+        overlap = (first[:, None] < last) & (first < last[:, None])
+        np.fill_diagonal(overlap, False)
+        twin = np.unique(np.stack([first, last, size, self.align], axis=1), axis=0, return_inverse=True)[1].ravel()
+        part = _Part(
+            np.arange(len(size)),
+            first,
+            last,
+            np.where(overlap, first, first[:, None]).min(axis=1),
+            np.where(overlap, last, last[:, None]).max(axis=1),
+            size.astype(kind),
+            (self.capacity - size).astype(kind),
+            None if (self.align == 1).all() else self.align.astype(kind),
+            twin,
+            overlap,
+            never,
+            np.where(alive.T, 0, never).astype(kind),
         )
+        crossing = np.ones(count, dtype=np.int64)
+        crossing[:-1] = (alive[:, :-1] & alive[:, 1:]).sum(axis=0)
+        room = np.maximum(self.capacity - (alive * size[:, None]).sum(axis=0), -1).astype(kind)
+        none = np.zeros(len(size), dtype=kind)
+        return part, _State(0, none, none, room, crossing)
 
 
 def _sections(buffers: tuple[Lifetime, ...]) -> Bools:
@@ -192,22 +234,30 @@ def _sections(buffers: tuple[Lifetime, ...]) -> Bools:
     return alive[:, keep]
 
 
-def _parts(part: _Part) -> list[_Part]:
-    """Cut where no buffer crosses, the tightest part first."""
-    borders = np.flatnonzero(~(part.alive[:, :-1] & part.alive[:, 1:]).any(axis=0)) + 1
-    if not len(borders):
-        return [part]
-    found = []
-    for first, last in zip([0, *borders.tolist()], [*borders.tolist(), part.alive.shape[1]], strict=True):
-        inside = np.asarray(part.alive[:, first:last].any(axis=1))
-        if inside.any():
-            found.append(part.select(inside, slice(first, last)))
-    return sorted(found, key=lambda piece: (-int((piece.floor + piece.left).max()), len(piece.buffers)))
+def _split(part: _Part, state: _State) -> list[tuple[_Part, _State]]:
+    """Leave out what is placed and cut where no buffer crosses; the tightest part comes first."""
+    borders = (np.flatnonzero(state.crossing == 0) + 1).tolist()
+    is_left, found = state.low < part.never, []
+    for first, last in zip([0, *borders], [*borders, len(state.room)], strict=True):
+        rows = np.flatnonzero(is_left & (part.first >= first) & (part.last <= last) & (part.first < part.last))
+        if len(rows):
+            found.append((part.select(rows, first, last), state.select(rows, first, last)))
+    return sorted(found, key=_tightness, reverse=True) if len(found) > 1 else found
 
 
-def _run_all(layout: _Layout, part: _Part, seed: int, states: int) -> tuple[Ints | None, int, bool]:
+def _tightness(piece: tuple[_Part, _State]) -> int:
+    part, state = piece
+    return int((_floor(part, state, slice(None)) - state.room).max())
+
+
+def _floor(part: _Part, state: _State, sections: slice) -> Ints:
+    """Return the smallest least offset in each section: what is left there cannot lie any lower."""
+    return np.asarray(np.minimum.reduce(part.absent[sections] | state.low, axis=1))
+
+
+def _run_all(layout: _Layout, part: _Part, state: _State, seed: int, states: int) -> tuple[Ints | None, int, bool]:
     """Run with one rank after another; returns offsets, states visited, and whether none is proved."""
-    random, visited, orders = np.random.default_rng(seed), 0, _orders(part)
+    random, visited, orders = np.random.default_rng(seed), 0, _orders(part, state)
     weights = np.zeros(len(layout.size))
     if len(part.buffers) > MOST_BUFFERS:
         return None, 0, False
@@ -216,10 +266,13 @@ def _run_all(layout: _Layout, part: _Part, seed: int, states: int) -> tuple[Ints
         most = LATER_STATES + MORE_STATES * turn if number else FIRST_STATES
         run = _Run(layout, weights, most, states - visited)
         order = orders[number % len(orders)]
-        rank = _disturbed(order, weights[part.buffers], random) if turn else np.argsort(order)
+        if turn:
+            order = _disturbed(order, weights[part.buffers], random)
         try:
-            found = run.place(replace(part, rank=rank))
-            return (run.offsets, visited + run.charged, False) if found else (None, visited + run.charged, True)
+            ranked = part.select(order, 0, len(state.room))
+            if run.search(ranked, state):
+                return run.offsets, visited + run.charged, False
+            return None, visited + run.charged, True
         except _SpentError:
             visited += run.charged
         if visited >= states:
@@ -229,17 +282,17 @@ def _run_all(layout: _Layout, part: _Part, seed: int, states: int) -> tuple[Ints
 
 
 def _disturbed(order: Ints, weights: Floats, random: np.random.Generator) -> Ints:
-    """Return ranks: places in an order, disturbed, the weightier the further to the front."""
+    """Return an order with its places disturbed, the weightier buffers the further to the front."""
     place = np.empty(len(order))
     place[order] = np.arange(len(order)) + random.normal(0.0, NOISE, len(order))
     place -= PULL * len(order) * weights / max(float(weights.max(initial=0.0)), 1.0)
-    return np.argsort(np.argsort(place, kind="stable"))
+    return np.argsort(place, kind="stable")
 
 
-def _orders(part: _Part) -> list[Ints]:
-    """Return ranks as published: by lifetime, area, fullest section, size, each from the largest down."""
-    width = part.alive.sum(axis=1)
-    area, full = width * part.size, np.where(part.alive, part.left, 0).max(axis=1)
+def _orders(part: _Part, state: _State) -> list[Ints]:
+    """Return orders as published: by lifetime, area, fullest section, size, each from the largest down."""
+    width = part.last - part.first
+    area, full = width * part.size, -(part.absent | state.room[:, None]).min(axis=0)
     keys = ((width, area, full), (full, area, width), (full, width, area), (area, width, full), (part.size, width))
     return [np.lexsort([-key for key in reversed(by)]) for by in keys]
 
@@ -248,85 +301,89 @@ class _Run:
     """One depth-first search; it adds to the weights of buffers that are left over where it has to give up."""
 
     def __init__(self, layout: _Layout, weights: Floats, most: int, most_charged: int) -> None:
-        self.capacity, self.overlap, self.weights = layout.capacity, layout.overlap, weights
+        self.capacity, self.weights = layout.capacity, weights
         self.most, self.most_charged, self.states, self.charged = most, most_charged, 0, 0
         self.offsets = np.zeros(len(layout.size), dtype=np.int64)
 
-    def place(self, part: _Part) -> bool:
-        """Place all buffers of a part; say whether that is possible."""
-        while True:
-            self.states += 1
-            self.charged += 1 + part.alive.size // CELLS_PER_STATE
-            if self.states > self.most or self.charged > self.most_charged:
-                raise _SpentError
-            if not self._may_succeed(part):
-                return False
-            chosen = int(np.argmin(part.low * (len(part.rank) + 1) + part.rank))
-            self.offsets[part.buffers[chosen]] = part.low[chosen]
-            over = self.overlap[part.buffers[chosen], part.buffers]
-            for rest in _parts(_placed(part, chosen, over)) if len(part.buffers) > 1 else ():
-                if not self.place(rest):
-                    break
-            else:
-                return True
-            passed = _passed_over(part, chosen, over)
-            if passed is None:
-                return False
-            part = passed
+    def search(self, part: _Part, state: _State) -> bool:
+        """Place all buffers that are left of a part; say whether that is possible."""
+        return self._may_succeed(part, state, slice(None)) and self._place(part, state)
 
-    def _may_succeed(self, part: _Part) -> bool:
-        too_high = part.low + part.size > self.capacity
-        if too_high.any():
-            self.weights[part.buffers[too_high]] += 1.0
+    def _place(self, part: _Part, state: _State | None) -> bool:
+        while state is not None:
+            chosen = int(state.low.argmin())
+            # One that was passed over could still be lowered if it lay here: nothing has taken its place.
+            after = None if state.wanted[chosen] else self._placed(part, state, chosen)
+            if after is not None:
+                self.offsets[part.buffers[chosen]] = state.low[chosen]
+                for piece in _pieces(part, after):
+                    if not self._place(*piece):
+                        break
+                else:
+                    return True
+            state = self._passed_over(part, state, chosen)
+        return False
+
+    def _placed(self, part: _Part, state: _State, chosen: int) -> _State | None:
+        """Place a buffer at its least offset; None where the rest cannot be placed then."""
+        offset, size = state.low[chosen], part.size[chosen]
+        first, last = int(part.first[chosen]), int(part.last[chosen])
+        overlap = part.overlap[chosen]
+        low = _aligned(np.maximum(state.low, overlap * (offset + size)), part.align)
+        low[chosen] = part.never
+        wanted = np.where(overlap & (offset < state.wanted), 0, state.wanted)
+        room, crossing = state.room.copy(), state.crossing.copy()
+        room[first:last] += size
+        crossing[first : last - 1] -= 1
+        after = _State(state.placed + 1, low, wanted, room, crossing)
+        near = slice(int(part.near_first[chosen]), int(part.near_last[chosen]))
+        return after if self._may_succeed(part, after, near) else None
+
+    def _passed_over(self, part: _Part, state: _State, chosen: int) -> _State | None:
+        """Keep a buffer, and those that are like it, off its least offset; None where that is pointless."""
+        twins = np.flatnonzero((part.twin == part.twin[chosen]) & (state.low < part.never))
+        wanted = state.wanted[chosen] or state.low[chosen] + part.size[chosen]
+        others = part.overlap[chosen].copy()
+        others[twins] = False
+        lows = state.low[others]
+        if not np.count_nonzero(lows < wanted):
+            return None
+        low, wanteds = state.low.copy(), state.wanted.copy()
+        low[twins] = np.minimum.reduce(lows + part.size[others])
+        wanteds[twins] = wanted
+        after = state._replace(low=_aligned(low, part.align), wanted=wanteds)
+        return after if self._may_succeed(part, after, slice(int(part.first[chosen]), int(part.last[chosen]))) else None
+
+    def _may_succeed(self, part: _Part, state: _State, changed: slice) -> bool:
+        """Look at a new state, of which nothing else than the sections `changed` differs from the one before."""
+        self.states += 1
+        self.charged += 1 + part.absent.size // CELLS_PER_STATE
+        if self.states > self.most or self.charged > self.most_charged:
+            raise _SpentError
+        too_high = state.low > part.highest
+        if np.count_nonzero(too_high) > state.placed:
+            self.weights[part.buffers[too_high & (state.low < part.never)]] += 1.0
             return False
-        lowest = np.where(part.alive, part.low[:, None], NEVER).min(axis=0)
-        floor = np.where(lowest < NEVER, np.maximum(part.floor, lowest), part.floor)
-        too_full = floor + part.left > self.capacity
-        if too_full.any():
-            self.weights[part.buffers[part.alive[:, int(np.argmax(too_full))]]] += 1.0
+        too_full = np.minimum(_floor(part, state, changed), self.capacity) > state.room[changed]
+        if np.count_nonzero(too_full):
+            section = (changed.start or 0) + int(too_full.argmax())
+            self.weights[part.buffers[(state.low | part.absent[section]) < part.never]] += 1.0
             return False
-        waiting = np.flatnonzero(part.passed >= 0)
+        waiting = state.wanted.nonzero()[0]
         if not len(waiting):
             return True
-        overlap = self.overlap[part.buffers[waiting][:, None], part.buffers]
-        may_take = overlap & (part.low < (part.passed + part.size)[waiting][:, None])
-        return bool(may_take.any(axis=1).all())
+        may_take = part.overlap[waiting] & (state.low < state.wanted[waiting, None])
+        return bool(np.logical_or.reduce(may_take, axis=1).all())
 
 
-def _placed(part: _Part, chosen: int, over: Bools) -> _Part:
-    """Return what is left once a buffer lies at its least offset; `over` are those that it overlaps in time."""
-    offset, size = part.low[chosen], part.size[chosen]
-    alive = part.alive[chosen]
-    low = _aligned(np.maximum(part.low, np.where(over, offset + size, offset)), part.align)
-    taken = over & (part.passed >= 0) & (offset < part.passed + part.size)
-    keep = np.ones(len(part.buffers), dtype=np.bool_)
-    keep[chosen] = False
-    return _Part(
-        part.buffers[keep],
-        part.alive[keep],
-        part.size[keep],
-        part.align[keep],
-        part.twin[keep],
-        part.rank[keep],
-        low[keep],
-        np.where(taken, -1, part.passed)[keep],
-        np.where(alive, offset + size, part.floor),
-        part.left - size * alive,
-    )
+def _pieces(part: _Part, state: _State) -> list[tuple[_Part, _State]]:
+    """Return what is left, rid of what is placed and cut where nothing crosses, where that is worth the work."""
+    if state.placed == len(part.buffers):
+        return []
+    if state.crossing.all() and 2 * state.placed < len(part.buffers):
+        return [(part, state)]
+    return _split(part, state)
 
 
-def _passed_over(part: _Part, chosen: int, over: Bools) -> _Part | None:
-    """Return the part with a buffer kept off its least offset; None where that is pointless."""
-    offset = part.low[chosen]
-    twins = part.twin == part.twin[chosen]
-    others = over & ~twins
-    lows = part.low[others]
-    if not (lows < offset + part.size[chosen]).any():
-        return None
-    low = np.where(twins, max(offset + 1, int((lows + part.size[others]).min())), part.low)
-    passed = np.where(twins, offset, part.passed)
-    return replace(part, low=_aligned(low, part.align), passed=passed)
-
-
-def _aligned(low: Ints, align: Ints) -> Ints:
-    return np.asarray(-(-low // align) * align)
+def _aligned(low: Ints, align: Ints | None) -> Ints:
+    return low if align is None else np.asarray(-(-low // align) * align)
