@@ -42,6 +42,25 @@ def test_it_finds_an_allocation_or_proves_that_there_is_none(buffers):
         assert violations(problem, tuple(outcome.offsets)) == []
 
 
+TALL = st.builds(
+    lambda lower, length, size: Lifetime(lower, lower + length, size),
+    st.integers(0, 12),
+    st.integers(1, 8),
+    st.integers(1, 9),
+)
+
+
+@given(st.lists(TALL, min_size=8, max_size=14))
+@settings(max_examples=60, deadline=None)
+def test_it_agrees_with_cp_sat_where_nothing_may_be_wasted(buffers):
+    capacity = lower_bound(Problem(1000, tuple(buffers), 1))
+    outcome = search(Problem(capacity, tuple(buffers), 1), 0, 100_000)
+    never_alive = Lifetime(0, 0, 1, None, 0)  # its fixed offset sends the problem to CP-SAT
+    other = solve(Problem(capacity, (never_alive, *buffers), 1))
+    assert outcome.is_complete == (other.status == "infeasible")
+    assert (outcome.offsets is not None) == (other.status in ("optimal", "feasible"))
+
+
 @given(st.lists(TIGHT, min_size=1, max_size=5), st.integers(0, 2))
 @settings(max_examples=100, deadline=None)
 def test_solve_agrees_and_conflicts_are_irreducible(buffers, fixed):
