@@ -5,6 +5,7 @@ definition that makes other tools (`torch-mlir-opt --irdl-file=…`, xDSL) under
 """
 
 from torch_mlir import ir
+from torch_mlir._mlir_libs import _mlir
 from torch_mlir.dialects import torch as torch_dialect
 
 from moe_passes.dialects.moe import Moe
@@ -15,6 +16,9 @@ DEEPEST_NESTING = 100
 LONGEST_LINE_BRACKETS = 200_000
 
 __all__ = ["Moe", "Sched", "context", "irdl", "parse"]
+
+# Where MLIR finds no module of a dialect's name, it looks for one again at every operation that it hands to Python.
+_mlir.globals.append_dialect_search_prefix(__name__)
 
 
 def context() -> ir.Context:
