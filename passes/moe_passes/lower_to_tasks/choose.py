@@ -14,7 +14,7 @@ import numpy as np
 
 from moe_passes.cost import CostModel
 from moe_passes.lower_to_tasks.likelihood import SHAPE, likelihoods, share_needed
-from moe_passes.lower_to_tasks.problem import RoundRouting, StaticPlan
+from moe_passes.lower_to_tasks.problem import StaticPlan, TaskGraph
 from moe_passes.lower_to_tasks.rounds import take_rounds
 from moe_passes.lower_to_tasks.tasks import build_unknown
 from moe_passes.routing import RoutingTrace
@@ -44,10 +44,14 @@ def choose_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> S
     layers = tuple(replace(layer, needed_permille=shares[row]) for row, layer in enumerate(plan.layers))
     first = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods(rounds, shares), "likelihood", ENGINES[0])
     known: dict[DispatchPlan, float] = {}
+    graphs: dict[DispatchPlan, list[TaskGraph]] = {}
 
     def seconds(choice: DispatchPlan) -> float:
+        alike = replace(choice, order=ORDERS[0], engine=ENGINES[0])  # Neither is seen in the task graph.
+        if alike not in graphs:
+            graphs[alike] = [build_unknown(replace(plan, layers=layers, dispatch=alike), j, cost) for j in judges]
         if choice not in known:
-            known[choice] = mean_makespan(replace(plan, layers=layers, dispatch=choice), judges, cost)
+            known[choice] = mean_makespan(graphs[alike], choice)
         return known[choice]
 
     best = first
@@ -70,7 +74,6 @@ def _engines(choice: DispatchPlan) -> Iterator[DispatchPlan]:
     return (replace(choice, engine=value) for value in ENGINES)
 
 
-def mean_makespan(plan: StaticPlan, rounds: list[RoundRouting], cost: CostModel) -> float:
+def mean_makespan(graphs: list[TaskGraph], choice: DispatchPlan) -> float:
     """Dispatch rounds; returns their mean length in nanoseconds."""
-    graphs = [build_unknown(plan, routing, cost) for routing in rounds]
-    return float(np.mean([dispatch(g.problem, g.guesses, plan.dispatch).makespan for g in graphs]))
+    return float(np.mean([dispatch(g.problem, g.guesses, choice).makespan for g in graphs]))

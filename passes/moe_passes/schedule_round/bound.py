@@ -49,7 +49,7 @@ def lower_bound(problem: Problem) -> int:
     if not problem.tasks:
         return 0
     durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
-    successors = problem.successors()
+    successors = problem.successors
     tails = longest_tails(problem, durations, successors)
     machines = [np.array(members, dtype=np.int64) for members in _machines(problem)]
     joins, buffers = _joins(problem), _Buffers(problem)

@@ -33,7 +33,7 @@ def _priorities(problem: Problem, rule: str) -> list[int]:
     if rule != "tail":
         return list(range(count))
     durations = np.array([problem.shortest(n) for n in range(count)], dtype=np.int64)
-    priorities: list[int] = (-(longest_tails(problem, durations, problem.successors()) + durations)).tolist()
+    priorities: list[int] = (-(longest_tails(problem, durations, problem.successors) + durations)).tolist()
     return priorities
 
 
@@ -54,16 +54,16 @@ class ListScheduler:
         count = len(problem.tasks)
         self.free = list(problem.capacities)
         self.waiting = [len(set(task.after)) for task in problem.tasks]
-        self.successors = problem.successors()
+        self.successors, self.signatures = problem.successors, problem.signatures
         self.starts, self.modes = [-1] * count, [0] * count
-        self.opens, self.closes = problem.opened(), problem.closed()
+        self.opens, self.closes = problem.opened, problem.closed
         self.unopened = sorted(self.opens)
         self.first_unopened = 0
         self.largest: dict[int, int] = {}
         for amounts in self.opens.values():
             for resource, amount in amounts.items():
                 self.largest[resource] = max(self.largest.get(resource, 0), amount)
-        self.ready: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+        self.ready: dict[int, list[tuple[int, int]]] = {}
         self.arrived: set[int] = set()
         self.dropped: set[int] = set()
         self.only_first = False
@@ -90,11 +90,7 @@ class ListScheduler:
         self._queue(number, now if self.by_arrival else self.priority[number])
 
     def _queue(self, number: int, key: int) -> None:
-        heapq.heappush(self.ready.setdefault(self._signature(number), []), (key, number))
-
-    def _signature(self, number: int) -> tuple[object, ...]:
-        """Tasks of one signature can start under the same conditions, so only the first of them is looked at."""
-        return (number in self.opens, *(mode.uses for mode in self.problem.tasks[number].modes))
+        heapq.heappush(self.ready.setdefault(self.signatures[number], []), (key, number))
 
     def _finish(self, number: int, now: int) -> None:
         for resource, amount in self.problem.tasks[number].modes[self.modes[number]].uses:
@@ -114,49 +110,58 @@ class ListScheduler:
             self.free[resource] += amount
 
     def _start_all(self, now: int) -> int:
-        started = 0
+        """Start what can start; of the tasks of one signature, only the first is looked at."""
+        started, queues = 0, list(self.ready.items())
         while True:
             best: tuple[int, int, int] | None = None
-            for signature, queue in self.ready.items():
+            possible = []
+            for signature, queue in queues:
                 while queue and self._is_stale(*queue[0]):
                     heapq.heappop(queue)
-                if not queue or (best is not None and queue[0] >= best[:2]):
+                if not queue:
                     continue
                 key, number = queue[0]
-                mode = self._possible_mode(number)
-                if mode < 0 and number in self.opens:
-                    number = self._earliest(signature)
-                    mode = self._possible_mode(number) if number >= 0 else -1
-                if mode >= 0:
-                    best = (key, number, mode)
+                if best is None or queue[0] < best[:2]:
+                    mode = self._fastest_mode(number)
+                    if mode < 0:
+                        continue  # Until time goes on, nothing becomes free.
+                    if not self._has_room(number):
+                        number = self._earliest(signature)
+                        mode = self._fastest_mode(number) if number >= 0 and self._has_room(number) else -1
+                    if mode >= 0:
+                        best = (key, number, mode)
+                possible.append((signature, queue))
             if best is None:
                 return started
             self._start(*best[1:], now)
-            started += 1
+            started, queues = started + 1, possible
 
-    def _earliest(self, signature: tuple[object, ...]) -> int:
+    def _earliest(self, signature: int) -> int:
         """Return the task for which room is kept, if it has arrived and is of this signature; −1 otherwise."""
         first = self._first_unopened()
-        is_candidate = first in self.arrived and self._signature(first) == signature
-        return first if is_candidate else -1
+        return first if first in self.arrived and self.signatures[first] == signature else -1
 
-    def _possible_mode(self, number: int) -> int:
-        """Return the fastest mode that can start now, −1 if none can."""
-        for resource, amount in self.opens.get(number, {}).items():
-            if not self._has_room(number, resource, amount):
-                return -1
-        chosen, shortest = -1, -1
-        modes = self.problem.tasks[number].modes
-        for index, mode in enumerate(modes[:1] if self.only_first else modes):
-            fits = all(self.free[resource] >= amount for resource, amount in mode.uses)
-            if fits and (chosen < 0 or mode.duration < shortest):
-                chosen, shortest = index, mode.duration
+    def _fastest_mode(self, number: int) -> int:
+        """Return the fastest mode that finds free what it uses, −1 if none does."""
+        chosen, shortest, free = -1, -1, self.free
+        for index, mode in enumerate(self.problem.tasks[number].modes):
+            for resource, amount in mode.uses:
+                if free[resource] < amount:
+                    break
+            else:
+                if chosen < 0 or mode.duration < shortest:
+                    chosen, shortest = index, mode.duration
+            if self.only_first:
+                break
         return chosen
 
-    def _has_room(self, number: int, resource: int, amount: int) -> bool:
+    def _has_room(self, number: int) -> bool:
+        """Say whether the buffers that a task opens fit, with what is kept for an earlier one."""
+        if number not in self.opens:
+            return True
         first = self._first_unopened()
-        reserve = 0 if first < 0 or first >= number else self.reserved * self.largest[resource]
-        return self.free[resource] >= amount + reserve
+        kept = 0 if first < 0 or first >= number else self.reserved
+        return all(self.free[r] >= amount + kept * self.largest[r] for r, amount in self.opens[number].items())
 
     def _first_unopened(self) -> int:
         """Return the first task in program order that has not opened its buffers; −1 if all have."""

@@ -68,7 +68,7 @@ def _ranks(keys: np.ndarray) -> list[int]:
 
 def _reversed(problem: Problem) -> Problem:
     """Return the problem that runs backwards: task n is the last but n; release times are left to the way back."""
-    last, successors = len(problem.tasks) - 1, problem.successors()
+    last, successors = len(problem.tasks) - 1, problem.successors
     tasks = tuple(
         replace(problem.tasks[last - n], after=tuple(sorted(last - s for s in successors[last - n])), release=0)
         for n in range(last + 1)

@@ -21,6 +21,7 @@ A draft-verify round (`lower_to_tasks/tasks.py` builds it) is such a problem:
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
 from moe_passes.errors import InputError
@@ -131,18 +132,28 @@ class Problem:
                 f"'{self.names[buffer.resource]}', which has {capacity:,}"
             )
 
+    @cached_property
+    def signatures(self) -> list[int]:
+        """Return, for every task, a number; tasks of the same one can start under the same conditions."""
+        numbers: dict[tuple[object, ...], int] = {}
+        keys = ((number in self.opened, *(mode.uses for mode in task.modes)) for number, task in enumerate(self.tasks))
+        return [numbers.setdefault(key, len(numbers)) for key in keys]
+
     def shortest(self, task: int) -> int:
         """Return the duration of a task's shortest mode."""
         return min(mode.duration for mode in self.tasks[task].modes)
 
+    @cached_property
     def opened(self) -> dict[int, dict[int, int]]:
         """Return, for every task that opens buffers, how much it takes of each resource for them."""
         return _amounts((buffer.first, buffer) for buffer in self.buffers)
 
+    @cached_property
     def closed(self) -> dict[int, dict[int, int]]:
         """Return, for every task that closes buffers, how much it gives back of each resource."""
         return _amounts((buffer.last, buffer) for buffer in self.buffers)
 
+    @cached_property
     def successors(self) -> list[list[int]]:
         """Return, for every task, the tasks that wait for it."""
         result: list[list[int]] = [[] for _ in self.tasks]

@@ -120,7 +120,7 @@ def _load_bound(problem: Problem) -> int:
 def _most_crossing(problem: Problem, ahead: Sequence[int]) -> int:
     """Return K: how long the loads take that can be held at the border."""
     most = sum(problem.shortest(number) for number in ahead)
-    opened = problem.opened()
+    opened = problem.opened
     for resource, capacity in enumerate(problem.capacities):
         amounts = [opened.get(number, {}).get(resource, 0) for number in ahead]
         if all(amounts):
@@ -132,7 +132,7 @@ def _most_crossing(problem: Problem, ahead: Sequence[int]) -> int:
 
 def _most(problem: Problem, ahead: Sequence[int]) -> int:
     """Return how many loads can cross, for room: the largest must still fit beside them."""
-    held = problem.opened()
+    held = problem.opened
     room = list(problem.capacities)
     for resource in range(len(room)):
         room[resource] -= max((amounts.get(resource, 0) for amounts in held.values()), default=0)

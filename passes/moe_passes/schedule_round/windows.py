@@ -27,7 +27,7 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     """Return a schedule that is not longer; it stops at the budget, or when the largest windows gain nothing."""
     best, spent, size = schedule, 0.0, FIRST_SIZE
     durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
-    tails = longest_tails(problem, durations, problem.successors())
+    tails = longest_tails(problem, durations, problem.successors)
     while spent < budget.seconds and size <= LARGEST_SIZE:
         before = best.makespan(problem)
         by_start = sorted(range(len(problem.tasks)), key=lambda n: (best.starts[n], n))
