@@ -3,10 +3,11 @@
 The ideas are those of MiniMalloc (Moffitt, "MiniMalloc: A Lightweight Memory Allocator for Hardware-Accelerated
 Machine Learning", ASPLOS 2023); the branching is ours.
 
-**Canonical.** Any allocation can be lowered until every buffer lies at 0 or, but for alignment, on one that it overlaps
-in time. Such a solution is built from below: buffers in the order of their offsets, each at its *least offset*, the top
-of what lies under it. So a state is the floor of every section of time (between two starts or ends of buffers), and
-the least offsets of the buffers that are left.
+**Canonical.** If there is an allocation, there is one with the least sum of offsets. In it no buffer can be moved to a
+lower place that is free; so each lies at 0 or, but for alignment, on one that it overlaps in time. It is built from
+below: buffers in the order of their offsets, each at its *least offset*, the top of what lies under it. So a state is
+the least offsets of the buffers that are left, and what is left in every section of time (between two starts or ends
+of buffers).
 
 **Branching.** Take the buffer with the smallest least offset, ties by rank. Either it lies there; or it is *passed
 over*, and then it will lie on an overlapping buffer that is still left, so its least offset rises to the lowest top
@@ -14,7 +15,8 @@ that one of those can have. Passing over is only worth it if one of them comes t
 otherwise the buffer could still be lowered. So if none can any more, the state is abandoned; and until one has, the
 buffer is passed over again wherever it has the smallest least offset.
 
-Buffers that are alike are passed over together: were one of them to lie there, it could change places with the first.
+Buffers that are alike are passed over together: were one of them to lie there, it could change places with the first,
+which keeps the sum.
 
 **Sections.** In each section, the floor or, if that is higher, the smallest least offset of what is left there, plus
 the bytes that are left there, must not exceed the capacity.
@@ -245,9 +247,9 @@ def _split(part: _Part, state: _State) -> list[tuple[_Part, _State]]:
     return sorted(found, key=_tightness, reverse=True) if len(found) > 1 else found
 
 
-def _tightness(piece: tuple[_Part, _State]) -> int:
+def _tightness(piece: tuple[_Part, _State]) -> tuple[int, int]:
     part, state = piece
-    return int((_floor(part, state, slice(None)) - state.room).max())
+    return int((_floor(part, state, slice(None)) - state.room).max()), -len(part.buffers)
 
 
 def _floor(part: _Part, state: _State, sections: slice) -> Ints:
@@ -269,8 +271,8 @@ def _run_all(layout: _Layout, part: _Part, state: _State, seed: int, states: int
         if turn:
             order = _disturbed(order, weights[part.buffers], random)
         try:
-            ranked = part.select(order, 0, len(state.room))
-            if run.search(ranked, state):
+            everything = (order, 0, len(state.room))
+            if run.search(part.select(*everything), state.select(*everything)):
                 return run.offsets, visited + run.charged, False
             return None, visited + run.charged, True
         except _SpentError:

@@ -41,10 +41,8 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     overhead = SECONDS_PER_USE * sum(1 + len(mode.uses) for task in problem.tasks for mode in task.modes)
     while spent < budget.seconds and not budget.is_close(makespan, bound):
         free = _free(problem, best, choose, size, turn)
-        seconds = min(SECONDS, budget.seconds - spent)
-        status, found, used = _solve(
-            base, best, free, makespan, bound, replace(budget, seconds=seconds, seed=budget.seed + turn)
-        )
+        left = replace(budget, seconds=budget.seconds - spent, seed=budget.seed + turn)
+        status, found, used = _solve(base, best, free, makespan, bound, left)
         spent += used + overhead
         turn += 1
         if found is not None:
@@ -91,11 +89,13 @@ def _solve(
             model.add(base.picks[number][schedule.modes[number]] == 1)
     for first, later in _order(problem, schedule, free):
         model.add(base.ends[first] <= base.starts[later])
+    turn = replace(budget, seconds=min(SECONDS, budget.seconds))
     if problem.buffers:
-        status, solver, used = run(model, budget, part_rate(problem), MOST_CONFLICTS)
+        most_conflicts = min(MOST_CONFLICTS, 1 + int(budget.seconds / SECONDS_PER_CONFLICT))
+        status, solver, used = run(model, turn, part_rate(problem), most_conflicts)
         used += SECONDS_PER_CONFLICT * solver.num_conflicts
     else:
-        status, solver, used = run(model, budget, part_rate(problem))
+        status, solver, used = run(model, turn, part_rate(problem))
     found = base.schedule(solver) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
     return status, found, used
 
