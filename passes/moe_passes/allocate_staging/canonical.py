@@ -18,8 +18,8 @@ buffer is passed over again wherever it has the smallest least offset.
 Buffers that are alike are passed over together: were one of them to lie there, it could change places with the first,
 which keeps the sum.
 
-**Sections.** In each section, the floor or, if that is higher, the smallest least offset of what is left there, plus
-the bytes that are left there, must not exceed the capacity.
+**Sections.** In each section, the smallest least offset of what is left there, plus the bytes that are left there, must
+not exceed the capacity.
 
 **Parts.** Where no buffer that is left crosses a border between sections, the two sides have nothing to do with each
 other: each is searched alone, the tighter first, and one that fails fails the state.
@@ -344,16 +344,15 @@ class _Run:
     def _passed_over(self, part: _Part, state: _State, chosen: int) -> _State | None:
         """Keep a buffer, and those that are like it, off its least offset; None where that is pointless."""
         twins = np.flatnonzero((part.twin == part.twin[chosen]) & (state.low < part.never))
-        wanted = state.wanted[chosen] or state.low[chosen] + part.size[chosen]
+        top = state.wanted[chosen] or state.low[chosen] + part.size[chosen]
         others = part.overlap[chosen].copy()
         others[twins] = False
         lows = state.low[others]
-        if not np.count_nonzero(lows < wanted):
+        if not np.count_nonzero(lows < top):
             return None
-        low, wanteds = state.low.copy(), state.wanted.copy()
-        low[twins] = np.minimum.reduce(lows + part.size[others])
-        wanteds[twins] = wanted
-        after = state._replace(low=_aligned(low, part.align), wanted=wanteds)
+        low, wanted = state.low.copy(), state.wanted.copy()
+        low[twins], wanted[twins] = np.minimum.reduce(lows + part.size[others]), top
+        after = state._replace(low=_aligned(low, part.align), wanted=wanted)
         return after if self._may_succeed(part, after, slice(int(part.first[chosen]), int(part.last[chosen]))) else None
 
     def _may_succeed(self, part: _Part, state: _State, changed: slice) -> bool:

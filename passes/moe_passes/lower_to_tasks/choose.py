@@ -9,6 +9,7 @@ are best so far; the rounds that judge are not those that are reported on.
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -43,20 +44,19 @@ def choose_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> S
     shares = share_needed(rounds)
     layers = tuple(replace(layer, needed_permille=shares[row]) for row, layer in enumerate(plan.layers))
     first = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods(rounds, shares), "likelihood", ENGINES[0])
-    known: dict[DispatchPlan, float] = {}
-    graphs: dict[DispatchPlan, list[TaskGraph]] = {}
 
-    def seconds(choice: DispatchPlan) -> float:
-        alike = replace(choice, order=ORDERS[0], engine=ENGINES[0])  # Neither is seen in the task graph.
-        if alike not in graphs:
-            graphs[alike] = [build_unknown(replace(plan, layers=layers, dispatch=alike), j, cost) for j in judges]
-        if choice not in known:
-            known[choice] = mean_makespan(graphs[alike], choice)
-        return known[choice]
+    @cache
+    def graphs(choice: DispatchPlan) -> list[TaskGraph]:
+        return [build_unknown(replace(plan, layers=layers, dispatch=choice), judge, cost) for judge in judges]
+
+    @cache
+    def nanoseconds(choice: DispatchPlan) -> float:
+        # Task graphs differ neither by order nor by engine.
+        return mean_makespan(graphs(replace(choice, order=ORDERS[0], engine=ENGINES[0])), choice)
 
     best = first
     for vary in (_guesses, _sure, _engines):
-        best = min(vary(best), key=seconds)
+        best = min(vary(best), key=nanoseconds)
     return replace(plan, layers=layers, dispatch=best)
 
 

@@ -134,7 +134,7 @@ class Problem:
 
     @cached_property
     def signatures(self) -> list[int]:
-        """Return, for every task, a number; tasks of the same one can start under the same conditions."""
+        """For every task, a number; tasks of the same one can start under the same conditions."""
         numbers: dict[tuple[object, ...], int] = {}
         keys = ((number in self.opened, *(mode.uses for mode in task.modes)) for number, task in enumerate(self.tasks))
         return [numbers.setdefault(key, len(numbers)) for key in keys]
@@ -145,17 +145,17 @@ class Problem:
 
     @cached_property
     def opened(self) -> dict[int, dict[int, int]]:
-        """Return, for every task that opens buffers, how much it takes of each resource for them."""
+        """For every task that opens buffers, how much it takes of each resource for them."""
         return _amounts((buffer.first, buffer) for buffer in self.buffers)
 
     @cached_property
     def closed(self) -> dict[int, dict[int, int]]:
-        """Return, for every task that closes buffers, how much it gives back of each resource."""
+        """For every task that closes buffers, how much it gives back of each resource."""
         return _amounts((buffer.last, buffer) for buffer in self.buffers)
 
     @cached_property
     def successors(self) -> list[list[int]]:
-        """Return, for every task, the tasks that wait for it."""
+        """For every task, the tasks that wait for it."""
         result: list[list[int]] = [[] for _ in self.tasks]
         for number, task in enumerate(self.tasks):
             for before in task.after:
