@@ -12,12 +12,12 @@ import resource
 import time
 from pathlib import Path
 
-from moe_passes.allocate_staging.check import violations
-from moe_passes.allocate_staging.problem import Problem
-from moe_passes.allocate_staging.solve import solve
+from moe_passes.solve.allocation.check import violations
+from moe_passes.solve.allocation.problem import Problem
+from moe_passes.solve.allocation.solve import solve
 from ortools.sat.python import cp_model
 
-from moe_compiler.allocation_file import read
+from moe_compiler.formats.allocation_file import read
 
 SHIPPED = sorted((Path(__file__).parent / "minimalloc").glob("*.csv"))
 

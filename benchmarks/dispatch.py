@@ -7,7 +7,7 @@ import json
 import time
 
 import numpy as np
-from moe_passes.partition_experts.dispatch import Dispatcher
+from moe_passes.solve.replica.dispatcher import Dispatcher
 
 EXPERTS, BANKS, LAYERS, STEPS = 64, 32, 20, 20
 ACTIVE = (8, 16, 32, 64)

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from instances import job_shop, psplib
-from moe_passes.schedule_round.check import violations
-from moe_passes.schedule_round.problem import Budget
-from moe_passes.schedule_round.solve import solve
+from moe_passes.solve.rcpsp.check import violations
+from moe_passes.solve.rcpsp.problem import Budget
+from moe_passes.solve.rcpsp.solve import solve
 
-from moe_compiler.schedule_file import from_document
+from moe_compiler.formats.schedule_file import from_document
 
 
 @dataclass(frozen=True)

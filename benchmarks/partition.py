@@ -21,16 +21,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from moe_passes.partition_experts.bound import any_residency_bound, lower_bound
-from moe_passes.partition_experts.check import violations
-from moe_passes.partition_experts.problem import Layer, LayerProblem, Problem, Rates, Solution
-from moe_passes.partition_experts.solve import compare, solve
-from moe_passes.partition_experts.step_time import step_seconds
-from moe_passes.routing import cut, split_of
+from moe_passes.routing.traces import cut, split_of
+from moe_passes.solve.placement.bound import any_residency_bound, lower_bound
+from moe_passes.solve.placement.check import violations
+from moe_passes.solve.placement.problem import Layer, LayerProblem, Problem, Rates, Solution
+from moe_passes.solve.placement.solve import compare, solve
+from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 
-from moe_compiler.profile import synthetic
-from moe_compiler.profile.files import shipped_profiles
-from moe_compiler.target.loader import load_target
+from moe_compiler.hardware.loader import load_target
+from moe_compiler.traces import synthetic
+from moe_compiler.traces.files import shipped_profiles
 
 TOKENS, TOP_K, SEEDS = 32768, 8, (0, 1, 2)
 WHOLE_BYTES, MSB_BYTES, HIDDEN = 5_013_504, 2_654_208, 2048
@@ -134,7 +134,7 @@ def run(instance: Instance) -> dict[str, object]:
     start = time.perf_counter()
     solution = solve(here, compared=compared)
     seconds = time.perf_counter() - start
-    assert violations(here, solution) == []
+    assert violations(here, solution, chosen_replicas) == []
     scores = {}
     for name, placed in compared.items():
         alias = "shard-all" if name == f"shard-{instance.banks}" else name

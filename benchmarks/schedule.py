@@ -23,32 +23,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moe_passes.cost import AnalyticCost
-from moe_passes.dialects import parse
-from moe_passes.dialects.module import append, only, read_machine, write_machine
-from moe_passes.lower_to_tasks.choose import NOTHING_AHEAD, choose_dispatch
-from moe_passes.lower_to_tasks.problem import PlacedLayer, RoundRouting, StaticPlan
-from moe_passes.lower_to_tasks.rewrite import read_plan
-from moe_passes.lower_to_tasks.rounds import take_rounds
-from moe_passes.lower_to_tasks.tasks import build, build_unknown
-from moe_passes.machine import Machine
-from moe_passes.pipeline import parse_pipeline, run_pipeline
-from moe_passes.routing import RoutingTrace
-from moe_passes.schedule_round.bound import lower_bound
-from moe_passes.schedule_round.check import violations
-from moe_passes.schedule_round.dispatch import dispatch
-from moe_passes.schedule_round.greedy import RULES, list_schedule
-from moe_passes.schedule_round.problem import Problem
-from moe_passes.schedule_round.rewrite import round_budget
-from moe_passes.schedule_round.solve import solve
-from moe_passes.workload import ProfileRecord
+from moe_passes.estimate.cost import AnalyticCost
+from moe_passes.ir.dialects import parse
+from moe_passes.ir.module import append, only, read_machine, write_machine
+from moe_passes.ir.passes.lower_to_tasks import read_plan
+from moe_passes.ir.passes.schedule_round import round_budget
+from moe_passes.ir.pipeline import parse_pipeline, run_pipeline
+from moe_passes.plan.machine import Machine
+from moe_passes.plan.request import ProfileRecord
+from moe_passes.routing.rounds import take_rounds
+from moe_passes.routing.traces import RoutingTrace
+from moe_passes.solve.dispatch.choose import NOTHING_AHEAD, choose_dispatch
+from moe_passes.solve.dispatch.online import dispatch
+from moe_passes.solve.rcpsp.bound import lower_bound
+from moe_passes.solve.rcpsp.check import violations
+from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
+from moe_passes.solve.rcpsp.problem import Problem
+from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.tasks.build import build, build_unknown
+from moe_passes.tasks.problem import PlacedLayer, RoundRouting, StaticPlan
 
-from moe_compiler.cost.held_out import informed_makespan
-from moe_compiler.cost.report import add_up, roofline_seconds
-from moe_compiler.driver import ProfileReader, moe_context, request
-from moe_compiler.target.loader import load_target
-from moe_compiler.trace.graph import trace as trace_model
-from moe_compiler.trace.models import load_model
+from moe_compiler.compilation import ProfileReader, moe_context, request
+from moe_compiler.evaluate.held_out import informed_makespan
+from moe_compiler.evaluate.report import add_up, roofline_seconds
+from moe_compiler.frontend.graph import trace as trace_model
+from moe_compiler.frontend.models import load_model
+from moe_compiler.hardware.loader import load_target
 
 PAIRS = (
     *product(("qwen3-30b-a3b", "deepseek-v2-lite", "glm-4.7-flash", "gpt-oss-20b"), ("elmoe3d-8gb", "elmoe3d-4gb")),

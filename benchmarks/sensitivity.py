@@ -9,7 +9,7 @@ from typing import Any
 
 from measure import compile_once
 
-from moe_compiler.target.loader import load_target
+from moe_compiler.hardware.loader import load_target
 
 
 def assumed_figures(target: str) -> list[tuple[str, float]]:

@@ -7,18 +7,20 @@ a few staged buffers.
 """
 
 import numpy as np
-from moe_passes.allocate_staging import check as allocation_check
-from moe_passes.allocate_staging.problem import Lifetime
-from moe_passes.allocate_staging.problem import Problem as Allocation
-from moe_passes.allocate_staging.solve import solve as allocate
-from moe_passes.partition_experts import check as placement_check
-from moe_passes.partition_experts.problem import Layer, Rates
-from moe_passes.partition_experts.problem import Problem as Placement
-from moe_passes.partition_experts.solve import solve as place
-from moe_passes.schedule_round import check as schedule_check
-from moe_passes.schedule_round.problem import Budget, Buffer, Mode, Task
-from moe_passes.schedule_round.problem import Problem as Round
-from moe_passes.schedule_round.solve import solve as schedule
+from moe_passes.plan.round import Buffer, Mode, Task
+from moe_passes.solve.allocation import check as allocation_check
+from moe_passes.solve.allocation.problem import Lifetime
+from moe_passes.solve.allocation.problem import Problem as Allocation
+from moe_passes.solve.allocation.solve import solve as allocate
+from moe_passes.solve.placement import check as placement_check
+from moe_passes.solve.placement.problem import Layer, Rates
+from moe_passes.solve.placement.problem import Problem as Placement
+from moe_passes.solve.placement.solve import solve as place
+from moe_passes.solve.placement.step_time import chosen_replicas
+from moe_passes.solve.rcpsp import check as schedule_check
+from moe_passes.solve.rcpsp.problem import Budget
+from moe_passes.solve.rcpsp.problem import Problem as Round
+from moe_passes.solve.rcpsp.solve import solve as schedule
 
 
 def placement() -> None:
@@ -36,7 +38,7 @@ def placement() -> None:
     layer = Layer("layer0", experts=16, msb_bytes=2_000_000, whole_bytes=4_000_000, routing=routing)
     problem = Placement(rates, (layer,))
     solution = place(problem, seed=0)
-    assert not placement_check.violations(problem, solution)
+    assert not placement_check.violations(problem, solution, chosen_replicas)
     print(
         f"partition-experts: {solution.objective * 1e6:.1f} µs a step, bound {solution.lower_bound * 1e6:.1f} µs, "
         f"greedy {solution.layers[0].greedy * 1e6:.1f} µs; expert 0 in banks {solution.layers[0].replicas[0]}"

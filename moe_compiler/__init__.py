@@ -6,21 +6,27 @@ c.cost["token"]["seconds"], c.module, c.plan
 c.save("out")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moe_passes.errors import InfeasibleError, InputError
-
 if TYPE_CHECKING:
-    from moe_compiler.driver import Compilation, compile
+    from moe_passes.plan.errors import InfeasibleError, InputError
+
+    from moe_compiler.compilation import Compilation, compile
 
 __version__ = "0.1.0"
 __all__ = ["Compilation", "InfeasibleError", "InputError", "compile"]
 
+_WHERE = {
+    "compile": "moe_compiler.compilation",
+    "Compilation": "moe_compiler.compilation",
+    "InputError": "moe_passes.plan.errors",
+    "InfeasibleError": "moe_passes.plan.errors",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Load the driver, and with it torch and MLIR, only when it is asked for."""
-    if name in ("compile", "Compilation"):
-        from moe_compiler import driver
-
-        return getattr(driver, name)
-    raise AttributeError(f"module 'moe_compiler' has no attribute '{name}'")
+    """Load what is asked for, and what it needs only with it: an emitted program needs `moe_compiler.runtime` alone."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'moe_compiler' has no attribute '{name}'")
+    return getattr(import_module(_WHERE[name]), name)

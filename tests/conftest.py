@@ -1,8 +1,12 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from public import FOLDER, public
 
 # Two workers share two cores; tiny matrices gain nothing from threads.
 torch.set_num_threads(1)
@@ -72,6 +76,14 @@ TINY = {
     "deepseek_v3": {**MLA, "n_group": 4, "topk_group": 2},
     "glm4_moe_lite": {**MLA, "n_group": 1, "topk_group": 1},
 }
+
+
+def public_data(name: str) -> Path:
+    """A file of public data, which is no part of the project; the test is skipped where it is not there."""
+    path = public(name)
+    if path is None:
+        pytest.skip(f"public data {name} is not in {FOLDER} (MOE_DATA)")
+    return path
 
 
 def tiny_config(model_type: str, **changes) -> dict:

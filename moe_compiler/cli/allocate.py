@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from moe_passes.errors import InputError
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.request import SEED, Range
 
+from moe_compiler.backend.folder import check_file, write_file
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
-from moe_compiler.emit.folder import check_file, write_file
 
 EXAMPLES = """
 \b
@@ -40,15 +41,12 @@ def allocate_command(
     file: Path, capacity: int, time_limit: float, seed: int, as_json: bool, output: Path | None
 ) -> None:
     """Give every buffer of FILE an address below a capacity, so that none overlap in time and address."""
-    from moe_compiler.allocation_file import LARGEST, read
+    from moe_compiler.formats.allocation_file import LARGEST, read
 
-    for name, value, valid in (
-        ("--capacity", 1 <= capacity < LARGEST, "an integer from 1 to 2**53 - 1"),
-        ("--time-limit", 0 < time_limit < math.inf, "a number of seconds above 0"),
-        ("--seed", 0 <= seed < 2**31, "an integer from 0 to 2**31 - 1"),
-    ):
-        if not value:
-            raise InputError(f"{name}; valid: {valid}")
+    Range(1, LARGEST - 1).check("--capacity", capacity)
+    SEED.check("--seed", seed)
+    if not 0 < time_limit < math.inf:
+        raise InputError(f"--time-limit {time_limit}; valid: a number of seconds above 0")
     check_file(output)
     table = read(file)
     with progress(f"allocate {file.name}") as report:
@@ -62,9 +60,9 @@ def allocate_command(
 
 
 def _solve(table: Any, capacity: int, seed: int, time_limit: float) -> tuple[dict[str, Any], tuple[int, ...] | None]:
-    from moe_passes.allocate_staging.check import violations
-    from moe_passes.allocate_staging.problem import Problem
-    from moe_passes.allocate_staging.solve import solve
+    from moe_passes.solve.allocation.check import violations
+    from moe_passes.solve.allocation.problem import Problem
+    from moe_passes.solve.allocation.solve import solve
 
     document: dict[str, Any] = {"status": "infeasible", "capacity": capacity, "peak": None, "lower_bound": None}
     document |= {"gap": None, "greedy": None, "seed": seed, "conflict": [], "buffers": []}

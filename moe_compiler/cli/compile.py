@@ -14,7 +14,7 @@ EXAMPLES = """
 \b
 Examples:
   moec compile qwen3-30b-a3b --target elmoe3d-8gb -o out
-  moec compile mixtral-8x7b --target elmoe3d-8gb --profile mixtral-8x7b-math --batch 4 -o out
+  moec compile mixtral-8x7b --target elmoe3d-8gb --profile trace.npz --batch 4 -o out
   moec compile ./my-model --target my-box.yaml --draft-length 4 -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set links.aggregation.bandwidth_gb_s=8 -o out
 
@@ -26,7 +26,7 @@ MODEL is a shipped name (`moec models`), a folder with a Hugging Face config.jso
 @click.command("compile", epilog=EXAMPLES)
 @click.argument("model")
 @click.option("--target", required=True, help="Hardware file: a shipped name (`moec targets`) or a path.")
-@click.option("--profile", help="Routing trace (.npz); default: the model's real one, else a synthetic one.")
+@click.option("--profile", help="Routing trace (.npz, docs/profiles.md); default: a synthetic one.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")
 @click.option("--draft-length", default="auto", show_default=True, help="γ: auto, or a number; 0 is plain decoding.")
@@ -40,17 +40,18 @@ MODEL is a shipped name (`moec models`), a folder with a Hugging Face config.jso
     show_default=True,
     help="Solver budget in deterministic seconds.",
 )
+@click.option("--cost-model", default="analytic", show_default=True, help="Registered model that prices the machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print cost.json to stdout.")
 @click.option("-o", "output", required=True, type=click.Path(path_type=Path), help="Folder to write; must not exist.")
 def compile_command(
     model: str, target: str, overrides: tuple[str, ...], as_json: bool, output: Path, **options: Any
 ) -> None:
     """Compile MODEL for a target: plan, cost estimate, schedule.py, timeline, and the IR after every pass."""
-    from moe_compiler.emit.folder import check_free
+    from moe_compiler.backend.folder import check_free
 
     check_free(output)
     with progress(f"compile {model} for {target}") as report:
-        from moe_compiler.driver import compile
+        from moe_compiler.compilation import compile
 
         result = compile(model, target, overrides=overrides, progress=report, **options)
         result.save(output)

@@ -10,7 +10,7 @@ import click
 @click.option("--irdl", "as_irdl", is_flag=True, help="Print the IRDL definition, which other MLIR tools read.")
 def dialect_command(as_irdl: bool) -> None:
     """Describe the moe and sched dialects."""
-    from moe_passes.dialects import Moe, Sched, context, irdl
+    from moe_passes.ir.dialects import Moe, Sched, context, irdl
 
     if as_irdl:
         click.echo(irdl(), nl=False)
@@ -18,11 +18,16 @@ def dialect_command(as_irdl: bool) -> None:
     context()
     for dialect in (Moe, Sched):
         click.echo(f"{dialect.DIALECT_NAMESPACE}: {_first_line(dialect)}")
-        for kind, entries in (("types", dialect.types), ("operations", dialect.operations)):
+        for kind, entries in (
+            ("types", dialect.types),
+            ("attributes", dialect.attributes),
+            ("operations", dialect.operations),
+        ):
             click.echo(f"  {kind}:")
             for entry in entries:
-                prefix = "!" if kind == "types" else ""
-                name = getattr(entry, "type_name", None) or entry.OPERATION_NAME
+                prefix = {"types": "!", "attributes": "#"}.get(kind, "")
+                names = (getattr(entry, n, None) for n in ("OPERATION_NAME", "type_name", "attr_name"))
+                name = next(name for name in names if name)
                 click.echo(f"    {prefix}{name:24} {_first_line(entry)}")
 
 

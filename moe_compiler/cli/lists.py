@@ -36,18 +36,18 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON
 @click.command("passes", epilog="Example: moec passes --json")
 @json_flag
 def passes_command(as_json: bool) -> None:
-    """List the passes in the order of the default pipeline, with their options."""
-    from moe_passes.pipeline import PASSES
+    """List the passes, ours in the order of the default pipeline, with what they need, give and take."""
+    from moe_passes.ir.registry import load_pass, pass_names
 
     rows = [
         {
-            "name": info.name,
-            "summary": info.summary,
-            "reads": info.reads,
-            "writes": info.writes,
-            "options": [{"name": o.name, "values": o.values, "help": o.help} for o in info.options],
+            "name": kind.name,
+            "summary": kind.summary(),
+            "reads": "; ".join(state.what for state in kind.needs),
+            "writes": "; ".join(state.what for state in kind.gives),
+            "options": [{"name": o.name, "values": o.values, "help": o.help} for o in kind.options()],
         }
-        for info in PASSES
+        for kind in map(load_pass, pass_names())
     ]
     show(rows, as_json)
 
@@ -56,7 +56,7 @@ def passes_command(as_json: bool) -> None:
 @json_flag
 def models_command(as_json: bool) -> None:
     """List the shipped models."""
-    from moe_compiler.trace.models import load_model, shipped_models
+    from moe_compiler.frontend.models import load_model, shipped_models
 
     rows = []
     for name in shipped_models():
@@ -80,7 +80,7 @@ def models_command(as_json: bool) -> None:
 @json_flag
 def targets_command(as_json: bool) -> None:
     """List the shipped hardware files."""
-    from moe_compiler.target.loader import load_target, shipped_targets
+    from moe_compiler.hardware.loader import load_target, shipped_targets
 
     rows = []
     for name in shipped_targets():

@@ -25,7 +25,7 @@ def main() -> None:
 
 def _run() -> None:
     import click
-    from moe_passes.errors import InputError
+    from moe_passes.plan.errors import InputError
 
     from moe_compiler.cli.commands import cli
 
@@ -54,7 +54,7 @@ def _interrupted() -> None:
 
 def _report_bug(error: Exception) -> None:
     """Keep the IR and a command that reproduces the failure."""
-    from moe_compiler.driver import PassFailureError
+    from moe_compiler.compilation import PassFailureError
 
     cause = error.__cause__ or error
     folder = Path(tempfile.mkdtemp(prefix="moec-bug-"))

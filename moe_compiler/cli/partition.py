@@ -8,19 +8,19 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from moe_compiler.backend.folder import check_file, write_file
 from moe_compiler.cli.progress import progress
-from moe_compiler.emit.folder import check_file, write_file
 
 EXAMPLES = """
 \b
 Examples:
-  moec partition --trace mixtral-8x7b-coding --score mixtral-8x7b-math --model mixtral-8x7b --target elmoe3d-64gb
+  moec partition --trace coding.npz --score math.npz --model mixtral-8x7b --target elmoe3d-64gb
   moec partition --trace my.npz --model qwen3-30b-a3b --target elmoe3d-64gb --batch 4 --json -o plan.json
   moec partition --trace new.npz --model qwen3-30b-a3b --target elmoe3d-64gb --previous plan.json
       --max-migration-gb 1 -o plan2.json
 
 \b
-A trace is an .npz (docs/profiles.md), a shipped one (mixtral-8x7b-coding, …) or synthetic-TOKENStokens-seedN.
+A trace is an .npz (docs/profiles.md), or synthetic-TOKENStokens-seedN.
 Without --score, the first three quarters of the trace are trained on and the rest is scored.
 What a step costs is a closed form: docs/partition.md.
 """
@@ -46,9 +46,9 @@ def partition_command(as_json: bool, output: Path | None, **options: Any) -> Non
     """Place the experts of a model in the banks of a machine, from a routing trace."""
     check_file(output)
     with progress(f"partition {options['model']}") as report:
-        from moe_compiler.partition import Request, partition
+        from moe_compiler.placement import PlacementRequest, partition
 
-        document = partition(Request(**options), report)
+        document = partition(PlacementRequest(**options), report)
     text = json.dumps(document, indent=1, allow_nan=False)
     if output is not None:
         write_file(output, text + "\n")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 import numpy as np
-from moe_passes.errors import InputError
-from moe_passes.partition_experts.formats import to_eplb, to_expert_location
-from moe_passes.partition_experts.problem import Replicas
+from moe_passes.plan.decisions import Replicas
+from moe_passes.plan.errors import InputError
 
-from moe_compiler.emit.folder import write_bytes
-from moe_compiler.plan_file import EPLB_KEYS, read_plan
+from moe_compiler.backend.folder import write_bytes
+from moe_compiler.documents.placement import read_plan
+from moe_compiler.formats.eplb import to_eplb, to_expert_location
+from moe_compiler.formats.placements import EPLB_KEYS
 
 
 @click.group("placement", epilog="Example: moec placement export plan.json --format expert-location -o location.json")

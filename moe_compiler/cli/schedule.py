@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from moe_passes.errors import InputError
+from moe_passes.plan.errors import InputError
 
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
@@ -35,16 +35,15 @@ that contradict), 4 none was found in the limit.
 @click.option("--json", "as_json", is_flag=True, help="Print the schedule as JSON.")
 def schedule_command(file: Path, time_limit: float, seed: int, workers: int, as_json: bool) -> None:
     """Schedule tasks on shared resources for the least makespan, with a proved bound."""
-    from moe_passes.schedule_round.problem import MOST_WORKERS, Budget
+    from moe_passes.plan.request import SEED, WORKERS
+    from moe_passes.solve.rcpsp.problem import Budget
 
-    from moe_compiler.schedule_file import read
+    from moe_compiler.formats.schedule_file import read
 
     if not 0 < time_limit < math.inf:
         raise InputError(f"--time-limit {time_limit}; valid: a number of seconds above 0")
-    if not 0 <= seed < 2**31:
-        raise InputError(f"--seed {seed}; valid: an integer from 0 to 2**31 - 1")
-    if not 1 <= workers <= MOST_WORKERS:
-        raise InputError(f"--workers {workers}; valid: an integer from 1 to {MOST_WORKERS}")
+    SEED.check("--seed", seed)
+    WORKERS.check("--workers", workers)
     loaded = read(file)
     with progress(f"schedule {file.name}") as report:
         report(f"{len(loaded.ids)} tasks")
@@ -55,8 +54,8 @@ def schedule_command(file: Path, time_limit: float, seed: int, workers: int, as_
 
 
 def _solve(loaded: Any, budget: Any) -> dict[str, Any]:
-    from moe_passes.schedule_round.check import violations
-    from moe_passes.schedule_round.solve import solve
+    from moe_passes.solve.rcpsp.check import violations
+    from moe_passes.solve.rcpsp.solve import solve
 
     answer = solve(loaded.problem, budget)
     document: dict[str, Any] = {

@@ -7,7 +7,7 @@ import click
 from moe_compiler.cli.lists import show
 
 
-@click.group("target")
+@click.group("target", epilog="Example: moec target check my-box.yaml")
 def target_group() -> None:
     """Check and show hardware files."""
 
@@ -18,7 +18,7 @@ def target_group() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check_command(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a hardware file; errors name file, line, field, value and what would be valid."""
-    from moe_compiler.target.loader import load_target
+    from moe_compiler.hardware.loader import load_target
 
     loaded = load_target(file, overrides)
     figures = loaded.figures()
@@ -37,6 +37,6 @@ def check_command(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show_command(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show every figure of a hardware file: path, unit, value and source."""
-    from moe_compiler.target.loader import load_target
+    from moe_compiler.hardware.loader import load_target
 
     show(load_target(target, overrides).figures(), as_json)

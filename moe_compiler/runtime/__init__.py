@@ -1,1 +1,1 @@
-"""What an emitted schedule.py runs on: torch only, no MLIR, no OR-Tools, no transformers."""
+"""What an emitted schedule.py runs on: torch, safetensors, transformers (the model's own code); nothing of ours."""

@@ -1,6 +1,6 @@
 """The draft–verify loop with greedy acceptance: it gives exactly the tokens of decoding one at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
 from moe_compiler.runtime.plan import Plan
-from moe_compiler.runtime.store import ExpertStore
+from moe_compiler.runtime.replay import Departures, Replay
+from moe_compiler.runtime.store import NEVER, ExpertStore
 
 Round = Callable[["Decoder"], list[list[int]]]
 
@@ -42,6 +43,7 @@ class Decoder:
         drafted: drafted tokens.
         accepted: drafted tokens that verify accepted.
         rounds: verify steps.
+        promoted: experts that took a resident's place.
     """
 
     def __init__(self, model: Executable, plan: Plan, prompts: list[list[int]], capacity: int) -> None:
@@ -55,26 +57,49 @@ class Decoder:
             for expert in range(part.experts):
                 self.store.add(part.layer, expert, part.matrices(expert))
         self.tokens = [list(prompt) for prompt in prompts]
-        self.drafted = self.accepted = self.rounds = 0
+        self.drafted = self.accepted = self.rounds = self.promoted = 0
         self._prefill()
 
-    def start_round(self) -> None:
-        """Start to load what this round is sure to need."""
-        self.store.start_round()
+    def begin_round(self) -> None:
+        """Begin a round."""
+        self.store.begin_round()
 
-    def draft_step(self, step: int, drafts: list[Tensor]) -> Tensor:
-        """Run one draft step; returns the drafted token of every sequence: [batch]."""
+    def prefetch_sure(self, permille: int, order: str) -> None:
+        """Start to load what was needed in at least so many of 1,000 training rounds."""
+        self.store.prefetch_sure(permille, order)
+
+    def draft(self, step: int, drafts: list[Tensor], least_permille: int = NEVER, order: str = "ready") -> Tensor:
+        """Run one draft step.
+
+        Args:
+            step: its number.
+            drafts: what the steps before gave.
+            least_permille: what a router asks for is loaded if it is at least so likely to be needed.
+            order: of loads: `program`, `ready` or `likelihood`.
+
+        Returns:
+            The drafted token of every sequence: [batch].
+        """
+        self.store.least_permille, self.store.order = least_permille, order
         last = drafts[-1] if drafts else torch.tensor([sequence[-1] for sequence in self.tokens])
-        positions = torch.tensor([len(sequence) - 1 + step for sequence in self.tokens])
-        logits = self._run(last[:, None], positions[:, None], is_draft=True)
+        positions = torch.tensor([[len(sequence) - 1 + step] for sequence in self.tokens])
+        logits = self._run(last[:, None], Step(True, positions, step))
         return torch.argmax(logits[:, -1], dim=1)
 
-    def verify_step(self, drafts: list[Tensor]) -> list[list[int]]:
-        """Verify drafted tokens and append what the target model says; returns the new tokens of every sequence."""
-        last = torch.tensor([[sequence[-1]] for sequence in self.tokens])
-        rows = torch.cat([last, *(draft[:, None] for draft in drafts)], dim=1)
+    def verify(self, drafts: list[Tensor], engine: str = "first") -> list[list[int]]:
+        """Verify drafted tokens and append what the target model says.
+
+        Args:
+            drafts: what the draft steps gave.
+            engine: `free`: experts are computed as they arrive; `first`: in program order.
+
+        Returns:
+            The new tokens of every sequence.
+        """
+        rows = self._rows(drafts)
         first = torch.tensor([[len(sequence) - 1] for sequence in self.tokens])
-        choices = torch.argmax(self._run(rows, first + torch.arange(rows.shape[1]), is_draft=False), dim=2).tolist()
+        step = Step(False, first + torch.arange(rows.shape[1]), len(drafts), engine)
+        choices = torch.argmax(self._run(rows, step), dim=2).tolist()
         result = []
         for sequence, row, choice in zip(self.tokens, rows.tolist(), choices, strict=True):
             matching = 0
@@ -88,9 +113,44 @@ class Decoder:
         self.rounds += 1
         return result
 
+    def _rows(self, drafts: list[Tensor]) -> Tensor:
+        """Return the last token of every sequence and what was drafted after it: [batch, width]."""
+        last = torch.tensor([[sequence[-1]] for sequence in self.tokens])
+        return torch.cat([last, *(draft[:, None] for draft in drafts)], dim=1)
+
+    def update_hot_set(self) -> None:
+        """Let what has become hotter than a resident take its place in HB."""
+        self.promoted += len(self.store.update_hot_set())
+
+    def carry(self, experts: Iterable[tuple[int, int]]) -> None:
+        """Start to load (layer, expert) for the next round."""
+        self.store.prefetch(experts)
+
     def release_staging(self) -> None:
-        """Free staging at the end of a round."""
+        """Free staging: the round is over."""
         self.store.release_staging()
+
+    def replay(self) -> Departures:
+        """Run the round that was scheduled, with its routing, its order and its addresses.
+
+        Raises:
+            ValueError: the program has none.
+        """
+        run = Replay(self.plan, self.store)
+        self.kernels.replay = run
+        try:
+            drafts: list[Tensor] = []
+            for step in range(run.length):
+                drafts.append(self.draft(step, drafts))
+                run.ended(step)
+            self.verify(drafts)
+            run.ended(run.length)
+            found = run.finish()
+            for layer, new, old in run.promoted():
+                self.store.replace(layer, new, old)
+            return found
+        finally:
+            self.kernels.replay = None
 
     def close(self) -> None:
         """Stop the loader thread."""
@@ -103,16 +163,16 @@ class Decoder:
             raise ValueError("prompts must have one length, at least 1")
         for position in range(lengths.pop() - 1):
             rows = torch.tensor([[sequence[position]] for sequence in self.tokens])
-            self._run(rows, torch.full_like(rows, position), is_draft=False)
+            self._run(rows, Step(False, torch.full_like(rows, position)))
         self.store.release_staging()
         self.store.forget()
 
-    def _run(self, rows: Tensor, positions: Tensor, is_draft: bool) -> Tensor:
-        self.kernels.step = Step(is_draft, positions)
+    def _run(self, rows: Tensor, step: Step) -> Tensor:
+        self.kernels.step = step
         ACTIVE.append(self.kernels)
         try:
             with torch.inference_mode(), CaughtLinear(self.kernels):
-                output: Any = self.model.module(input_ids=rows, position_ids=positions, use_cache=False)
+                output: Any = self.model.module(input_ids=rows, position_ids=step.positions, use_cache=False)
                 logits: Tensor = output.logits
                 return logits
         finally:
@@ -129,6 +189,6 @@ def decode(decoder: Decoder, round_: Round, tokens: int) -> list[list[int]]:
 
 def plain_round(decoder: Decoder) -> list[list[int]]:
     """Decode one token a sequence with the target model: what drafting is checked against."""
-    new = decoder.verify_step([])
+    new = decoder.verify([])
     decoder.release_staging()
     return new

@@ -1,11 +1,11 @@
 """The kernels that a model runs on, each of them batch-invariant, and the step that they run in.
 
 The model's own code runs unchanged. Every `linear` in it is caught and computed on quantised weights (quantise.py);
-attention and routed experts are called through transformers' registries, which trace/executable.py connects to this
-module.
+attention and routed experts are called through transformers' registries, which model.py connects to this module. In a
+replay, the plan says which experts a row is routed to and in which order they are computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_compiler.runtime.quantise import linear, quantise
-from moe_compiler.runtime.store import ExpertStore
+from moe_compiler.runtime.replay import Replay
+from moe_compiler.runtime.store import ExpertStore, Matrices
+
+NOBODY = -1
 
 
 @dataclass
@@ -24,10 +27,14 @@ class Step:
     Attributes:
         is_draft: whether experts are restricted to residents.
         positions: [batch, width], position of every row's token.
+        number: of the draft step, or γ for verify.
+        engine: rule by which verify computes experts: `free` or `first`.
     """
 
     is_draft: bool
     positions: Tensor
+    number: int = 0
+    engine: str = "first"
 
 
 @dataclass
@@ -42,6 +49,7 @@ class Kernels:
         keys: KV cache: keys [batch, heads, position, dim] by decoder layer.
         values: likewise.
         step: what is running.
+        replay: the planned round that is run, if one is.
     """
 
     store: ExpertStore
@@ -53,6 +61,7 @@ class Kernels:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     step: Step | None = None
+    replay: Replay | None = None
 
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute a dense layer or a router, row by row independent."""
@@ -68,12 +77,12 @@ class Kernels:
     def _route(self, layer: int, scores: Tensor) -> Tensor:
         """In the draft: prefetch what the router asks for, then restrict it to residents."""
         assert self.step is not None
-        if not self.step.is_draft:
+        if not self.step.is_draft or self.replay is not None:
             return scores
         asked = torch.topk(scores.reshape(-1, scores.shape[-1]), self.top_k[layer]).indices
         self.store.asked(layer, asked.flatten().tolist())
         masked = torch.full_like(scores, -torch.inf)
-        residents = self.store.plan.resident.get(layer, [])
+        residents = sorted(self.store.hot_set.resident.get(layer, ()))
         masked[..., residents] = scores[..., residents]
         return masked
 
@@ -81,16 +90,17 @@ class Kernels:
         """Run the routed experts of a layer: hidden [row, hidden], index and weight [row, k]."""
         assert self.step is not None
         layer = self.experts_layer[id(module)]
+        if self.replay is not None:
+            index = self.replay.routing(self.step.number, layer)
         parts = torch.zeros(*index.shape, hidden.shape[1], dtype=torch.float32)
-        experts = sorted(set(index.flatten().tolist()))
-        if self.step.is_draft:
-            experts = [expert for expert in experts if self.store.is_resident(layer, expert)]
-            self.store.dispatch(layer, experts)
-        else:
-            self.store.decided(layer, index.flatten().tolist())
-        for expert in experts:
+        experts = sorted(set(index.flatten().tolist()) - {NOBODY})
+        for expert in self._in_order(layer, experts, index):
             rows, slots = torch.where(index == expert)
             parts[rows, slots] = self._expert(module, layer, expert, hidden[rows])
+            if self.replay is not None and not self.step.is_draft:
+                self.replay.ran("expert", self.step.number, layer, expert)
+        if self.replay is not None:
+            self.replay.computed(self.step.number, layer, bool(experts))
         # The choice is summed slot by slot: a row's order of summation is its own.
         weights = torch.nan_to_num(weight.to(torch.float32)) if self.step.is_draft else weight.to(torch.float32)
         total = torch.zeros(hidden.shape[0], hidden.shape[1], dtype=torch.float32)
@@ -98,14 +108,32 @@ class Kernels:
             total = total + parts[:, slot] * weights[:, slot, None]
         return total.to(hidden.dtype)
 
+    def _in_order(self, layer: int, experts: list[int], index: Tensor) -> Iterable[int]:
+        """Return the experts of a layer in the order in which they are to be computed."""
+        assert self.step is not None
+        if self.replay is not None:
+            return self.replay.experts(self.step.number, layer, experts)
+        if self.step.is_draft:
+            residents = [expert for expert in experts if self.store.is_resident(layer, expert)]
+            self.store.dispatch(layer, residents)
+            return residents
+        self.store.decided(layer, index.flatten().tolist())
+        return self.store.arriving(layer, experts, self.step.engine)
+
     def _expert(self, module: Any, layer: int, expert: int, rows: Tensor) -> Tensor:
-        source = self.store.draft_weights if self.step and self.step.is_draft else self.store.verify_weights
-        first, down = source(layer, expert)
+        first, down = self._weights(layer, expert)
         gate_up = linear(rows, first)
         if module.has_bias:
             gate_up = gate_up + module.gate_up_proj_bias[expert]
         result = linear(module._apply_gate(gate_up), down)
         return result + module.down_proj_bias[expert] if module.has_bias else result
+
+    def _weights(self, layer: int, expert: int) -> Matrices:
+        if self.step is not None and self.step.is_draft:
+            return self.store.draft_weights(layer, expert)
+        if self.replay is not None:
+            return self.replay.weights(layer, expert)
+        return self.store.verify_weights(layer, expert)
 
     def attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int, sinks: Tensor | None
@@ -125,6 +153,8 @@ class Kernels:
             [batch, width, heads, value dim].
         """
         assert self.step is not None
+        if self.replay is not None:
+            self.replay.reached(self.step.number, int(module.layer_idx))
         batch, heads, width, _ = query.shape
         keys, values = self._cache(module.layer_idx, key, value)
         result = torch.empty(batch, width, heads, value.shape[3], dtype=query.dtype)

@@ -3,40 +3,96 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from moe_compiler.runtime.decoder import Decoder, Executable, Round, decode, plain_round
+from moe_compiler.runtime.model import build
 from moe_compiler.runtime.plan import Plan
 
-Builder = Callable[[dict[str, Any], Path | None, int], Executable]
 EXIT_INPUT = 2
-EXIT_DIFFERENT = 1
+EXIT_DIFFERENT = 5
 
 
-def main(plan: Plan, config: dict[str, Any], build: Builder, round_: Round) -> None:
-    """Build the model, decode, print token ids; with `--check`, compare with plain greedy decoding."""
+def main(program: str, round_: Round, draft_length: int) -> None:
+    """Build the model, decode, print token ids; with `--check`, compare with plain greedy decoding.
+
+    Args:
+        program: path of the program; its plan lies beside it.
+        round_: one round.
+        draft_length: γ.
+    """
     options = _parse()
     try:
-        model = build(config, options.weights, options.seed)
-        prompts = _prompts(options.prompt, plan.batch, int(config["vocab_size"]))
+        plan = Plan.load(Path(program).with_name("plan.npz"))
+        model = build(plan.config, options.weights, options.seed)
+        prompts = _prompts(options.prompt, plan.batch, int(plan.config["vocab_size"]))
     except ValueError as error:
         print(f"schedule.py: error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     # Rounds run in lockstep: while the slowest sequence gains one token a round, another may gain γ + 1.
-    capacity = len(prompts[0]) + (options.tokens + 1) * (plan.draft_length + 1)
+    capacity = len(prompts[0]) + (options.tokens + 1) * (draft_length + 1)
+    report = _replay if options.replay else _decode
+    _finish(report(model, plan, prompts, capacity, round_, options), options.json)
+
+
+def _finish(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            print(f"{name}: {value}")
+    same = report.get("same_as_plain_greedy", True) and report.get("same_as_planned", True)
+    sys.exit(0 if same else EXIT_DIFFERENT)
+
+
+def _weights(options: argparse.Namespace) -> str:
+    return str(options.weights) if options.weights else f"random, seed {options.seed} (synthetic)"
+
+
+def _replay(
+    model: Executable,
+    plan: Plan,
+    prompts: list[list[int]],
+    capacity: int,
+    round_: Round,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Run the scheduled round and say where execution left the plan."""
+    decoder = Decoder(model, plan, prompts, capacity)
+    found = decoder.replay()
+    decoder.close()
+    return {
+        "weights": _weights(options),
+        "replayed": "the scheduled round: its routing, order of loads and computations, and addresses",
+        "loads": len(found.loads),
+        "computations": len(found.computations),
+        "same_as_planned": not found.notes,
+        "departures": found.notes,
+        "bytes_without_room": found.spilled_bytes,
+    }
+
+
+def _decode(
+    model: Executable,
+    plan: Plan,
+    prompts: list[list[int]],
+    capacity: int,
+    round_: Round,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
     decoder = Decoder(model, plan, prompts, capacity)
     produced = decode(decoder, round_, options.tokens)
     decoder.close()
-    report = {
-        "weights": str(options.weights) if options.weights else f"random, seed {options.seed} (synthetic)",
+    report: dict[str, Any] = {
+        "weights": _weights(options),
         "tokens": produced,
         "rounds": decoder.rounds,
         "drafted": decoder.drafted,
         "accepted": decoder.accepted,
         "acceptance_rate": decoder.accepted / decoder.drafted if decoder.drafted else None,
         "loads": len(decoder.store.loads),
+        "promoted": decoder.promoted,
         "dispatched": decoder.store.dispatched,
         "dispatch_microseconds": _mean_microseconds(decoder),
     }
@@ -44,12 +100,7 @@ def main(plan: Plan, config: dict[str, Any], build: Builder, round_: Round) -> N
         reference = Decoder(model, plan, prompts, capacity)
         report["same_as_plain_greedy"] = decode(reference, plain_round, options.tokens) == produced
         reference.close()
-    if options.json:
-        print(json.dumps(report))
-    else:
-        for name, value in report.items():
-            print(f"{name}: {value}")
-    sys.exit(0 if report.get("same_as_plain_greedy", True) else EXIT_DIFFERENT)
+    return report
 
 
 def _mean_microseconds(decoder: Decoder) -> float | None:
@@ -63,7 +114,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prompt", default="1,2,3", help="token ids, comma-separated (default: 1,2,3)")
     parser.add_argument("--weights", type=Path, help="folder with *.safetensors; default: seeded random weights")
     parser.add_argument("--seed", type=int, default=0, help="seed of random weights (default: 0)")
-    parser.add_argument("--check", action="store_true", help="compare with plain greedy decoding; exit 1 if different")
+    parser.add_argument("--check", action="store_true", help="compare with plain greedy decoding; exit 5 if different")
+    parser.add_argument(
+        "--replay", action="store_true", help="run the very round that was scheduled; exit 5 where it left the plan"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser.parse_args()
 

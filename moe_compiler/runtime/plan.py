@@ -1,38 +1,145 @@
-"""The part of a plan that the runtime needs."""
+"""A compilation as its program sees it: `plan.npz`, beside `schedule.py`."""
 
-from collections.abc import Mapping, Sequence
+import json
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any
 
-from moe_compiler.runtime.prefetch import PrefetchPlan
+import numpy as np
+import numpy.typing as npt
+
+from moe_compiler.runtime.dispatcher import Dispatcher
+from moe_compiler.runtime.prefetch import Likelihoods
+
+Ints = npt.NDArray[np.int64]
 
 
-class Dispatch(Protocol):
-    """Chooses, for the experts of a step, the replica that serves each of them."""
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task of the round that was scheduled; times are nanoseconds of the modelled machine.
 
-    def choose(self, experts: Sequence[int]) -> list[int]:
-        """Return one replica for every expert."""
-        ...
+    Attributes:
+        kind: what it does: `attention`, `draft-experts`, `load`, `expert`, `write`, `gather` or `head`.
+        step: the draft step, or γ for verify.
+        layer: decoder layer.
+        expert: that it is about, −1 where it is not about one.
+        replaces: of a `write`, the resident that gives way, −1 otherwise.
+        start: when it starts.
+        after: task numbers that it waits for.
+    """
+
+    kind: str
+    step: int
+    layer: int
+    expert: int
+    replaces: int
+    start: int
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlannedRound:
+    """The round that was scheduled.
+
+    Attributes:
+        tasks: in program order.
+        slots: of every load, by task number: (offset, bytes, the task that uses it last) of each piece in staging.
+        verify: [layer, token, k], experts that the target model chose.
+        drafted: [step, layer, batch, k], experts that the draft computed, −1 where there are fewer.
+        asked: [step, layer, batch, k], experts that the draft's routers asked for.
+    """
+
+    tasks: tuple[PlannedTask, ...]
+    slots: dict[int, list[tuple[int, int, int]]]
+    verify: Ints
+    drafted: Ints
+    asked: Ints
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Static decisions of a compilation.
+    """Decisions of a compilation.
 
     Attributes:
         batch: sequences decoded together.
-        draft_length: γ; 0 is plain decoding.
-        draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
-        staging_slots: experts that are prefetched at most; what verify waits for comes on top.
+        staging_bytes: of staging.
+        staging_slots: experts that are staged at most; what verify waits for comes on top.
         resident: experts in HB, by decoder layer.
+        draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
+        needed_permille: training rounds of 1,000 in which verify needed each expert, by decoder layer.
+        likelihoods: how likely verify is to need an expert.
         dispatch: replica dispatch of a draft step, by decoder layer.
-        prefetch: which experts are loaded before verify asks for them.
+        carried: (layer, expert) of loads that run in the tail of the round before.
+        round: the round that was scheduled.
+        config: the model's `config.json`.
     """
 
-    batch: int
-    draft_length: int
-    draft_bits: int
-    staging_slots: int
-    resident: dict[int, list[int]]
-    dispatch: Mapping[int, Dispatch] = field(default_factory=dict)
-    prefetch: PrefetchPlan = field(default_factory=PrefetchPlan)
+    batch: int = 1
+    staging_bytes: int = 0
+    staging_slots: int = 0
+    resident: dict[int, list[int]] = field(default_factory=dict)
+    draft_bits: int = 4
+    needed_permille: dict[int, list[int]] = field(default_factory=dict)
+    likelihoods: Likelihoods = field(default_factory=Likelihoods)
+    dispatch: dict[int, Dispatcher] = field(default_factory=dict)
+    carried: tuple[tuple[int, int], ...] = ()
+    round: PlannedRound | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def load(path: Path) -> "Plan":
+        """Read `plan.npz`.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return _plan({name: file[name] for name in file.files})
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ValueError(f"{path}: is not the plan of this program: {error}") from None
+
+
+def _plan(data: dict[str, Any]) -> Plan:
+    layers: list[int] = data["layers"].tolist()
+    facts = json.loads(str(data["facts"]))
+    return Plan(
+        batch=facts["batch"],
+        staging_bytes=facts["staging_bytes"],
+        staging_slots=facts["staging_slots"],
+        resident={layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, data["resident"], strict=True)},
+        draft_bits=facts["draft_bits"],
+        needed_permille=dict(zip(layers, data["needed_permille"].tolist(), strict=True)),
+        likelihoods=Likelihoods(
+            data["likelihood_permille"].tolist(),
+            (data["share_borders"].tolist(), data["recent_borders"].tolist(), data["ask_borders"].tolist()),
+        ),
+        dispatch=_dispatchers(layers, data),
+        carried=tuple((int(layer), int(expert)) for layer, expert in data["carried"]),
+        round=_round(data, facts["kinds"]),
+        config=json.loads(str(data["config"])),
+    )
+
+
+def _dispatchers(layers: list[int], data: dict[str, Any]) -> dict[int, Dispatcher]:
+    """Make the replica dispatcher of every layer; resident experts have one size, so parts count in experts."""
+    sets = [tuple(np.flatnonzero(row).tolist()) for row in data["bank_sets"]]
+    if not sets:
+        return {}
+    experts, banks = data["resident"].shape[1], data["bank_sets"].shape[1]
+    copies: list[list[list[tuple[int, ...]]]] = [[[] for _ in range(experts)] for _ in layers]
+    for row, expert, number in data["replicas"].tolist():
+        copies[row][expert].append(sets[number])
+    return {layer: Dispatcher(banks, copies[row], [1.0] * experts) for row, layer in enumerate(layers)}
+
+
+def _round(data: dict[str, Any], kinds: list[str]) -> PlannedRound:
+    waits = np.split(data["task_after"], data["task_after_ends"][:-1]) if len(data["task_after_ends"]) else []
+    tasks = tuple(
+        PlannedTask(kinds[kind], step, layer, expert, replaces, start, tuple(after.tolist()))
+        for (kind, step, layer, expert, replaces, start), after in zip(data["tasks"].tolist(), waits, strict=True)
+    )
+    slots: dict[int, list[tuple[int, int, int]]] = {}
+    for load, last, size, offset in data["staged"].tolist():
+        slots.setdefault(load, []).append((offset, size, last))
+    return PlannedRound(tasks, slots, data["routing_verify"], data["routing_drafted"], data["routing_asked"])

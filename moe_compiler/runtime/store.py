@@ -6,20 +6,23 @@ verify's router turns out not to need is dropped.
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from moe_compiler.runtime.hot_set import HotSet
 from moe_compiler.runtime.loader import WAITED_FOR, Loader
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
 from moe_compiler.runtime.quantise import Sliced, quantise
 
 Matrices = tuple[Tensor, ...]
-MSB, WHOLE = 4, 8
+WHOLE = 8
+NEVER = 1001
+"""A likelihood in ‰ that no expert reaches."""
 
 
 @dataclass(frozen=True)
@@ -36,31 +39,39 @@ class ExpertStore:
         loads: (layer, expert) of every load, in order, for inspection.
         dispatched: steps of layers whose replicas were chosen.
         dispatch_seconds: what choosing took, in all.
+        least_permille: what a draft router asks for is loaded if it is at least so likely to be needed.
+        order: of loads.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.hot_set = HotSet(plan.resident, plan.needed_permille)
         self.loads: list[tuple[int, int]] = []
         self.dispatched, self.dispatch_seconds = 0, 0.0
+        self.least_permille, self.order = NEVER, "ready"
         self._external: dict[tuple[int, int], Expert] = {}
         self._draft: dict[tuple[int, int], Matrices] = {}
         self._staged: dict[tuple[int, int], Future[Matrices]] = {}
-        self._prefetcher = Prefetcher(plan.prefetch)
+        self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
         self._loader: Loader[Matrices] = Loader(plan.staging_slots)
 
     def add(self, layer: int, expert: int, matrices: Sequence[Tensor]) -> None:
         """Quantise an expert and put it where the plan says."""
-        sliced = Expert(tuple(quantise(matrix) for matrix in matrices))
-        self._external[layer, expert] = sliced
+        self._external[layer, expert] = Expert(tuple(quantise(matrix) for matrix in matrices))
         if self.is_resident(layer, expert):
-            full = self.plan.draft_bits >= WHOLE
-            self._draft[layer, expert] = tuple(
-                m.verify_weights() if full else m.draft_weights() for m in sliced.matrices
-            )
+            self._keep(layer, expert)
+
+    def sliced(self, layer: int, expert: int) -> tuple[Sliced, ...]:
+        """Return an expert's slices in external memory."""
+        return self._external[layer, expert].matrices
 
     def is_resident(self, layer: int, expert: int) -> bool:
         """Tell whether HB keeps an expert."""
-        return expert in self.plan.resident.get(layer, ())
+        return expert in self.hot_set.resident.get(layer, ())
+
+    def is_whole(self, layer: int, expert: int) -> bool:
+        """Tell whether HB keeps all of an expert, so that verify has nothing to wait for."""
+        return self.plan.draft_bits >= WHOLE and self.is_resident(layer, expert)
 
     def dispatch(self, layer: int, experts: Sequence[int]) -> list[int]:
         """Choose the replica, and so the banks, that serve each expert of a draft step.
@@ -79,35 +90,64 @@ class ExpertStore:
         """Return what the draft computes with; only residents have it."""
         return self._draft[layer, expert]
 
-    def start_round(self) -> None:
-        """Start to load what the next verify step is sure to need."""
-        for layer, expert, priority in self._prefetcher.sure():
+    def begin_round(self) -> None:
+        """Begin a round: what verify used in the last one is recent now."""
+        self._prefetcher.begin()
+
+    def prefetch_sure(self, permille: int, order: str) -> None:
+        """Start to load what was needed in at least so many of 1,000 training rounds."""
+        for layer, expert, priority in self._prefetcher.sure(permille, order):
             self._prefetch((layer, expert), priority)
+
+    def prefetch(self, experts: Iterable[tuple[int, int]]) -> None:
+        """Start to load (layer, expert) in this order."""
+        for priority, key in enumerate(experts, 1):
+            self._prefetch(key, priority)
 
     def asked(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what a draft router asks for, one entry a token, and start to load what verify will likely need."""
-        for _, expert, priority in self._prefetcher.asked(layer, experts):
+        chosen = list(experts)
+        self.hot_set.asked(layer, chosen)
+        for _, expert, priority in self._prefetcher.asked(layer, chosen, self.least_permille, self.order):
             self._prefetch((layer, expert), priority)
 
     def decided(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need."""
         needed = list(experts)
         self._prefetcher.used(layer, needed)
+        self.hot_set.used(layer, needed)
         for key in [key for key in self._staged if key[0] == layer and key[1] not in needed]:
             self._loader.release(self._staged.pop(key))
         for expert in dict.fromkeys(needed):
             self._prefetch((layer, expert), WAITED_FOR)
 
+    def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
+        """Iterate over the experts of a verify layer as they can be computed.
+
+        Args:
+            layer: the layer.
+            experts: its experts in program order.
+            engine: `free`: what has arrived first is computed first; `first`: in program order.
+        """
+        waiting = list(experts)
+        while waiting:
+            ready = [e for e in waiting if engine != "free" or self._has_arrived(layer, e)]
+            if not ready:
+                wait([self._staged[layer, e] for e in waiting], return_when=FIRST_COMPLETED)
+                continue
+            waiting.remove(ready[0])
+            yield ready[0]
+
+    def _has_arrived(self, layer: int, expert: int) -> bool:
+        return self.is_whole(layer, expert) or self._staged[layer, expert].done()
+
     def forget(self) -> None:
         """Forget what routers chose so far: the prompt is no round."""
-        self._prefetcher = Prefetcher(self.plan.prefetch)
-
-    def _is_whole(self, key: tuple[int, int]) -> bool:
-        """Tell whether HB keeps all of an expert, so that verify has nothing to wait for."""
-        return self.plan.draft_bits >= WHOLE and self.is_resident(*key)
+        self._prefetcher = Prefetcher(self.plan.needed_permille, self.plan.likelihoods)
+        self.hot_set = HotSet(self.plan.resident, self.plan.needed_permille)
 
     def _prefetch(self, key: tuple[int, int], priority: int) -> None:
-        if self._is_whole(key):
+        if self.is_whole(*key):
             return
         queued = self._staged.get(key)
         if queued is None or not (queued.running() or queued.done()):
@@ -115,13 +155,30 @@ class ExpertStore:
 
     def verify_weights(self, layer: int, expert: int) -> Matrices:
         """Return an expert in full precision, once it is loaded, and give its slot back."""
-        if self._is_whole((layer, expert)):
+        if self.is_whole(layer, expert):
             return self._draft[layer, expert]
         future = self._staged.pop((layer, expert))
         try:
             return future.result()
         finally:
             self._loader.release(future)
+
+    def update_hot_set(self) -> list[tuple[int, int, int]]:
+        """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""
+        swaps = self.hot_set.update()
+        for layer, new, old in swaps:
+            self.replace(layer, new, old)
+        return swaps
+
+    def replace(self, layer: int, new: int, old: int) -> None:
+        """Write what HB keeps of an expert over that of another."""
+        self._draft.pop((layer, old), None)
+        self._keep(layer, new)
+
+    def _keep(self, layer: int, expert: int) -> None:
+        full = self.plan.draft_bits >= WHOLE
+        matrices = self._external[layer, expert].matrices
+        self._draft[layer, expert] = tuple(m.verify_weights() if full else m.draft_weights() for m in matrices)
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""

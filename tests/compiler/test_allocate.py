@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from moe_passes.errors import InputError
+from moe_passes.plan.errors import InputError
 
 from moe_compiler.cli import main as entry
 from moe_compiler.cli.commands import cli

@@ -1,15 +1,18 @@
 import pytest
 import torch
-from moe_passes.dialects import context
-from moe_passes.dialects.module import append, dense_parts, find, only
-from moe_passes.errors import InputError
-from moe_passes.raise_moe import rewrite
-from moe_passes.workload import ExpertLayer, ModelShape, Workload
+from moe_passes.ir.dialects import context
+from moe_passes.ir.module import append, find, only
+from moe_passes.ir.phases import read_stages
+from moe_passes.ir.pipeline import parse_pipeline, run_pipeline
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import ExpertLayer, ModelShape
+from moe_passes.plan.request import Request
+from moe_passes.tasks.stages import parts as parts_of
 
 import moe_compiler
-from moe_compiler.trace.functional import functionalise
-from moe_compiler.trace.graph import Step, build_on_meta, trace
-from moe_compiler.trace.models import load_model, shipped_models, transformers_config
+from moe_compiler.frontend.functional import functionalise
+from moe_compiler.frontend.graph import Step, build_on_meta, trace
+from moe_compiler.frontend.models import load_model, shipped_models, transformers_config
 from tests.conftest import TINY, tiny_config
 
 # docs/reference.md section 6: MoE layers, experts, top-k, total and active billions.
@@ -49,8 +52,8 @@ def test_full_size_shapes_agree_with_what_is_published(name):
 
 def raised(source):
     module = trace(source, 2, context())
-    append(module, Workload(2, 64, -1, 0, 1.0))
-    rewrite.run(module)
+    append(module, Request(2, 64, -1, 0, 1.0))
+    run_pipeline(module, parse_pipeline("raise-moe"))
     assert module.operation.verify()
     return module
 
@@ -60,7 +63,7 @@ def test_raise_accounts_for_every_parameter(tmp_path, tiny, model_type):
     """Every matrix is somebody's, once: routed experts, dense parts and the embedding add up to the model."""
     module = raised(load_model(tiny(model_type)))
     model, layers = only(module, ModelShape), [layer for _, layer in find(module, ExpertLayer)]
-    parts = dense_parts(module, "test")
+    parts = parts_of(read_stages(module, "test")[0])
     routed = sum(layer.experts * layer.parameters for layer in layers)
     matrices = sum(part.macs_per_token for part in parts)
     vectors = model.total_parameters - routed - model.embedding_parameters - matrices
@@ -76,7 +79,7 @@ def test_raise_accounts_for_every_parameter(tmp_path, tiny, model_type):
 def test_golden_figures_of_one_tiny_layer(tiny):
     """By hand, hidden 64, 4 query and 2 KV heads of 32: q 64·128 + k, v 2·64·64 + o 128·64 = 24,576 weights."""
     module = raised(load_model(tiny("qwen3_moe")))
-    part = dense_parts(module, "test")[0]
+    part = parts_of(read_stages(module, "test")[0])[0]
     # … plus the router, 16·64.
     assert part.macs_per_token == 24_576 + 1_024
     # Norms: 64 before attention, 32 + 32 on queries and keys, 64 before the router, FP16.
@@ -116,7 +119,7 @@ def test_functionalised_graph_computes_what_the_model_computes(model_type):
 
 
 def load_model_config(model_type):
-    from moe_compiler.trace.models import ModelSource
+    from moe_compiler.frontend.models import ModelSource
 
     return ModelSource(model_type, tiny_config(model_type))
 

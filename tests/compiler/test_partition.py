@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from moe_passes.errors import InputError
+from moe_passes.plan.errors import InputError
 
 from moe_compiler.cli.commands import cli
-from moe_compiler.profile import synthetic
+from moe_compiler.traces import synthetic
 from tests.conftest import tiny_config
 
 SLOW = ("--set", "links.aggregation.bandwidth_gb_s=0.2", "--set", "memories.hb.banks=4")

@@ -4,47 +4,50 @@ import threading
 
 import pytest
 
+from moe_compiler.runtime.hot_set import HotSet
 from moe_compiler.runtime.loader import WAITED_FOR, Loader
-from moe_compiler.runtime.prefetch import Prefetcher, PrefetchPlan
+from moe_compiler.runtime.prefetch import Likelihoods, Prefetcher
 
 TABLE = [[[100, 600], [300, 900]], [[500, 700], [990, 995]]]
 """[share below or from 500][recently used: no, yes][asks: none, some]."""
 
 
-def prefetch_plan(**changes):
-    fields = {
-        "sure_permille": 900,
-        "least_permille": 650,
-        "order": "likelihood",
-        "needed_permille": {3: [950, 200, 600]},
-        "likelihood_permille": TABLE,
-        "borders": ([500], [1], [1]),
-    }
-    return PrefetchPlan(**{**fields, **changes})
+def prefetcher():
+    return Prefetcher({3: [950, 200, 600]}, Likelihoods(TABLE, ([500], [1], [1])))
 
 
 def test_sure_experts_are_loaded_at_once_and_likely_ones_when_asked_for():
-    prefetcher = Prefetcher(prefetch_plan())
-    assert prefetcher.sure() == [(3, 0, 1001 - 500)]
+    found = prefetcher()
+    assert found.sure(900, "likelihood") == [(3, 0, 1001 - 500)]
     # Expert 1 is asked for: 600 is below 650. Expert 2: 700.
-    assert prefetcher.asked(3, [1, 2, 2]) == [(3, 2, 1001 - 700)]
+    assert found.asked(3, [1, 2, 2], 650, "likelihood") == [(3, 2, 1001 - 700)]
 
 
 def test_what_the_round_before_used_is_likelier():
-    prefetcher = Prefetcher(prefetch_plan())
-    prefetcher.sure()
-    prefetcher.used(3, [1])
-    assert prefetcher.asked(3, [1]) == [], "it counts from the next round on"
-    prefetcher.sure()
-    assert prefetcher.asked(3, [1]) == [(3, 1, 1001 - 900)]
-    prefetcher.sure()
-    assert prefetcher.asked(3, [1]) == [], "and for one round"
+    found = prefetcher()
+    found.begin()
+    found.used(3, [1])
+    assert found.asked(3, [1], 650, "likelihood") == [], "it counts from the next round on"
+    found.begin()
+    assert found.asked(3, [1], 650, "likelihood") == [(3, 1, 1001 - 900)]
+    found.begin()
+    assert found.asked(3, [1], 650, "likelihood") == [], "and for one round"
 
 
 @pytest.mark.parametrize(("order", "priorities"), [("program", [4, 4]), ("ready", [1, 2])])
 def test_other_orders(order, priorities):
-    prefetcher = Prefetcher(prefetch_plan(order=order, least_permille=0))
-    assert [priority for _, _, priority in prefetcher.asked(3, [1, 2])] == priorities
+    assert [priority for _, _, priority in prefetcher().asked(3, [1, 2], 0, order)] == priorities
+
+
+def test_the_hottest_newcomer_replaces_the_coldest_resident():
+    hot = HotSet({3: [0, 1]}, {3: [900, 100, 200, 50]})
+    hot.used(3, [2, 3])
+    assert hot.update() == [(3, 2, 1)], "200 is hotter than 100, 50 is not hotter than 900"
+    assert hot.resident == {3: {0, 2}}
+    assert hot.update() == [], "nothing was used since"
+    hot.asked(3, [3] * 300)
+    hot.used(3, [3])
+    assert hot.update() == [(3, 3, 2)], "350 against 200"
 
 
 def blocked_loader(slots):

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from moe_passes.errors import InputError
-from moe_passes.routing import cut_rounds, membership, restrict
-from moe_passes.workload import ExpertLayer
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import ExpertLayer
+from moe_passes.routing.traces import cut_rounds, membership, restrict
 
-from moe_compiler.profile import synthetic
-from moe_compiler.profile.files import choose, load, shipped_profiles
+from moe_compiler.traces import synthetic
+from moe_compiler.traces.files import check_exists, choose, load
+from tests.conftest import public_data
 
 
 def layers(count, experts, top_k):
@@ -15,18 +16,22 @@ def layers(count, experts, top_k):
 MIXTRAL = layers(32, 8, 2)
 
 
-def test_shipped_traces_are_real_and_fit_mixtral():
-    assert len(shipped_profiles()) == 4
-    for name in shipped_profiles():
-        profile = load(name, MIXTRAL)
-        assert profile.record.kind == "real"
-        assert profile.record.draft_routing == "assumed"
-        assert profile.trace.tokens > 8000
+def test_a_public_trace_is_real_and_fits_mixtral():
+    profile = load(str(public_data("mixtral-8x7b-coding.npz")), MIXTRAL)
+    assert profile.record.kind == "real"
+    assert profile.record.draft_routing == "assumed"
+    assert profile.trace.tokens > 8000
 
 
-def test_mixtral_gets_its_real_trace_and_others_a_synthetic_one():
-    assert choose(None, "mixtral-8x7b", MIXTRAL, 100, 0).record.name == "mixtral-8x7b-coding"
-    assert choose(None, "mixtral-8x7b", layers(2, 8, 2), 100, 0).record.kind == "synthetic"
+def test_without_a_profile_a_synthetic_one_is_made_and_says_so():
+    assert choose(None, layers(2, 8, 2), 100, 0).record.kind == "synthetic"
+
+
+def test_a_profile_that_does_not_exist_is_refused_before_the_model_is_traced(tmp_path):
+    check_exists(None)
+    check_exists("synthetic-100tokens-seed0")
+    with pytest.raises(InputError, match="no such file"):
+        check_exists(str(tmp_path / "no.npz"))
 
 
 def test_synthetic_traces_are_seeded_skewed_and_local():
@@ -57,7 +62,7 @@ def log_lift(chosen: np.ndarray, experts: int) -> np.ndarray:
 
 def test_co_activation_persists_in_real_and_synthetic_traces():
     """The calibration that synthetic.py states: spread and persistence of co-activation."""
-    real = load("mixtral-8x7b-math", MIXTRAL).trace.experts
+    real = load(str(public_data("mixtral-8x7b-math.npz")), MIXTRAL).trace.experts
     made = load(synthetic.name_of(8192, 0), layers(8, 8, 2)).trace.experts
     for chosen, spread, correlation in ((real, 0.7, 0.85), (made, 0.5, 0.7)):
         half = len(chosen) // 2

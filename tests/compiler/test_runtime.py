@@ -2,13 +2,15 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
+from moe_compiler.runtime.model import build
+from moe_compiler.runtime.packing import pack, packed_bytes, unpack
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.quantise import linear, quantise
-from moe_compiler.trace.executable import build
 from tests.conftest import TINY, tiny_config
 
 
@@ -42,13 +44,20 @@ def test_weights_that_are_not_finite_are_refused():
         quantise(torch.tensor([[1.0, float("nan")]]))
 
 
-def rounds(decoder):
-    drafts = []
-    for step in range(decoder.plan.draft_length):
-        drafts.append(decoder.draft_step(step, drafts))
-    new = decoder.verify_step(drafts)
-    decoder.release_staging()
-    return new
+def rounds(length):
+    """Rounds of so many draft steps that prefetch whatever is asked for."""
+
+    def round_(decoder):
+        decoder.begin_round()
+        drafts = []
+        for step in range(length):
+            drafts.append(decoder.draft(step, drafts, least_permille=0))
+        new = decoder.verify(drafts, "free")
+        decoder.update_hot_set()
+        decoder.release_staging()
+        return new
+
+    return round_
 
 
 @pytest.mark.parametrize("model_type", sorted(TINY))
@@ -56,10 +65,10 @@ def test_draft_and_verify_give_the_tokens_of_plain_greedy_decoding(model_type):
     model = build(tiny_config(model_type), None, seed=0)
     resident = {part.layer: list(range(0, part.experts, 2)) for part in model.experts}
     resident[model.experts[-1].layer] = []
-    plan = Plan(batch=2, draft_length=3, draft_bits=4, staging_slots=6, resident=resident)
+    plan = Plan(batch=2, draft_bits=4, staging_slots=6, resident=resident)
     prompts = [[1, 2, 3], [9, 8, 7]]
     speculative = Decoder(model, plan, prompts, 120)
-    produced = decode(speculative, rounds, 24)
+    produced = decode(speculative, rounds(3), 24)
     plain = Decoder(model, plan, prompts, 120)
     assert produced == decode(plain, plain_round, 24)
     assert len({tuple(sequence) for sequence in produced}) == 2
@@ -73,8 +82,8 @@ def test_a_full_draft_is_always_accepted():
     # With every expert resident in 8 bits the draft is the target model: every token must be accepted.
     model = build(tiny_config("olmoe"), None, seed=3)
     resident = {part.layer: list(range(part.experts)) for part in model.experts}
-    decoder = Decoder(model, Plan(1, 4, 8, 4, resident), [[5]], 200)
-    decode(decoder, rounds, 20)
+    decoder = Decoder(model, Plan(draft_bits=8, staging_slots=4, resident=resident), [[5]], 200)
+    decode(decoder, rounds(4), 20)
     assert decoder.accepted == decoder.drafted > 0
     decoder.close()
 
@@ -83,12 +92,7 @@ def test_the_emitted_program_runs_and_agrees_with_plain_greedy_decoding(compiled
     compiled.save(tmp_path / "out")
     assert compiled.plan["draft"]["length"] == 3
     assert 0 < compiled.plan["draft"]["expert_fraction"] < 1
-    run = subprocess.run(
-        [sys.executable, tmp_path / "out" / "schedule.py", "--tokens", "20", "--check", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_program(tmp_path / "out", "--tokens", "20", "--check", "--json")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["same_as_plain_greedy"] is True
@@ -99,6 +103,121 @@ def test_the_emitted_program_runs_and_agrees_with_plain_greedy_decoding(compiled
     assert "synthetic" in report["weights"]
 
 
+def run_program(folder, *options):
+    command = [sys.executable, folder / "schedule.py", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_emitted_program_spells_the_round_out_and_is_short(compiled, tmp_path):
+    compiled.save(tmp_path / "out")
+    text = (tmp_path / "out" / "schedule.py").read_text()
+    assert len(text.splitlines()) < 200
+    assert len(text.encode()) < 12_000
+    dispatch = compiled.plan["dispatch"]
+    for line in (
+        f"DRAFT_LENGTH = {compiled.plan['draft']['length']}",
+        f"SURE_PERMILLE = {dispatch['sure_permille']}",
+        f"LEAST_PERMILLE = {dispatch['least_permille']}",
+        f'ORDER = "{dispatch["order"]}"',
+        f'ENGINE = "{dispatch["engine"]}"',
+        "decoder.prefetch_sure(SURE_PERMILLE, ORDER)",
+        "decoder.draft(step, drafts, LEAST_PERMILLE, ORDER)",
+        "decoder.verify(drafts, ENGINE)",
+        "decoder.update_hot_set()",
+        "decoder.carry(CARRIED)",
+    ):
+        assert line in text
+
+
+def test_the_replay_runs_the_scheduled_round_in_its_order_at_its_addresses(compiled, tmp_path):
+    compiled.save(tmp_path / "out")
+    run = run_program(tmp_path / "out", "--replay", "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads(run.stdout)
+    kinds = [task["kind"] for task in compiled.plan["round"]["tasks"]]
+    assert report["loads"] == kinds.count("load") > 0
+    assert report["computations"] == len(kinds) - kinds.count("load")
+    assert report["same_as_planned"] is True
+    assert report["bytes_without_room"] == 0
+
+
+def change_plan(folder, name, change):
+    with np.load(folder / "plan.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays[name] = change(arrays[name].copy())
+    np.savez(folder / "plan.npz", **arrays)
+
+
+def test_the_replay_says_where_execution_left_the_plan(compiled, tmp_path):
+    """Two slices that are alive together are sent to one address: what lies there first is overwritten."""
+    compiled.save(tmp_path / "out")
+
+    def all_at_zero(staged):
+        staged[:, 3] = 0
+        staged[:, 1] = staged[:, 0]
+        return staged
+
+    change_plan(tmp_path / "out", "staged", all_at_zero)
+    run = run_program(tmp_path / "out", "--replay", "--json")
+    assert run.returncode == 5, run.stdout + run.stderr
+    report = json.loads(run.stdout)
+    assert report["same_as_planned"] is False
+    assert any("overwritten in staging" in note for note in report["departures"])
+
+
+def test_the_replay_notices_an_order_that_cannot_be_kept(compiled, tmp_path):
+    """The head of verify is planned first of all: the model computes it last."""
+    compiled.save(tmp_path / "out")
+
+    def head_first(tasks):
+        tasks[-1, 5] = -1
+        return tasks
+
+    change_plan(tmp_path / "out", "tasks", head_first)
+    report = json.loads(run_program(tmp_path / "out", "--replay", "--json").stdout)
+    assert any("order of computations differs" in note for note in report["departures"])
+
+
+def test_packed_experts_unpack_to_the_same_slices():
+    matrices = [quantise(torch.randn(6, 70)), quantise(torch.randn(33, 5))]
+    for whole in (True, False):
+        data = pack(matrices, whole)
+        assert len(data) == packed_bytes(matrices, whole)
+        for found, expected in zip(unpack(data, matrices, whole), matrices, strict=True):
+            assert torch.equal(found.low, expected.low)
+            assert torch.equal(found.msb, expected.msb)
+            assert torch.equal(found.scale, expected.scale)
+
+
+def test_an_emitted_program_needs_the_runtime_alone(compiled, tmp_path):
+    """With our other packages, MLIR and OR-Tools out of reach, the program still runs."""
+    compiled.save(tmp_path / "out")
+    blocked = ("moe_passes", "torch_mlir", "ortools", "networkx", "click", "pydantic", "perfetto")
+    ours = (
+        "api",
+        "backend",
+        "cli",
+        "compilation",
+        "documents",
+        "evaluate",
+        "formats",
+        "frontend",
+        "hardware",
+        "traces",
+    )
+    names = (*blocked, *(f"moe_compiler.{name}" for name in ours))
+    code = f"""
+import runpy, sys
+for name in {names!r}:
+    sys.modules[name] = None
+sys.argv = ["schedule.py", "--tokens", "4", "--check"]
+runpy.run_path({str(tmp_path / "out" / "schedule.py")!r}, run_name="__main__")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "same_as_plain_greedy: True" in run.stdout
+
+
 def test_the_emitted_program_refuses_bad_options(compiled, tmp_path):
     compiled.save(tmp_path / "out")
     for options, word in (
@@ -106,9 +225,15 @@ def test_the_emitted_program_refuses_bad_options(compiled, tmp_path):
         (["--prompt", "500"], "0 to 127"),
         (["--weights", "no"], "--weights"),
     ):
-        run = subprocess.run(
-            [sys.executable, tmp_path / "out" / "schedule.py", *options], capture_output=True, text=True, check=False
-        )
+        run = run_program(tmp_path / "out", *options)
         assert run.returncode == 2
         assert word in run.stderr
         assert "Traceback" not in run.stderr
+
+
+def test_a_program_without_its_plan_says_so(compiled, tmp_path):
+    compiled.save(tmp_path / "out")
+    (tmp_path / "out" / "plan.npz").write_bytes(b"no archive")
+    run = run_program(tmp_path / "out")
+    assert run.returncode == 2
+    assert "plan.npz: is not the plan of this program" in run.stderr

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from moe_passes.errors import InputError
+from moe_passes.plan.errors import InputError
 
 from moe_compiler.cli.commands import cli
 

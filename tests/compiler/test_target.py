@@ -1,7 +1,7 @@
 import pytest
-from moe_passes.errors import InputError
+from moe_passes.plan.errors import InputError
 
-from moe_compiler.target.loader import load_target, shipped_targets
+from moe_compiler.hardware.loader import load_target, shipped_targets
 
 
 @pytest.fixture

@@ -1,0 +1,231 @@
+"""plan.json and cost.json, made from the final module alone."""
+
+import math
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.ir.module import (
+    dispatch_plan,
+    find,
+    only,
+    placed_layers,
+    read_machine,
+    solver_records,
+)
+from moe_passes.ir.round import Round, read_round
+from moe_passes.plan.decisions import RESIDENCY, DispatchPlan, DraftPlan, SolverRecord, gap
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import ExpertLayer, ModelShape
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.request import ProfileRecord, Request
+from moe_passes.plan.round import add_up
+from moe_passes.solve.steady_state.check import UNROLLED
+from torch_mlir import ir
+
+from moe_compiler.documents import cost as cost_json
+from moe_compiler.documents import plan as plan_json
+from moe_compiler.documents.placement import ExpertBytes
+from moe_compiler.evaluate.held_out import HeldOut
+from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, roofline_seconds
+
+NAME = "emit"
+
+
+def plan_document(module: ir.Module) -> plan_json.PlanDocument:
+    """Return plan.json."""
+    request, draft = only(module, Request, NAME), only(module, DraftPlan, NAME)
+    profile, machine = only(module, ProfileRecord, NAME), read_machine(module)
+    return plan_json.PlanDocument(
+        model=only(module, ModelShape, NAME).name,
+        target=machine.name,
+        overrides=list(machine.overrides),
+        batch=request.batch,
+        context=request.context,
+        seed=request.seed,
+        profile=plan_json.Profile(**vars(profile)),
+        draft=plan_json.Draft(
+            length=draft.length,
+            bits=draft.bits,
+            expert_fraction=draft.expert_fraction,
+            staging_bytes=draft.staging_bytes,
+        ),
+        hb=plan_json.Near(
+            dense_bytes=draft.dense_bytes,
+            kv_bytes=draft.kv_bytes,
+            staging_bytes=draft.staging_bytes,
+            expert_bytes=draft.expert_bytes,
+        ),
+        banks=machine.hb.banks if machine.hb else None,
+        dispatch=_dispatch(_dispatched(module)),
+        layers=[_layer(layer) for layer in placed_layers(module, NAME)],
+        solvers=[_solver(record) for record in solver_records(module)],
+        round=_round(read_round(module, NAME)),
+    )
+
+
+def _dispatched(module: ir.Module) -> DispatchPlan:
+    plan = dispatch_plan(module)
+    if plan is None:
+        raise InputError(f"{NAME}: the dispatcher's plan is open; run choose-dispatch first")
+    return plan
+
+
+def _layer(layer: PlacedLayer) -> plan_json.DispatchedLayer:
+    return plan_json.DispatchedLayer(
+        layer=layer.shape.layer,
+        expert_bytes=ExpertBytes(msb=layer.shape.msb_bytes, all=layer.shape.whole_bytes),
+        residency=[RESIDENCY[level] for level in layer.residency.tolist()],  # type: ignore[misc]
+        placement=[[list(banks) for banks in copies] for copies in layer.replicas],
+        needed_permille=layer.needed_permille.tolist(),
+    )
+
+
+def _dispatch(plan: DispatchPlan) -> plan_json.Dispatch:
+    table = plan.likelihoods
+    return plan_json.Dispatch(
+        sure_permille=plan.sure_permille,
+        least_permille=plan.least_permille,
+        order=plan.order,  # type: ignore[arg-type]
+        engine=plan.engine,  # type: ignore[arg-type]
+        likelihood_permille=list(table.permille),
+        likelihood_borders=[list(b) for b in (table.share_borders, table.recent_borders, table.ask_borders)],
+    )
+
+
+def _solver(record: SolverRecord) -> plan_json.Solver:
+    return plan_json.Solver(**vars(record), gap=record.gap)
+
+
+def _round(round_: Round) -> plan_json.Round:
+    schedule, problem = round_.schedule(NAME), round_.problem
+    tasks = []
+    for number, work in enumerate(round_.work):
+        mode = problem.tasks[number].modes[schedule.modes[number]]
+        tasks.append(
+            plan_json.Task(
+                id=number,
+                kind=work.kind,
+                step=work.step,
+                layer=work.layer,
+                expert=work.expert if work.expert >= 0 else None,
+                start_seconds=schedule.starts[number] * 1e-9,
+                seconds=mode.duration * 1e-9,
+                uses=[problem.names[r] for r, amount in mode.uses if amount],
+                after=list(problem.tasks[number].after),
+            )
+        )
+    staged = [
+        plan_json.Staged(first=b.first, last=b.last, bytes=b.amount, offset=offset)
+        for b, offset in zip(problem.buffers, round_.offsets(NAME), strict=True)
+    ]
+    return plan_json.Round(kind="training round, clairvoyant", tasks=tasks, staged=staged)
+
+
+def cost_document(module: ir.Module, cost: CostModel, held_out: HeldOut) -> cost_json.CostDocument:
+    """Return cost.json."""
+    request, draft = only(module, Request, NAME), only(module, DraftPlan, NAME)
+    profile, machine, round_ = only(module, ProfileRecord, NAME), read_machine(module), read_round(module, NAME)
+    schedule, traffic = round_.schedule(NAME), add_up(round_.work)
+    seconds = schedule.makespan(round_.problem) * 1e-9
+    energy, roofline = cost.joules(traffic, seconds), roofline_seconds(cost, traffic)
+    joules = sum(energy.values())
+    tokens = request.batch * (1 + draft.acceptance_rate * draft.length)
+    limited_by = max(roofline, key=lambda name: roofline[name])
+    return cost_json.CostDocument(
+        model=only(module, ModelShape, NAME).name,
+        target=machine.name,
+        overrides=list(machine.overrides),
+        batch=request.batch,
+        context=request.context,
+        seed=request.seed,
+        cost_model=request.cost_model,
+        profile=cost_json.Profile(name=profile.name, kind=profile.kind, draft_routing=profile.draft_routing),
+        parameters=_parameters(module),
+        draft=_expected(draft),
+        mode="speculative decoding" if draft.length else "plain decoding",
+        round=_estimate(module, round_, seconds, tokens, joules),
+        steady_state=_steady_state(round_, seconds, tokens),
+        token=cost_json.Token(seconds=seconds / tokens, joules=joules / tokens),
+        joules_by_part=energy,
+        bytes=cost_json.Bytes(
+            hb_read=traffic.hb_read_bytes,
+            hb_write=traffic.hb_write_bytes,
+            external_read=traffic.external_read_bytes,
+            link=traffic.link_bytes,
+        ),
+        busy_fraction=busy_fractions(round_.problem, schedule),
+        critical_path=[cost_json.Stretch(**s) for s in critical_path(round_.problem, round_.work, schedule)],
+        roofline_seconds=roofline,
+        roofline_fraction=roofline[limited_by] / seconds,
+        limited_by=limited_by,
+        limited_by_field=KNOBS[limited_by],
+        held_out=_held_out(held_out, _dispatched(module)),
+    )
+
+
+def _parameters(module: ir.Module) -> cost_json.Parameters:
+    """Count parameters: total, and active per token with and without the input embedding."""
+    model = only(module, ModelShape, NAME)
+    layers = [layer for _, layer in find(module, ExpertLayer)]
+    active = model.total_parameters - sum((la.experts - la.top_k) * la.parameters for la in layers)
+    return cost_json.Parameters(
+        total=model.total_parameters,
+        active_with_embedding=active,
+        active_without_embedding=active - model.embedding_parameters,
+    )
+
+
+def _expected(draft: DraftPlan) -> cost_json.Draft:
+    return cost_json.Draft(
+        length=draft.length,
+        bits=draft.bits,
+        expert_fraction=draft.expert_fraction,
+        acceptance_rate=draft.acceptance_rate,
+        break_even_acceptance=_finite(draft.break_even_acceptance),
+        acceptance_source=draft.acceptance_source,
+    )
+
+
+def _estimate(module: ir.Module, round_: Round, seconds: float, tokens: float, joules: float) -> cost_json.Round:
+    solver = next(r for r in solver_records(module) if r.pass_name == "schedule-round")
+    return cost_json.Round(
+        seconds=seconds,
+        lower_bound_seconds=solver.lower_bound,
+        gap=gap(seconds, solver.lower_bound),
+        greedy_seconds=solver.greedy,
+        tokens=tokens,
+        joules=joules,
+        tasks=len(round_.work),
+    )
+
+
+def _held_out(held_out: HeldOut, plan: DispatchPlan) -> cost_json.HeldOut:
+    return cost_json.HeldOut(
+        rounds=held_out.rounds,
+        mean_seconds=held_out.mean_seconds,
+        p95_seconds=held_out.p95_seconds,
+        regret=held_out.regret,
+        p95_regret=held_out.p95_regret,
+        informed_regret=held_out.informed_regret,
+        wasted_loads=held_out.wasted,
+        dispatch_rule=plan.order,
+        solvers=[_solver(record) for record in held_out.solvers],
+    )
+
+
+def _steady_state(round_: Round, seconds: float, tokens: float) -> cost_json.SteadyState:
+    state = round_.steady
+    if state is None:
+        raise InputError(f"{NAME}: the steady state is open; run steady-state first")
+    return cost_json.SteadyState(
+        period_seconds=state.period * 1e-9,
+        lower_bound_seconds=state.lower_bound * 1e-9,
+        gap=gap(state.period, state.lower_bound),
+        token_seconds=state.period * 1e-9 / tokens,
+        carried_loads=len(state.carried),
+        carried_bytes=sum(round_.work[n].traffic.external_read_bytes for n in state.carried),
+        checked_starts_seconds=[k * state.period * 1e-9 for k in range(UNROLLED)],
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,348 @@
+"""One compilation: model → IR → passes → plan → program and cost."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_passes.estimate.registry import check_cost_model
+from moe_passes.instrumentation import SolverCall, peak_mib, watch_solver_calls
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import ExpertLayer
+from moe_passes.plan.request import (
+    BATCH,
+    CONTEXT,
+    SEED,
+    ProfileRecord,
+    Request,
+    check_draft_length,
+    check_seconds,
+)
+from moe_passes.routing.traces import RoutingTrace
+from moe_passes.solve.draft.prepare import longest_draft
+
+import moe_compiler
+from moe_compiler.documents.base import to_json
+from moe_compiler.documents.record import CompileDocument, Step
+from moe_compiler.documents.record import SolverCall as SolverCallEntry
+from moe_compiler.frontend.models import ModelSource, load_model
+from moe_compiler.hardware.loader import LoadedTarget, load_target
+from moe_compiler.traces import files as profiles
+from moe_compiler.traces import synthetic
+
+if TYPE_CHECKING:
+    from moe_passes.ir import pipeline as pipelines
+    from torch_mlir import ir
+
+DEFAULT_TIME_LIMIT = 10.0
+DEFAULT_COST_MODEL = "analytic"
+PACKAGES = ("moe-compiler", "moe-passes", "torch", "torch-mlir", "transformers", "ortools", "numpy")
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Timer:
+    """Wall seconds and peak memory of every step and solver call; goes to compile.json and nowhere else."""
+
+    steps: list[Step] = field(default_factory=list)
+    solver_calls: list[SolverCall] = field(default_factory=list)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Measure one step."""
+        start = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Record a step that took so many seconds."""
+        self.steps.append(Step(step=name, seconds=seconds, peak_mib=peak_mib()))
+
+
+class PassFailureError(Exception):
+    """A pass failed on sound input: a bug. Carries the IR before it, the rest of the pipeline, and the profile."""
+
+    def __init__(self, what: str, rest: str, text: str, profile: str | None) -> None:
+        super().__init__(f"{what} failed")
+        self.rest, self.text, self.profile = rest, text, profile
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """The result of a compilation.
+
+    Attributes:
+        module: the final MLIR module.
+        plan: content of plan.json.
+        cost: content of cost.json.
+        snapshots: (name, IR text) after tracing and after every pass.
+        record: content of compile.json.
+        source: the model.
+    """
+
+    module: "ir.Module"
+    plan: dict[str, Any]
+    cost: dict[str, Any]
+    snapshots: tuple[tuple[str, str], ...]
+    record: dict[str, Any]
+    source: ModelSource
+
+    def files(self) -> dict[str, bytes]:
+        """Return every output file by its path in the output folder."""
+        from moe_passes.ir.round import read_round
+
+        from moe_compiler.backend.program import program
+        from moe_compiler.backend.timeline import timeline
+
+        result = {f"ir/{n:02d}-{name}.mlir": text.encode() for n, (name, text) in enumerate(self.snapshots)}
+        for name, content in (("plan", self.plan), ("cost", self.cost), ("compile", self.record)):
+            result[f"{name}.json"] = to_json(content).encode()
+        result |= program(self.module, self.plan, self.cost, self.source.config)
+        result["timeline.perfetto-trace"] = timeline(read_round(self.module, "emit"), self.source.name)
+        return result
+
+    def save(self, folder: str | Path) -> None:
+        """Write all files into a new folder, whole or not at all.
+
+        Raises:
+            InputError: the folder exists or cannot be written.
+        """
+        from moe_compiler.backend.folder import write_folder
+
+        write_folder(Path(folder), self.files())
+
+
+def compile(
+    model: Any,
+    target: str | Path,
+    *,
+    profile: str | Path | None = None,
+    batch: int = 1,
+    context: int = 1024,
+    draft_length: int | str = "auto",
+    pipeline: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    cost_model: str = DEFAULT_COST_MODEL,
+    progress: Progress = lambda message: None,
+) -> Compilation:
+    """Compile a mixture-of-experts model for a hardware file.
+
+    Args:
+        model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, or a
+            transformers `nn.Module`.
+        target: a shipped name or the path of a hardware file.
+        profile: a shipped profile or the path of an `.npz`; None for the model's real one, else a synthetic one.
+        batch: sequences decoded together.
+        context: tokens in the KV cache of each sequence.
+        draft_length: γ, or `auto`.
+        pipeline: textual pipeline; None for the default one.
+        overrides: `PATH=VALUE` changes of single fields of the hardware file.
+        seed: of every solver and of a synthetic profile.
+        time_limit: solver budget in deterministic seconds.
+        cost_model: registered name of the model that answers for the machine.
+        progress: told the name of every step.
+
+    Raises:
+        InputError: input that cannot be compiled; the message says what, where and what would be valid.
+        InfeasibleError: the model does not fit the machine.
+    """
+    asked = request(batch, context, draft_length, seed, time_limit, cost_model)
+    target, profile = _text("target", target), None if profile is None else _text("profile", profile)
+    _check_texts(pipeline, overrides)
+    loaded = load_target(target, tuple(overrides))
+    profiles.check_exists(profile)
+    source = load_model(model)
+    return _compile(source, loaded, asked, profile, pipeline, progress)
+
+
+def _compile(
+    source: ModelSource,
+    loaded: LoadedTarget,
+    asked: Request,
+    profile: str | None,
+    pipeline: str | None,
+    progress: Progress,
+) -> Compilation:
+    """Compile what has been found to be there; torch and MLIR are loaded only now."""
+    from moe_passes.ir.dialects import context as mlir_context
+    from moe_passes.ir.module import append, read_cost, write_machine
+    from moe_passes.ir.pipeline import COMPLETE, check_pipeline, default_pipeline, parse_pipeline, starting_states
+    from moe_passes.ir.static import read_plan
+
+    from moe_compiler.backend.documents import cost_document, plan_document
+    from moe_compiler.evaluate.held_out import evaluate
+
+    has_banks = loaded.target.memories.hb is not None
+    steps = parse_pipeline(default_pipeline(has_banks) if pipeline is None else pipeline)
+    check_pipeline(steps, starting_states(has_banks), COMPLETE)
+    timer = Timer()
+    with watch_solver_calls() as timer.solver_calls:
+        with timer.measure("trace"):
+            progress("trace")
+            from moe_compiler.frontend.graph import trace
+
+            module = trace(source, asked.batch, mlir_context())
+            append(module, asked)
+            write_machine(module, loaded.machine())
+        reader = ProfileReader(profile, source, asked)
+        snapshots = _run(module, steps, reader, timer, progress)
+        with timer.measure("held-out rounds"):
+            progress("held-out rounds")
+            cost = read_cost(module)
+            held_out = evaluate(cost, read_plan(module, "held-out rounds"), reader(module), asked.seed)
+    with timer.measure("emit"):
+        plan, estimate = plan_document(module).content(), cost_document(module, cost, held_out).content()
+    record = _record(source, loaded, asked, profile, steps, timer)
+    return Compilation(module, plan, estimate, tuple(snapshots), record, source)
+
+
+def request(
+    batch: int,
+    context: int,
+    draft_length: int | str,
+    seed: int,
+    time_limit: float,
+    cost_model: str = DEFAULT_COST_MODEL,
+) -> Request:
+    """Check a request.
+
+    Raises:
+        InputError: a number is out of range, or no cost model of that name is registered.
+    """
+    check_cost_model(_text("cost_model", cost_model))
+    return Request(
+        BATCH.check("--batch", batch),
+        CONTEXT.check("--context", context),
+        check_draft_length("--draft-length", draft_length),
+        SEED.check("--seed", seed),
+        check_seconds("--time-limit", time_limit),
+        cost_model,
+    )
+
+
+def _text(name: str, value: str | Path) -> str:
+    if not isinstance(value, str | Path):
+        raise InputError(f"{name} is of type {type(value).__name__}; valid: a name or a path")
+    return str(value)
+
+
+def _check_texts(pipeline: str | None, overrides: Sequence[str]) -> None:
+    if pipeline is not None and not isinstance(pipeline, str):
+        raise InputError(f"pipeline is of type {type(pipeline).__name__}; valid: text")
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        raise InputError("overrides: valid: a list of PATH=VALUE texts")
+
+
+class ProfileReader:
+    """Gives passes the routing trace; chooses it, and writes `moe.profile`, once the model's shape is known."""
+
+    def __init__(self, given: str | None, source: ModelSource, asked: Request) -> None:
+        self.given, self.source, self.asked = given, source, asked
+        self.loaded: profiles.Profile | None = None
+
+    def attach(self, module: "ir.Module") -> None:
+        """Choose the profile and record it in the module, if its expert stores are known and it is not there yet."""
+        from moe_passes.ir.module import append, find
+
+        layers = [layer for _, layer in find(module, ExpertLayer)]
+        if not layers or self.loaded is not None:
+            return
+        tokens = synthetic.tokens_for(self.asked.batch, longest_draft(self.asked) + 1)
+        self.loaded = profiles.choose(self.given, layers, tokens, self.asked.seed)
+        append(module, self.loaded.record)
+
+    def __call__(self, module: "ir.Module") -> RoutingTrace:
+        """Return the trace."""
+        if self.loaded is None:
+            raise InputError("a pass needs the routing trace before raise-moe has run")
+        return self.loaded.trace
+
+
+def read_profile(module: "ir.Module", given: str | None) -> RoutingTrace:
+    """Load the trace that a module names (`moec opt`), or the file that is given for it.
+
+    Raises:
+        InputError: it cannot be loaded, or is not the one that the module was compiled against.
+    """
+    from moe_passes.ir.module import find, only
+
+    record = only(module, ProfileRecord, "the routing trace")
+    layers = [layer for _, layer in find(module, ExpertLayer)]
+    if given is None and synthetic.parse_name(record.name) is None and not Path(record.name).is_file():
+        raise InputError(f"the module was compiled against '{record.name}'; valid: --profile with that file")
+    loaded = profiles.load(given or record.name, layers)
+    if loaded.record.sha256 != record.sha256:
+        raise InputError(
+            f"profile {given or record.name}: SHA-256 {loaded.record.sha256[:16]}… is not that of the module's "
+            f"profile '{record.name}', {record.sha256[:16]}…"
+        )
+    return loaded.trace
+
+
+def _run(
+    module: "ir.Module",
+    steps: "list[pipelines.Step]",
+    reader: ProfileReader,
+    timer: Timer,
+    progress: Progress,
+) -> list[tuple[str, str]]:
+    from moe_passes.ir.base import Context
+    from moe_passes.ir.module import text_of
+    from moe_passes.ir.pipeline import Instrumentation, run_pipeline, written
+
+    snapshots = [("trace", text_of(module))]
+    started = 0.0
+
+    def before(step: "pipelines.Step", module: "ir.Module") -> None:
+        nonlocal started
+        progress(step.name)
+        started = time.perf_counter()
+
+    def after(step: "pipelines.Step", module: "ir.Module") -> None:
+        reader.attach(module)
+        timer.add(step.name, time.perf_counter() - started)
+        snapshots.append((step.name, text_of(module)))
+
+    try:
+        run_pipeline(module, steps, Context(reader), Instrumentation(before=before, after=after))
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        failed = steps[len(snapshots) - 1]
+        rest = written(steps[len(snapshots) - 1 :])
+        raise PassFailureError(f"pass {failed.name}", rest, snapshots[-1][1], reader.given) from error
+    return snapshots
+
+
+def _record(
+    source: ModelSource,
+    loaded: LoadedTarget,
+    asked: Request,
+    profile: str | None,
+    steps: "list[pipelines.Step]",
+    timer: Timer,
+) -> dict[str, Any]:
+    from moe_passes.ir.pipeline import written
+
+    return CompileDocument(
+        command=sys.argv,
+        model=source.name,
+        target=str(loaded.path),
+        overrides=list(loaded.overrides),
+        profile=profile,
+        request=asdict(asked),
+        pipeline=written(steps),
+        versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+        compiler=moe_compiler.__version__,
+        steps=timer.steps,
+        solver_calls=[SolverCallEntry(**vars(call)) for call in timer.solver_calls],
+        total_seconds=sum(step.seconds for step in timer.steps),
+        peak_mib=max(step.peak_mib for step in timer.steps),
+    ).content()

@@ -1,1 +1,0 @@
-"""Energy, roofline, held-out rounds."""

@@ -1,0 +1,21 @@
+"""What all documents share: keys as written, no coercion, whole numbers where whole numbers are due."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Document(BaseModel):
+    """A JSON document or a part of one; keys that a reader has no use for are left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, populate_by_name=True)
+
+    def content(self) -> dict[str, Any]:
+        """Return the document as plain values."""
+        return self.model_dump(by_alias=True)
+
+
+def to_json(content: Any) -> str:
+    """Write a document as text."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,122 @@
+"""plan.json: every decision of a compilation."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from moe_compiler.documents.base import Document
+from moe_compiler.documents.placement import LayerEntry
+
+
+class Profile(Document):
+    """The routing trace that was compiled against."""
+
+    name: str
+    kind: Literal["real", "synthetic"]
+    sha256: str
+    draft_routing: Literal["measured", "assumed"]
+
+
+class Draft(Document):
+    """The draft plan."""
+
+    length: int
+    bits: int
+    expert_fraction: float
+    staging_bytes: int
+
+
+class Near(Document):
+    """How HB is shared out."""
+
+    dense_bytes: int
+    kv_bytes: int
+    staging_bytes: int
+    expert_bytes: int
+
+
+class Dispatch(Document):
+    """The dispatcher's plan; likelihoods by [share, recent, asks], flattened, with the borders of their classes."""
+
+    sure_permille: int
+    least_permille: int
+    order: Literal["program", "ready", "likelihood"]
+    engine: Literal["free", "first"]
+    likelihood_permille: list[int]
+    likelihood_borders: list[list[int]]
+
+
+class DispatchedLayer(LayerEntry):
+    """A layer of a whole plan."""
+
+    needed_permille: list[int]
+
+
+class Solver(Document):
+    """What a solver said of its answer."""
+
+    pass_name: Annotated[str, Field(alias="pass")]
+    instance: str
+    status: str
+    objective: float
+    lower_bound: float
+    gap: float
+    greedy: float
+    seed: int
+    unit: str
+
+
+class Task(Document):
+    """A task of the scheduled round."""
+
+    id: int
+    kind: str
+    step: int
+    layer: int
+    expert: int | None
+    start_seconds: float
+    seconds: float
+    uses: list[str]
+    after: list[int]
+
+
+class Staged(Document):
+    """A staged slice: from the start of task `first` to the end of task `last`."""
+
+    first: int
+    last: int
+    bytes: int
+    offset: int
+
+
+class Round(Document):
+    """The scheduled round."""
+
+    kind: str
+    tasks: list[Task]
+    staged: list[Staged]
+
+
+class PlanDocument(Document):
+    """plan.json; all times are seconds of the modelled machine."""
+
+    schema_: int = Field(1, alias="schema")
+    model: str
+    target: str
+    overrides: list[str]
+    batch: int
+    context: int
+    seed: int
+    profile: Profile
+    draft: Draft
+    hb: Near
+    banks: int | None = None
+    dispatch: Dispatch
+    layers: list[DispatchedLayer]
+    solvers: list[Solver]
+    round: Round
+
+    def content(self) -> dict[str, Any]:
+        """Return the document as plain values; without HB, there are no banks."""
+        plain = super().content()
+        return plain if self.banks is not None else {key: value for key, value in plain.items() if key != "banks"}

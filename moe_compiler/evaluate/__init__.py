@@ -1,0 +1,1 @@
+"""What a plan is worth: held-out rounds, and what limits the scheduled one."""

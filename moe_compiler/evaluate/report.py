@@ -1,0 +1,71 @@
+"""From a scheduled round to what limits it: busy fractions, critical path, roofline."""
+
+from typing import Any
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.plan.round import Schedule, Traffic, Work
+from moe_passes.solve.rcpsp.problem import Problem
+
+KNOBS = {
+    "external bandwidth": "memories.external.bandwidth_gb_s",
+    "hb bandwidth": "memories.hb.bank_bandwidth_gb_s",
+    "compute": "engines.elements.w8a8_tops",
+    "aggregation link": "links.aggregation.bandwidth_gb_s",
+}
+"""The field of the hardware file that each limit belongs to."""
+
+
+def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:
+    """Seconds that each resource would need for the work of a round if nothing ever waited."""
+    rates, banks = cost.rates(), cost.space().banks
+    near = banks * rates.bank_bytes_per_second
+    return {
+        "external bandwidth": traffic.external_read_bytes / rates.load_bytes_per_second,
+        "hb bandwidth": (traffic.hb_read_bytes + traffic.hb_write_bytes) / near if banks else 0.0,
+        "compute": traffic.w4a8_macs / rates.w4a8_macs_per_second + traffic.w8a8_macs / rates.w8a8_macs_per_second,
+        "aggregation link": traffic.link_bytes / rates.link_bytes_per_second if banks else 0.0,
+    }
+
+
+def busy_fractions(problem: Problem, schedule: Schedule) -> dict[str, float]:
+    """Share of the round in which each time-shared resource is in use."""
+    makespan = schedule.makespan(problem)
+    used = dict.fromkeys(range(len(problem.names)), 0)
+    for number, task in enumerate(problem.tasks):
+        mode = task.modes[schedule.modes[number]]
+        for resource, amount in mode.uses:
+            used[resource] += mode.duration * amount
+    held = {b.resource for b in problem.buffers}
+    return {
+        name: used[r] / (makespan * problem.capacities[r])
+        for r, name in enumerate(problem.names)
+        if r not in held and name != "staging" and makespan and problem.capacities[r]
+    }
+
+
+def critical_path(problem: Problem, work: tuple[Work, ...], schedule: Schedule) -> list[dict[str, Any]]:
+    """Follow, back from the last task, what each task waited for; sum the seconds by kind.
+
+    A task waited for a predecessor, or for another task on one of its resources, that ended when it started; time in
+    which it waited for neither (a full staging buffer) is `waiting`.
+    """
+    ends = [schedule.end(problem, n) for n in range(len(problem.tasks))]
+    by_end: dict[int, list[int]] = {}
+    for n, end in enumerate(ends):
+        by_end.setdefault(end, []).append(n)
+    seconds: dict[str, int] = {}
+    current = max(range(len(ends)), key=lambda n: (ends[n], -n), default=-1)
+    while current >= 0:
+        duration = ends[current] - schedule.starts[current]
+        seconds[work[current].kind] = seconds.get(work[current].kind, 0) + duration
+        start = schedule.starts[current]
+        if start == 0:
+            break
+        candidates = [n for n in by_end.get(start, []) if schedule.starts[n] < start]
+        after = [n for n in candidates if n in problem.tasks[current].after]
+        if not candidates:
+            earlier = max(e for e in by_end if e < start)
+            seconds["waiting"] = seconds.get("waiting", 0) + start - earlier
+            candidates = [n for n in by_end[earlier] if schedule.starts[n] < earlier] or by_end[earlier]
+        current = min(after or candidates)
+    return [{"kind": kind, "seconds": value * 1e-9} for kind, value in sorted(seconds.items(), key=lambda i: -i[1])]

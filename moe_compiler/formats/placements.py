@@ -1,0 +1,73 @@
+"""Placements on disk in any format: ours, an expert-location JSON, or an EPLB triple as .npz.
+
+One strict reader for all of them. Types are not coerced: a bank is an integer, not "3" or 3.0.
+"""
+
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from moe_passes.plan.decisions import Replicas
+from moe_passes.plan.errors import InputError
+
+from moe_compiler.documents.json_file import read_json
+from moe_compiler.documents.placement import PlacementDocument, parse
+from moe_compiler.formats.eplb import MAP_KEY, EplbTriple, from_eplb, from_expert_location
+
+EPLB_KEYS = ("physical_to_logical", "logical_to_physical", "counts")
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A placement of whole experts in a format of another system: replicas of every layer."""
+
+    layers: list[Replicas]
+
+
+def read(path: str, where: str, banks: int, experts: int) -> PlacementDocument | Slots:
+    """Read a plan in any format.
+
+    Args:
+        path: of the file; `.npz` for an EPLB triple.
+        where: how messages name it.
+        banks: of the machine, for formats that do not say.
+        experts: of a layer, likewise.
+
+    Raises:
+        InputError: not such a file.
+    """
+    try:
+        if path.endswith(".npz"):
+            return Slots(from_eplb(_triple(path, where), banks))
+        document = read_json(path, where)
+        if isinstance(document, list) or (isinstance(document, dict) and MAP_KEY in document):
+            return Slots(from_expert_location(document, banks, experts))
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(where) else f"{where}: {text}") from None
+    return parse(document, where)
+
+
+def _triple(path: str, where: str) -> EplbTriple:
+    valid = f"valid: an .npz with the integer arrays {', '.join(EPLB_KEYS)}"
+    try:
+        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as file:
+            warnings.simplefilter("ignore")
+            arrays = {key: np.asarray(file[key]) for key in EPLB_KEYS if key in file.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{where}: cannot be read: {str(error)[:200]}; {valid}") from None
+    for key, rank in zip(EPLB_KEYS, (2, 3, 2), strict=True):
+        if key not in arrays:
+            raise InputError(f"{where}: has no array '{key}'; {valid}")
+        if arrays[key].dtype.kind not in "iu" or arrays[key].ndim != rank or not arrays[key].size:
+            raise InputError(
+                f"{where}: '{key}' has type {arrays[key].dtype} and shape {arrays[key].shape}; "
+                f"valid: integers of {rank} dimensions"
+            )
+    physical, logical, counts = (arrays[key].astype(np.int64) for key in EPLB_KEYS)
+    if not (len(physical) == len(logical) == len(counts)) or logical.shape[1] != counts.shape[1]:
+        shapes = ", ".join(f"{key} {arrays[key].shape}" for key in EPLB_KEYS)
+        raise InputError(f"{where}: shapes {shapes}; valid: one number of layers and of experts in all")
+    return EplbTriple(physical, logical, counts)

@@ -1,0 +1,317 @@
+"""Loading hardware files: shipped names, paths, `--set` overrides, and errors that name file, line and field."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.machine import Machine
+from moe_passes.plan.names import did_you_mean, nearest
+from pydantic import ValidationError
+
+from moe_compiler.hardware.schema import LARGEST, NOTES, RETIRED, SECTIONS, SMALLEST, Section, Target
+from moe_compiler.paths import is_file
+
+LARGEST_FILE_BYTES = 100_000
+DEEPEST_NESTING = 8
+UNION_BRANCHES = ("constrained-float", "float", "literal['auto']", "dict[str,str]", "str")
+"""What pydantic adds to the place of an error in a field that takes one of several types."""
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,3})?")
+_WORDS: dict[str, bool | float | None] = {
+    "true": True,
+    "false": False,
+    "null": None,
+    "~": None,
+    "": None,
+    ".nan": float("nan"),
+    ".inf": float("inf"),
+    "-.inf": float("-inf"),
+}
+
+
+def shipped_folder() -> Path:
+    """Return the folder of shipped hardware files: in the wheel, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "targets"
+    return inside if inside.is_dir() else package.parent / "targets"
+
+
+def shipped_targets() -> dict[str, Path]:
+    """Return the shipped hardware files by name, sorted."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
+
+
+@dataclass(frozen=True)
+class LoadedTarget:
+    """A validated hardware file.
+
+    Attributes:
+        target: its content after overrides.
+        path: where it was read.
+        overrides: `PATH=VALUE` texts that were applied.
+    """
+
+    target: Target
+    path: Path
+    overrides: tuple[str, ...]
+
+    def machine(self) -> Machine:
+        """Return the machine in SI units."""
+        return self.target.to_machine(self.overrides)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """List every figure: path, unit, value and source."""
+        overridden = {text.split("=", 1)[0] for text in self.overrides}
+        rows = []
+        for section, model in SECTIONS.items():
+            part = _lookup(self.target, section)
+            if part is None:
+                continue
+            for field in model.model_fields:
+                path = f"{section}.{field}"
+                if field in NOTES:
+                    continue
+                source = "--set" if path in overridden else part.source_of(field)
+                rows.append({"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source})
+        return rows
+
+
+def unit_of(field: str) -> str:
+    """Read the unit off a field's name."""
+    units = {
+        "_gb_s": "GB/s",
+        "_gb": "GB",
+        "_ns": "ns",
+        "_pj_per_bit": "pJ/bit",
+        "_pj_per_mac": "pJ/MAC",
+        "_tops": "TOPS",
+        "_w": "W",
+    }
+    return next((unit for suffix, unit in units.items() if field.endswith(suffix)), "1")
+
+
+def load_target(name_or_path: str, overrides: tuple[str, ...] = ()) -> LoadedTarget:
+    """Load a shipped hardware file by name, or any file by path, and apply overrides.
+
+    Raises:
+        InputError: unknown name, unreadable file, or a field that is not valid: file, line, field, value, valid values.
+    """
+    path = _resolve(name_or_path)
+    root = _compose(path)
+    lines: dict[str, int] = {}
+    data = _plain(root, "", lines, path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}:1: a hardware file is a mapping that begins with 'schema: 1'")
+    origin = dict.fromkeys(lines, str(path))
+    _check_given_once(overrides)
+    _drop_retired(data)
+    for text in overrides:
+        _override(data, text, path)
+        origin[text.split("=", 1)[0].strip()] = f"--set {text}"
+    try:
+        target = Target.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_word(error, path, lines, origin)) from None
+    return LoadedTarget(target, path, tuple(_normal(text) for text in overrides))
+
+
+def _drop_retired(data: dict[str, Any]) -> None:
+    for path in RETIRED:
+        section, _, field = path.rpartition(".")
+        place: Any = data
+        for key in section.split("."):
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(field, None)
+
+
+def _check_given_once(overrides: tuple[str, ...]) -> None:
+    paths = [text.partition("=")[0].strip() for text in overrides]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise InputError(f"--set {twice}: given twice")
+
+
+def _resolve(name_or_path: str) -> Path:
+    shipped = shipped_targets()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if is_file(path):
+        return path
+    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+        raise InputError(f"{name_or_path}: no such hardware file (or not a regular file)")
+    raise InputError(f"unknown target '{name_or_path}'{nearest(name_or_path, shipped)}, or the path of a file")
+
+
+def _compose(path: Path) -> yaml.Node:
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise InputError(f"{path}: over {LARGEST_FILE_BYTES:,} bytes; a hardware file is a few kilobytes")
+        text = path.read_text(encoding="utf-8")
+        _check_plain(text, path)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if node is None:
+        raise InputError(f"{path}:1: empty; a hardware file begins with 'schema: 1'")
+    return node
+
+
+def _check_plain(text: str, path: Path) -> None:
+    """Refuse what a hardware file has no use for: anchors, tags, several documents, deep nesting."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        where = f"{path}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise InputError(f"{where}: anchors and aliases are not supported; write the value out")
+        tag = getattr(event, "tag", None)
+        if tag:
+            raise InputError(f"{where}: tag '{tag}' is not supported; write a plain value")
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_NESTING or documents > 1:
+            raise InputError(f"{where}: a hardware file is one document, nested at most {DEEPEST_NESTING} deep")
+
+
+def _plain(node: yaml.Node, path: str, lines: dict[str, int], file: Path) -> Any:
+    """Turn a YAML node into plain values and note the line of every field."""
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(f"{file}:{line}: a key must be a word")
+            key = str(key_node.value)
+            child = f"{path}.{key}" if path else key
+            if key in result:
+                raise InputError(f"{file}:{line}: {child}: given twice")
+            result[key] = _plain(value_node, child, lines, file)
+            lines[child] = line
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, f"{path}.{i}", lines, file) for i, item in enumerate(node.value)]
+    return _scalar(node)
+
+
+def _scalar(node: yaml.Node) -> Any:
+    quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
+    return str(node.value) if quoted else parse_value(str(node.value))
+
+
+def parse_value(text: str) -> Any:
+    """Read a plain value: a decimal number (also `1e9`), true, false, null, else a word."""
+    text = text.strip()
+    match = _NUMBER.fullmatch(text)
+    if match:
+        return float(text) if match.group(2) or match.group(3) else int(text)
+    return _WORDS.get(text.lower(), text)
+
+
+def _override(data: dict[str, Any], text: str, file: Path) -> None:
+    path, equals, raw = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not raw.strip():
+        raise InputError(f"--set {text}: valid: --set PATH=VALUE, for example memories.hb.capacity_gb=4")
+    section, _, field = path.rpartition(".")
+    valid = _figure_paths(data)
+    if path not in valid:
+        missing = section in SECTIONS and field in SECTIONS[section].model_fields and field not in NOTES
+        if missing:
+            raise InputError(f"--set {text}: {file.stem} has no '{section}'")
+        hint = did_you_mean(path, valid)
+        known = f"{hint} " if hint else ""
+        raise InputError(f"--set {text}: no field '{path}'; {known}`moec target show {file.stem}` lists all paths")
+    place = data
+    for key in section.split("."):
+        place = place[key]
+    place[field] = parse_value(raw)
+
+
+def _figure_paths(data: dict[str, Any]) -> list[str]:
+    paths = []
+    for section, model in SECTIONS.items():
+        place: Any = data
+        for key in section.split("."):
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            paths += [f"{section}.{field}" for field in model.model_fields if field not in NOTES]
+    return paths
+
+
+def _normal(text: str) -> str:
+    path, _, value = text.partition("=")
+    return f"{path.strip()}={value.strip()}"
+
+
+def _lookup(target: Target, path: str) -> Section | None:
+    part: Any = target
+    for key in path.split("."):
+        part = getattr(part, key, None)
+    return part if isinstance(part, Section) else None
+
+
+def _word(error: ValidationError, path: Path, lines: dict[str, int], origin: dict[str, str]) -> str:
+    """Word pydantic's errors: one line a field, with file and line (or the --set that caused it)."""
+    messages: dict[str, str] = {}
+    for item in error.errors():
+        keys = [str(key) for key in item["loc"] if str(key) not in UNION_BRANCHES]
+        field = ".".join(keys)
+        known = next((".".join(keys[:n]) for n in range(len(keys), -1, -1) if ".".join(keys[:n]) in lines), "")
+        place = origin.get(field, "")
+        if not place.startswith("--set"):
+            place = f"{path}:{lines.get(known, 1)}"
+        messages.setdefault(field, f"{place}: {field}: {_reason(item, field)}")
+    return "\n".join(messages.values())
+
+
+def _reason(item: Any, field: str) -> str:
+    kind, value = item["type"], item.get("input")
+    name = field.rpartition(".")[2]
+    if kind == "missing":
+        return f"missing (unit: {unit_of(name)})" if unit_of(name) != "1" else "missing"
+    if kind == "extra_forbidden":
+        section = field.rpartition(".")[0]
+        model = SECTIONS.get(section)
+        valid = [f for f in model.model_fields if f not in NOTES] if model else list(_children(section))
+        return f"unknown field{nearest(name, valid)}"
+    shown = {True: "true", False: "false", None: "null"}.get(value, repr(value)) if _is_word(value) else repr(value)
+    return f"value {shown[:80]}: valid: {_valid(item, field)}"
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _valid(item: Any, field: str) -> str:
+    """Say what a field takes, in its unit."""
+    section, _, name = field.rpartition(".")
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"a mapping with {', '.join(_children(field)) or 'figures'}"
+    model = SECTIONS.get(section)
+    if model is None or name not in model.model_fields or name in NOTES:
+        return str(item["msg"]).replace("Input should be ", "")
+    unit = f" {unit_of(name)}" if unit_of(name) != "1" else ""
+    metadata = model.model_fields[name].metadata
+    limits = {key: getattr(m, key) for m in metadata for key in ("ge", "gt", "le") if getattr(m, key, None) is not None}
+    if name == "staging_gb":
+        return f"a number from {SMALLEST:g} to {LARGEST:g}{unit}, or 'auto'"
+    kind = "an integer" if model.model_fields[name].annotation is int else "a number"
+    return f"{kind} from {limits.get('ge', 0):g} to {limits.get('le', LARGEST):g}{unit}"
+
+
+def _children(section: str) -> list[str]:
+    prefix = f"{section}." if section else ""
+    below = {path.removeprefix(prefix).split(".")[0] for path in SECTIONS if path.startswith(prefix)}
+    model = SECTIONS.get(section)
+    if model:
+        return [field for field in model.model_fields if field not in NOTES]
+    return sorted(below | ({"schema", "name", "description"} if not section else set()))

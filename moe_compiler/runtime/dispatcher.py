@@ -1,0 +1,1 @@
+../../passes/moe_passes/solve/replica/dispatcher.py

@@ -1,0 +1,45 @@
+"""transformers' configurations: built quietly, with plain errors."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' advice about configurations off stderr."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def model_types() -> list[str]:
+    """Return the model types that transformers knows."""
+    from transformers import CONFIG_MAPPING
+
+    return list(CONFIG_MAPPING.keys())
+
+
+def configuration(content: dict[str, Any]) -> Any:
+    """Build the transformers configuration of a `config.json`; quantisation and code of its own are left out.
+
+    Raises:
+        KeyError: transformers does not know the model type.
+        ValueError: transformers refuses a field.
+    """
+    from transformers import CONFIG_MAPPING
+
+    content = {k: v for k, v in content.items() if k not in ("quantization_config", "auto_map")}
+    kind = CONFIG_MAPPING[content.pop("model_type")]
+    with quiet_transformers():
+        try:
+            return kind(**content)
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise ValueError(reason[-1] if reason else repr(error)) from None

@@ -1,0 +1,120 @@
+"""Profiles: `.npz` files with a routing trace (docs/profiles.md), and synthetic ones on demand."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import ExpertLayer
+from moe_passes.plan.request import ProfileRecord
+from moe_passes.routing.traces import RoutingTrace, validate
+
+from moe_compiler.paths import is_file
+from moe_compiler.traces import synthetic
+
+DRAFT_MODEL_SEED = 0
+ARRAYS = ("experts", "draft_experts", "kind")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A loaded profile: what outputs say of it, and its trace."""
+
+    record: ProfileRecord
+    trace: RoutingTrace
+
+
+def choose(given: str | None, layers: list[ExpertLayer], tokens: int, seed: int) -> Profile:
+    """Load the profile that was asked for, else make a synthetic one.
+
+    Args:
+        given: `--profile`: the path of a file, or None.
+        layers: the model's MoE layers.
+        tokens: length of a synthetic trace.
+        seed: of a synthetic trace.
+
+    Raises:
+        InputError: the file cannot be read, or is of another model's shape.
+    """
+    return load(given or synthetic.name_of(tokens, seed), layers)
+
+
+def check_exists(given: str | None) -> None:
+    """Refuse a profile that does not exist before the model is traced.
+
+    Raises:
+        InputError: no such file, and not the name of a synthetic profile.
+    """
+    if given is not None and synthetic.parse_name(given) is None and not is_file(Path(given)):
+        raise InputError(f"profile {given}: no such file; valid: an .npz, or synthetic-TOKENStokens-seedN")
+
+
+def load(name_or_path: str, layers: list[ExpertLayer]) -> Profile:
+    """Load a synthetic or a user's profile and check it against the model's shape.
+
+    Raises:
+        InputError: it does not exist, cannot be read, or does not fit.
+    """
+    count, experts, top_k = shape_of(layers)
+    made = synthetic.parse_name(name_or_path)
+    if made is not None:
+        trace = synthetic.generate(made[0], count, experts, top_k, made[1])
+        return Profile(ProfileRecord(name_or_path, "synthetic", trace.sha256(), "assumed"), trace)
+    path = Path(name_or_path)
+    name = path.name
+    check_exists(name_or_path)
+    arrays = _read(path)
+    if "experts" not in arrays:
+        found = ", ".join(arrays) or "nothing"
+        raise InputError(f"profile {path}: has no array 'experts' [token, layer, k]; it has: {found}")
+    chosen = validate(arrays["experts"], name, count, top_k, experts)
+    measured = "draft_experts" in arrays
+    if measured:
+        draft = validate(arrays["draft_experts"], f"{name} (draft_experts)", count, top_k, experts)
+        if draft.shape != chosen.shape:
+            raise InputError(f"profile {path}: 'draft_experts' has shape {draft.shape}, 'experts' {chosen.shape}")
+    else:
+        draft = synthetic.model_draft(chosen, experts, DRAFT_MODEL_SEED)
+    trace = RoutingTrace(chosen, draft, experts)
+    kind = _kind(arrays, path)
+    return Profile(ProfileRecord(name, kind, trace.sha256(), "measured" if measured else "assumed"), trace)
+
+
+def shape_of(layers: list[ExpertLayer]) -> tuple[int, int, int]:
+    """Return (MoE layers, experts of a layer, top-k).
+
+    Raises:
+        InputError: layers differ in shape, which a profile cannot hold.
+    """
+    shapes = {(layer.experts, layer.top_k) for layer in layers}
+    if len(shapes) != 1:
+        raise InputError(f"MoE layers differ in shape ({sorted(shapes)}); valid: one shape in all layers")
+    experts, top_k = shapes.pop()
+    return len(layers), experts, top_k
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"profile {path}: is not an .npz; valid: what numpy.savez_compressed writes")
+    arrays: dict[str, np.ndarray] = {}
+    name = ""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in set(ARRAYS) & set(file.files):
+                arrays[name] = np.asarray(file[name])
+            return arrays if "experts" in arrays else dict.fromkeys(file.files, np.zeros(0))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise InputError(f"profile {path}: array '{name}' cannot be read: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:
+        raise InputError(f"profile {path}: cannot be read: {error}") from None
+
+
+def _kind(arrays: dict[str, np.ndarray], path: Path) -> str:
+    if "kind" not in arrays:
+        return "real"
+    kind = str(arrays["kind"])
+    if kind not in ("real", "synthetic"):
+        raise InputError(f"profile {path}: 'kind' is '{kind}'; valid: real, synthetic")
+    return kind

@@ -1,0 +1,101 @@
+"""The analytic cost model: bandwidth, peak rate, latency and energy, as the hardware file states them."""
+
+from dataclasses import dataclass
+
+from moe_passes.estimate.cost import Rates, Space
+from moe_passes.plan.machine import Machine, Memory
+from moe_passes.plan.round import Traffic
+
+MOST_WRITE_SHARE = 0.5
+"""Largest share of the HB bandwidth that writes into staging take."""
+
+
+@dataclass(frozen=True)
+class AnalyticCost:
+    """The default `CostModel`.
+
+    HB reads run at the reachable bandwidth less what an always-running load would write into staging, so that a
+    load never slows a read: `bank_bytes_per_second · efficiency − load bytes per second / banks`. On a machine whose
+    HB is not faster than its external memory, loads are held to `MOST_WRITE_SHARE` of the HB bandwidth.
+    """
+
+    machine: Machine
+
+    def space(self) -> Space:
+        """See `CostModel`."""
+        hb, external = self.machine.hb, self.machine.external
+        if hb is None:
+            return Space(self.machine.name, 0, 0, external.capacity_bytes, 0)
+        return Space(self.machine.name, hb.banks, hb.capacity_bytes, external.capacity_bytes, hb.staging_bytes)
+
+    def rates(self) -> Rates:
+        """See `CostModel`."""
+        machine, hb = self.machine, self.machine.hb
+        return Rates(
+            bank_bytes_per_second=hb.bank_bytes_per_second * hb.efficiency if hb else 0.0,
+            far_bytes_per_second=machine.external.bytes_per_second,
+            load_bytes_per_second=min(machine.external.bytes_per_second, machine.streamline.bytes_per_second),
+            link_bytes_per_second=machine.aggregation.bytes_per_second,
+            w4a8_macs_per_second=machine.engine.w4a8_macs_per_second,
+            w8a8_macs_per_second=machine.engine.w8a8_macs_per_second,
+            load_latency_seconds=machine.external.latency_seconds,
+        )
+
+    def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
+        """See `CostModel`."""
+        hb = self._hb()
+        if bytes_in_busiest_bank <= 0:
+            return 0.0
+        reserved = self._load_bytes_per_second() / hb.banks
+        return hb.latency_seconds + bytes_in_busiest_bank / (hb.bank_bytes_per_second * hb.efficiency - reserved)
+
+    def external_read_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`; the streamline link or the writes into HB limit it where they are slower."""
+        if size_bytes <= 0:
+            return 0.0
+        return self.machine.external.latency_seconds + size_bytes / self._load_bytes_per_second()
+
+    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+        """See `CostModel`; up to 4 bits run at the 4-bit rate; each bank has an equal share of the peak."""
+        engine = self.machine.engine
+        peak = engine.w4a8_macs_per_second if bits <= 4 else engine.w8a8_macs_per_second
+        banks = self.machine.hb.banks if self.machine.hb else 1
+        return macs / (peak * min(1.0, elements / banks))
+
+    def aggregate_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        link = self.machine.aggregation
+        return link.latency_seconds + size_bytes / link.bytes_per_second if size_bytes > 0 else 0.0
+
+    def stream_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        link = self.machine.streamline
+        return link.latency_seconds + size_bytes / link.bytes_per_second if size_bytes > 0 else 0.0
+
+    def load_link_share(self) -> float:
+        """See `CostModel`."""
+        return self._load_bytes_per_second() / self.machine.streamline.bytes_per_second
+
+    def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
+        """See `CostModel`; what is read from external memory crosses the streamline link."""
+        machine, engine, hb = self.machine, self.machine.engine, self.machine.hb
+        computed = traffic.w4a8_macs * engine.w4a8_joules_per_mac + traffic.w8a8_macs * engine.w8a8_joules_per_mac
+        return {
+            "hb_read": traffic.hb_read_bytes * hb.read_joules_per_byte if hb else 0.0,
+            "hb_write": traffic.hb_write_bytes * hb.write_joules_per_byte if hb else 0.0,
+            "external_read": traffic.external_read_bytes * machine.external.read_joules_per_byte,
+            "elements": computed,
+            "aggregation_link": traffic.link_bytes * machine.aggregation.joules_per_byte,
+            "streamline_link": traffic.external_read_bytes * machine.streamline.joules_per_byte,
+            "static": machine.static_watts * seconds,
+        }
+
+    def _load_bytes_per_second(self) -> float:
+        rate = min(self.machine.external.bytes_per_second, self.machine.streamline.bytes_per_second)
+        hb = self.machine.hb
+        return min(rate, MOST_WRITE_SHARE * hb.bytes_per_second) if hb else rate
+
+    def _hb(self) -> Memory:
+        if self.machine.hb is None:
+            raise ValueError(f"machine '{self.machine.name}' has no memory 'hb'")
+        return self.machine.hb

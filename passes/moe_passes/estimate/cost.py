@@ -1,0 +1,101 @@
+"""What everything that decides or reports asks of a machine: the one interface to its figures.
+
+A cost model is made for a machine by a factory that is registered under a name (`registry.py`), travels in the
+pipeline's context, and answers in seconds and joules. Nothing but a cost model reads a figure of a machine.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from moe_passes.plan.machine import Machine
+from moe_passes.plan.round import Traffic
+
+
+@dataclass(frozen=True)
+class Space:
+    """How much a machine holds.
+
+    Attributes:
+        machine: its name.
+        banks: of the near memory; 0 without one.
+        near_bytes: capacity of the near memory; 0 without one.
+        far_bytes: capacity of the memory that holds the whole model.
+        staging_bytes: of the near memory, set aside for what is loaded; `AUTO` where select-draft chooses.
+    """
+
+    machine: str
+    banks: int
+    near_bytes: int
+    far_bytes: int
+    staging_bytes: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in the long run, latencies left out: for closed forms and rooflines.
+
+    Attributes:
+        bank_bytes_per_second: reads of one bank; 0 without a near memory.
+        far_bytes_per_second: reads of the far memory.
+        load_bytes_per_second: the far memory, or the link behind it where that is slower.
+        link_bytes_per_second: partial sums and gathers.
+        w4a8_macs_per_second: all elements, weights of up to 4 bits.
+        w8a8_macs_per_second: all elements, 8-bit weights.
+        load_latency_seconds: of one load.
+    """
+
+    bank_bytes_per_second: float
+    far_bytes_per_second: float
+    load_bytes_per_second: float
+    link_bytes_per_second: float
+    w4a8_macs_per_second: float
+    w8a8_macs_per_second: float
+    load_latency_seconds: float
+
+
+class CostModel(Protocol):
+    """Seconds and joules. A machine without a near memory is asked for far reads and computation only."""
+
+    def space(self) -> Space:
+        """Return what the machine holds."""
+        ...
+
+    def rates(self) -> Rates:
+        """Return what the machine does in the long run."""
+        ...
+
+    def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
+        """Seconds to read bytes out of one HB bank, first byte included."""
+        ...
+
+    def external_read_seconds(self, size_bytes: float) -> float:
+        """Seconds to bring bytes out of external memory, first byte included."""
+        ...
+
+    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+        """Seconds for multiply-accumulates on weights of so many bits, spread over so many elements."""
+        ...
+
+    def aggregate_seconds(self, size_bytes: float) -> float:
+        """Seconds to move partial sums or activations over the aggregation link."""
+        ...
+
+    def stream_seconds(self, size_bytes: float) -> float:
+        """Seconds to stream weights past all elements over the streamline link."""
+        ...
+
+    def load_link_share(self) -> float:
+        """Share of the streamline link that an external read takes, in (0, 1]."""
+        ...
+
+    def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
+        """Joules of so much work in so many seconds, by part of the machine."""
+        ...
+
+
+class CostModelFactory(Protocol):
+    """Makes the cost model of a machine; what is registered under a name."""
+
+    def __call__(self, machine: Machine) -> CostModel:
+        """Return the model of a machine."""
+        ...

@@ -1,0 +1,133 @@
+"""Whether a model fits a machine at all, and how much of the near memory is left for experts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.plan.errors import InfeasibleError, infeasible
+from moe_passes.plan.machine import AUTO
+from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
+from moe_passes.plan.request import Request
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What of a model lies where, before any decision.
+
+    Attributes:
+        model: the model as a whole.
+        batch: sequences.
+        context: tokens in each KV cache.
+        layers: its MoE layers.
+        dense_bytes: quantised dense weights.
+        kv_bytes: KV cache of the whole batch.
+    """
+
+    model: ModelShape
+    batch: int
+    context: int
+    layers: tuple[ExpertLayer, ...]
+    dense_bytes: int
+    kv_bytes: int
+
+    @property
+    def two_experts(self) -> int:
+        """Bytes of staging that two whole experts take: one that is used, and the next one on its way."""
+        return 2 * max(layer.staged_bytes for layer in self.layers)
+
+
+def footprint(
+    model: ModelShape, request: Request, layers: Sequence[ExpertLayer], parts: Sequence[DensePart]
+) -> Footprint:
+    """Add up what a model takes."""
+    return Footprint(
+        model,
+        request.batch,
+        request.context,
+        tuple(layers),
+        sum(part.weight_bytes for part in parts),
+        request.batch * sum(part.kv_bytes(request.context) for part in parts),
+    )
+
+
+def free_bytes(cost: CostModel, of: Footprint) -> int:
+    """Return the bytes of the near memory that dense weights and the KV cache leave for staging and experts."""
+    return cost.space().near_bytes - of.dense_bytes - of.kv_bytes
+
+
+def least_staging(cost: CostModel, of: Footprint) -> int:
+    """Return the size of staging that is asked for, or the least that works where it is left open.
+
+    Raises:
+        InfeasibleError: less than two experts is asked for.
+    """
+    fixed = cost.space().staging_bytes
+    if fixed == AUTO:
+        return of.two_experts
+    if fixed < of.two_experts:
+        largest = max(of.layers, key=lambda layer: layer.staged_bytes)
+        raise infeasible(
+            f"a staged expert of layer {largest.layer} ({largest.staged_bytes:,} bytes) and the next one on its way",
+            "hb (staging)",
+            of.two_experts,
+            fixed,
+            [f"memories.hb.staging_gb of at least {of.two_experts / 1e9:.4f}", "memories.hb.staging_gb=auto"],
+        )
+    return fixed
+
+
+def check_fits(cost: CostModel, of: Footprint) -> None:
+    """Refuse a model that cannot live on the machine, with every memory that is too small in one report.
+
+    Raises:
+        InfeasibleError: it does not fit.
+    """
+    problems = [problem for problem in (_far(cost, of), _near(cost, of)) if problem is not None]
+    if problems:
+        raise InfeasibleError("\n".join(str(problem) for problem in problems))
+
+
+LARGER = "a larger target (`moec targets`), or a smaller model (`moec models`)"
+
+
+def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:
+    space = cost.space()
+    routed = sum(layer.experts * layer.whole_bytes for layer in of.layers)
+    embedding = 2 * of.model.embedding_parameters
+    rest = {"routed experts": routed, "input embedding": embedding}
+    if not space.banks:
+        rest |= {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes}
+    needed = sum(rest.values())
+    if needed <= space.far_bytes:
+        return None
+    levers = [f"memories.external.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
+    return infeasible(f"{of.model.name} ({_worded(rest)})", "external", needed, space.far_bytes, levers)
+
+
+def _near(cost: CostModel, of: Footprint) -> InfeasibleError | None:
+    space = cost.space()
+    if not space.banks:
+        return None
+    staging = least_staging(cost, of)
+    rest = {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes, "staging": staging}
+    needed, fixed = sum(rest.values()), of.dense_bytes + staging
+    if needed <= space.near_bytes:
+        return None
+    levers = [f"memories.hb.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
+    if fixed + of.kv_bytes // of.batch <= space.near_bytes and of.batch > 1:
+        levers.append("a smaller --batch")
+    if fixed < space.near_bytes and of.context:
+        fits = (space.near_bytes - fixed) * of.context // of.kv_bytes
+        levers.append(f"--context of at most about {fits:,} tokens")
+    if space.staging_bytes != AUTO and of.dense_bytes + of.kv_bytes + of.two_experts <= space.near_bytes:
+        levers.append("memories.hb.staging_gb=auto")
+    return infeasible(f"{of.model.name} ({_worded(rest)})", "hb", needed, space.near_bytes, levers)
+
+
+def _worded(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{what} {size / 1e9:.2f} GB" for what, size in sizes.items())
+
+
+def _gb(size: int) -> str:
+    return f"{math.ceil(size / 1e7) / 100:.2f}"

@@ -1,0 +1,86 @@
+"""The machine: its memories, engine and links, in the module `@target`; and the sets of banks that placements name."""
+
+from torch_mlir import ir
+
+from moe_passes.ir.dialects.base import F64, I64, LARGEST, I64Array, MoeOperation, WrongError, array
+
+MOST_BANKS = 65536
+LONGEST_LATENCY = 1e3
+
+
+class MachineOp(MoeOperation, name="machine"):
+    """The machine; its parts follow it in the `@target` module."""
+
+    name: ir.StringAttr
+    static_watts: F64
+    overrides: ir.ArrayAttr
+
+    def check(self) -> None:
+        """Overrides are texts."""
+        for text in array(self.attributes["overrides"], "attribute 'overrides'"):
+            if not isinstance(text, ir.StringAttr):
+                raise WrongError(f"attribute 'overrides' holds {str(text)[:60]}; valid: texts PATH=VALUE")
+
+
+class MemoryOp(MoeOperation, name="memory"):
+    """One memory tier (`plan.machine.Memory`)."""
+
+    sym_name: ir.StringAttr
+    capacity_bytes: I64
+    banks: I64
+    bank_bytes_per_second: F64
+    efficiency: F64
+    latency_seconds: F64
+    read_joules_per_byte: F64
+    write_joules_per_byte: F64
+    staging_bytes: I64
+
+    RANGES = {  # noqa: RUF012
+        "capacity_bytes": (1, LARGEST),
+        "banks": (1, MOST_BANKS),
+        "bank_bytes_per_second": (1, LARGEST),
+        "efficiency": (1e-6, 1),
+        "latency_seconds": (0, LONGEST_LATENCY),
+        "staging_bytes": (-1, LARGEST),
+    }
+
+
+class EngineOp(MoeOperation, name="engine"):
+    """The processing elements (`plan.machine.Engine`)."""
+
+    sym_name: ir.StringAttr
+    w4a8_macs_per_second: F64
+    w8a8_macs_per_second: F64
+    w4a8_joules_per_mac: F64
+    w8a8_joules_per_mac: F64
+
+    RANGES = {  # noqa: RUF012
+        "w4a8_macs_per_second": (1, LARGEST),
+        "w8a8_macs_per_second": (1, LARGEST),
+    }
+
+
+class LinkOp(MoeOperation, name="link"):
+    """A link of the logic die (`plan.machine.Link`)."""
+
+    sym_name: ir.StringAttr
+    bytes_per_second: F64
+    latency_seconds: F64
+    joules_per_byte: F64
+
+    RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY)}  # noqa: RUF012
+
+
+class BankSetOp(MoeOperation, name="bank_set"):
+    """Banks of HB that placements name together."""
+
+    sym_name: ir.StringAttr
+    banks: I64Array
+
+    RANGES = {"banks": (0, MOST_BANKS - 1)}  # noqa: RUF012
+
+    def check(self) -> None:
+        """Banks ascend; there is at least one."""
+        banks = list(self.attributes["banks"])
+        if not banks or banks != sorted(set(banks)):
+            raise WrongError(f"attribute 'banks' is {banks[:20]}; valid: ascending, at least one")

@@ -1,0 +1,94 @@
+"""select-draft: which experts HB keeps, in how many bits, how much of it is staging, and γ."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch_mlir import ir
+
+from moe_passes.estimate.feasibility import Footprint, check_fits, footprint
+from moe_passes.instrumentation import solver_call
+from moe_passes.ir.base import Context, Pass
+from moe_passes.ir.module import append, expert_stores, only, write_records, write_residency
+from moe_passes.ir.phases import read_stages
+from moe_passes.ir.restricting import restrict_draft
+from moe_passes.ir.states import Drafted, Experts, Phases
+from moe_passes.plan.decisions import ALL, MSB, NONE, DraftPlan
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import ModelShape
+from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE
+from moe_passes.plan.request import Request
+from moe_passes.solve.draft import acceptance
+from moe_passes.solve.draft.check import violations
+from moe_passes.solve.draft.prepare import prepare
+from moe_passes.solve.draft.problem import Solution
+from moe_passes.solve.draft.solve import record, solve
+from moe_passes.tasks.stages import parts
+
+NOTHING_NEAR = DraftPlan(0, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0)
+"""Without HB there is nothing to draft from: γ = 0, no residents."""
+
+
+@dataclass(frozen=True)
+class SelectDraft(Pass):
+    """Choose resident experts, slice bits, staging size and draft length."""
+
+    name: ClassVar = "select-draft"
+    needs: ClassVar = (Phases, Experts)
+    gives: ClassVar = (Drafted,)
+
+    def run(self, module: ir.Module, context: Context) -> None:
+        """Decide residency and the draft plan, and restrict the draft to residents.
+
+        Raises:
+            InfeasibleError: the model does not fit the machine.
+            InputError: a draft on a machine without HB, or records are missing.
+        """
+        cost, request = context.cost(module), only(module, Request, self.name)
+        stores, (draft, verify) = expert_stores(module, self.name), read_stages(module, self.name)
+        of = footprint(only(module, ModelShape, self.name), request, [layer for _, layer in stores], parts(verify))
+        check_fits(cost, of)
+        if not cost.space().banks:
+            _check_plain(request)
+            for store in stores:
+                write_residency(store, np.full(store[1].experts, NONE))
+            append(module, NOTHING_NEAR)
+            return
+        problem = prepare(cost, request, of, parts(draft), parts(verify), context.trace(module))
+        with solver_call(self.name, "draft plan"):
+            solution = solve(problem)
+        wrong = violations(problem, solution)
+        if wrong:
+            raise AssertionError(f"{self.name}: " + "; ".join(wrong))
+        choice = solution.choice
+        level, slice_ = (MSB, MSB_SLICE) if choice.slice.residual_bytes else (ALL, WHOLE_SLICE)
+        for row, store in enumerate(stores):
+            write_residency(store, np.where(choice.resident[row], level, NONE))
+        restrict_draft(module, slice_, self.name)
+        append(module, _plan(cost.space().near_bytes, of, solution))
+        write_records(module, self.name, [record(solution, request.seed)])
+
+
+def _check_plain(request: Request) -> None:
+    if request.draft_length > 0:
+        raise InputError(
+            f"--draft-length {request.draft_length}: the target has no memory 'hb' for a draft to read; "
+            "valid: 0 or auto (plain decoding)"
+        )
+
+
+def _plan(near_bytes: int, of: Footprint, solution: Solution) -> DraftPlan:
+    choice = solution.choice
+    return DraftPlan(
+        length=choice.length,
+        bits=choice.slice.bits,
+        expert_fraction=choice.share,
+        acceptance_rate=solution.acceptance_rate,
+        break_even_acceptance=solution.break_even_acceptance,
+        acceptance_source=acceptance.source(of.model.name),
+        staging_bytes=choice.staging_bytes,
+        expert_bytes=near_bytes - of.dense_bytes - of.kv_bytes - choice.staging_bytes,
+        dense_bytes=of.dense_bytes,
+        kv_bytes=of.kv_bytes,
+    )

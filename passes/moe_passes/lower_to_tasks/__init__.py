@@ -1,1 +1,0 @@
-"""One round as tasks."""

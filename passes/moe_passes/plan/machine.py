@@ -1,0 +1,99 @@
+"""The machine that is compiled for, in SI units: what the passes know of a hardware file."""
+
+from dataclasses import dataclass
+
+AUTO = -1
+"""`Memory.staging_bytes` when select-draft chooses the size."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory tier.
+
+    Attributes:
+        name: `hb` (hybrid-bonded, banked, near-memory compute) or `external`.
+        capacity_bytes: bytes in all banks.
+        banks: banks that work independently (1 for a striped external memory).
+        bank_bytes_per_second: peak of one bank.
+        efficiency: reachable fraction of the peak, in (0, 1].
+        latency_seconds: from request to first byte.
+        read_joules_per_byte: energy of a read.
+        write_joules_per_byte: energy of a write.
+        staging_bytes: bytes set aside for prefetched slices; `AUTO` to let select-draft choose.
+    """
+
+    name: str
+    capacity_bytes: int
+    banks: int
+    bank_bytes_per_second: float
+    efficiency: float
+    latency_seconds: float
+    read_joules_per_byte: float
+    write_joules_per_byte: float
+    staging_bytes: int
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Reachable bytes per second of all banks together."""
+        return self.banks * self.bank_bytes_per_second * self.efficiency
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The processing elements, one under each bank of HB, which also serve as the xPU.
+
+    Attributes:
+        name: name in the hardware file.
+        w4a8_macs_per_second: peak of all elements on 4-bit weight slices.
+        w8a8_macs_per_second: peak of all elements on 8-bit weights.
+        w4a8_joules_per_mac: energy of a multiply-accumulate on a 4-bit slice.
+        w8a8_joules_per_mac: energy of a multiply-accumulate on an 8-bit weight.
+    """
+
+    name: str
+    w4a8_macs_per_second: float
+    w8a8_macs_per_second: float
+    w4a8_joules_per_mac: float
+    w8a8_joules_per_mac: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link on the logic die.
+
+    Attributes:
+        name: `aggregation` (partial sums, all-gathers) or `streamline` (weights past the elements).
+        bytes_per_second: bandwidth.
+        latency_seconds: of one transfer.
+        joules_per_byte: energy.
+    """
+
+    name: str
+    bytes_per_second: float
+    latency_seconds: float
+    joules_per_byte: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A whole machine. `hb` is None where there is no near-memory tier.
+
+    Attributes:
+        name: name of the hardware file.
+        external: main memory.
+        hb: hybrid-bonded memory, or None.
+        engine: the elements.
+        aggregation: link for partial sums.
+        streamline: link that carries weights past all elements.
+        static_watts: power that does not depend on the work.
+        overrides: the `--set` assignments that were applied, as text.
+    """
+
+    name: str
+    external: Memory
+    hb: Memory | None
+    engine: Engine
+    aggregation: Link
+    streamline: Link
+    static_watts: float
+    overrides: tuple[str, ...] = ()

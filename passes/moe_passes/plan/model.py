@@ -1,0 +1,114 @@
+"""The model as the passes see it: its shape, its routed experts, and its dense parts."""
+
+from dataclasses import dataclass, fields
+
+from moe_passes.plan.decisions import ALL, MSB
+
+ALIGNMENT_BYTES = 64
+"""Staging addresses are multiples of this."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The model as a whole.
+
+    Attributes:
+        name: the name it was asked for by.
+        architecture: model class, as in `config.json`.
+        hidden: width of the residual stream.
+        layers: decoder layers, MoE or not.
+        vocabulary: rows of the head.
+        total_parameters: all of them.
+        embedding_parameters: of the input embedding.
+        expert_bits: bits of a routed expert's weight in full precision, scales included.
+        msb_bits: bits of its most significant slice, scales included.
+    """
+
+    name: str
+    architecture: str
+    hidden: int
+    layers: int
+    vocabulary: int
+    total_parameters: int
+    embedding_parameters: int
+    expert_bits: float
+    msb_bits: float
+
+
+@dataclass(frozen=True)
+class ExpertLayer:
+    """The routed experts of one MoE layer, all of one shape.
+
+    Attributes:
+        name: symbol of the layer's expert store.
+        layer: index of the decoder layer.
+        experts: how many.
+        top_k: experts a token is routed to.
+        parameters: of one expert.
+        msb_bytes: of one expert's most significant slice.
+        residual_bytes: of the rest of it (0 where the weights cannot be sliced).
+    """
+
+    name: str
+    layer: int
+    experts: int
+    top_k: int
+    parameters: int
+    msb_bytes: int
+    residual_bytes: int
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of one expert in full precision."""
+        return self.msb_bytes + self.residual_bytes
+
+    def resident_bytes(self, level: int) -> int:
+        """Bytes of an expert in HB at a residency."""
+        return {MSB: self.msb_bytes, ALL: self.whole_bytes}.get(level, 0)
+
+    def loaded_bytes(self, level: int) -> int:
+        """Bytes of an expert that verify must load at a residency."""
+        return self.whole_bytes - self.resident_bytes(level)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a staging slot: half an expert, or a residual slice; all of an expert that has no slices."""
+        size = max(self.residual_bytes, -(-self.whole_bytes // 2)) if self.residual_bytes else self.whole_bytes
+        return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes that a whole expert takes in staging."""
+        return (2 if self.residual_bytes else 1) * self.slot_bytes
+
+
+@dataclass(frozen=True)
+class DensePart:
+    """Everything of one decoder layer (or the head) that every token runs through.
+
+    Attributes:
+        layer: index of the decoder layer; `ModelShape.layers` for the head.
+        weight_bytes: quantised weights.
+        macs_per_token: multiply-accumulates on those weights, per token.
+        gathered_elements: output elements per token that are gathered over the aggregation link.
+        kv_elements: cached elements per token of context.
+        window: attention window in tokens, 0 for all of the context.
+        attention_macs: multiply-accumulates per token and token of context.
+    """
+
+    layer: int
+    weight_bytes: int = 0
+    macs_per_token: int = 0
+    gathered_elements: int = 0
+    kv_elements: int = 0
+    window: int = 0
+    attention_macs: int = 0
+
+    def __add__(self, other: "DensePart") -> "DensePart":
+        """Add the work of two parts of one layer."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(DensePart) if f.name != "layer"}
+        return DensePart(layer=self.layer, **sums)
+
+    def kv_bytes(self, context: int) -> int:
+        """Bytes of this part's FP16 KV cache of one sequence."""
+        return 2 * self.kv_elements * (min(context, self.window) if self.window else context)

@@ -1,0 +1,34 @@
+"""A MoE layer with every decision about it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_passes.plan.decisions import Replicas
+from moe_passes.plan.model import ExpertLayer
+
+
+@dataclass(frozen=True)
+class PlacedLayer:
+    """One MoE layer with every decision about it.
+
+    Attributes:
+        shape: of its experts.
+        residency: [expert], 0 none, 1 msb, 2 all.
+        replicas: banks of every replica of every expert's resident part.
+        needed_permille: [expert], training rounds of 1,000 in which verify needed it.
+    """
+
+    shape: ExpertLayer
+    residency: npt.NDArray[np.int64]
+    replicas: Replicas
+    needed_permille: npt.NDArray[np.int64]
+
+    def resident_bytes(self, expert: int) -> int:
+        """Bytes of an expert in HB."""
+        return self.shape.resident_bytes(int(self.residency[expert]))
+
+    def loaded_bytes(self, expert: int) -> int:
+        """Bytes of an expert that verify must load."""
+        return self.shape.loaded_bytes(int(self.residency[expert]))

@@ -1,1 +1,0 @@
-"""Torch dialect to moe dialect."""

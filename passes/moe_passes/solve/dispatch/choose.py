@@ -1,0 +1,66 @@
+"""Choose the dispatcher's static plan: what it loads before it is asked to, in which order, on which engine.
+
+Of the choices, the clairvoyant schedule of a round depends on `sure` alone. For each value of it, the plan with the
+least mean time over training rounds is the one with the least regret over them; between values, the shorter time
+counts, not the smaller regret. Order and threshold are varied together, then one choice at a time, the others as they
+are best so far; the rounds that judge are not those that are reported on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from moe_passes.plan.decisions import ENGINES, ORDERS, DispatchPlan, Likelihoods
+from moe_passes.solve.dispatch.online import dispatch
+from moe_passes.solve.dispatch.problem import Unknown
+
+SURE_PERMILLE = (1000, 1001, 900)
+LEAST_PERMILLE = (0, 800, 950, 1001)
+NEVER = 1001
+"""A threshold that no likelihood reaches."""
+
+Rounds = Callable[[DispatchPlan], Sequence[Unknown]]
+"""Training rounds as the dispatcher meets them under a plan; they differ neither by order nor by engine."""
+
+
+def nothing_ahead(likelihoods: Likelihoods) -> DispatchPlan:
+    """Return the plan under which loads start when verify's router has asked for them."""
+    return DispatchPlan(NEVER, NEVER, likelihoods, ORDERS[0], ENGINES[0])
+
+
+def choose(likelihoods: Likelihoods, rounds: Rounds) -> DispatchPlan:
+    """Return the plan that is fastest on training rounds."""
+
+    @cache
+    def seen(sure: int, least: int) -> Sequence[Unknown]:
+        return rounds(DispatchPlan(sure, least, likelihoods, ORDERS[0], ENGINES[0]))
+
+    @cache
+    def nanoseconds(plan: DispatchPlan) -> float:
+        return mean_makespan(seen(plan.sure_permille, plan.least_permille), plan)
+
+    best = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods, "likelihood", ENGINES[0])
+    for vary in (_guesses, _sure, _engines):
+        best = min(vary(best), key=nanoseconds)
+    return best
+
+
+def _sure(plan: DispatchPlan) -> Iterator[DispatchPlan]:
+    return (replace(plan, sure_permille=value) for value in SURE_PERMILLE)
+
+
+def _guesses(plan: DispatchPlan) -> Iterator[DispatchPlan]:
+    """Vary order and threshold together: with little staging, likely loads of late layers block those of early ones."""
+    for order in ("likelihood", "program"):
+        yield from (replace(plan, order=order, least_permille=value) for value in LEAST_PERMILLE)
+
+
+def _engines(plan: DispatchPlan) -> Iterator[DispatchPlan]:
+    return (replace(plan, engine=value) for value in ENGINES)
+
+
+def mean_makespan(rounds: Sequence[Unknown], plan: DispatchPlan) -> float:
+    """Dispatch rounds; returns their mean length in nanoseconds."""
+    return float(np.mean([dispatch(round_, plan).makespan for round_ in rounds]))

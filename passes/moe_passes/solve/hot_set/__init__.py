@@ -1,0 +1,1 @@
+"""Promotion: which experts the next hot set takes in, and which residents give way."""

@@ -1,0 +1,221 @@
+"""partition-experts: what HB keeps of each expert, over how many banks, in how many replicas, and in which banks.
+
+A step runs the tokens of a batch through every layer. A layer of a step takes the longest of three times:
+
+1. the busiest bank: the resident bytes of the step's distinct experts that lie in it, one replica of each, over the
+   bandwidth of a bank;
+2. the aggregation link: for every token, the number of distinct banks that hold a part of its resident experts, times
+   the bytes of a partial sum, over the bandwidth of the link;
+3. the external channel: the bytes of the step's distinct experts that are not resident, over its bandwidth.
+
+Minimise the mean over training steps of the sum over layers, under the capacity of every bank.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_passes.plan.decisions import ALL, MSB, NONE, Replicas
+from moe_passes.plan.errors import InputError, infeasible
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+NOBODY = -1
+"""In routing: a place that no expert fills."""
+MOST_EXPERTS, MOST_BANKS = 65536, 65536
+SLACK_BYTES = 1.0
+"""Rounding error that a full bank is forgiven."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine can do.
+
+    Attributes:
+        banks: number of banks.
+        bank_capacity_bytes: bytes of experts that one bank can hold, over all layers.
+        bank_bytes_per_second: bandwidth of a bank.
+        link_bytes_per_second: bandwidth of the aggregation link.
+        external_bytes_per_second: bandwidth of the external channel; infinite where a step loads nothing.
+        partial_sum_bytes: of one token from one bank.
+    """
+
+    banks: int
+    bank_capacity_bytes: int
+    bank_bytes_per_second: float
+    link_bytes_per_second: float
+    external_bytes_per_second: float
+    partial_sum_bytes: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.banks <= MOST_BANKS:
+            raise InputError(f"banks is {self.banks}; valid: 1 to {MOST_BANKS}")
+        if not self.bank_capacity_bytes >= 0:
+            raise InputError(f"bank_capacity_bytes is {self.bank_capacity_bytes}; valid: 0 or more")
+        if not 1 <= self.partial_sum_bytes < 2**62:
+            raise InputError(f"partial_sum_bytes is {self.partial_sum_bytes}; valid: at least 1")
+        for name in ("bank_bytes_per_second", "link_bytes_per_second"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise InputError(f"{name} is {value}; valid: a finite number above 0")
+        if not self.external_bytes_per_second > 0:
+            raise InputError(f"external_bytes_per_second is {self.external_bytes_per_second}; valid: above 0")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The experts of one layer, and who asked for them.
+
+    Attributes:
+        name: for people.
+        experts: how many.
+        msb_bytes: of one expert's most significant slice.
+        whole_bytes: of one expert in full precision.
+        routing: [step, token, k], expert ids of training steps, `NOBODY` where a place is not filled.
+        residency: [expert], `NONE`, `MSB` or `ALL` where that is decided already; None where it is to be.
+    """
+
+    name: str
+    experts: int
+    msb_bytes: int
+    whole_bytes: int
+    routing: IntArray
+    residency: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        where = f"layer '{self.name}'"
+        if not 1 <= self.experts <= MOST_EXPERTS:
+            raise InputError(f"{where}: {self.experts} experts; valid: 1 to {MOST_EXPERTS}")
+        if not 1 <= self.msb_bytes <= self.whole_bytes < 2**53:
+            raise InputError(f"{where}: slices of {self.msb_bytes} of {self.whole_bytes} bytes; valid: 1 ≤ msb ≤ all")
+        if self.routing.ndim != 3 or self.routing.dtype.kind not in "iu" or not self.routing.size:
+            raise InputError(
+                f"{where}: routing has type {self.routing.dtype} and shape {self.routing.shape}; "
+                "valid: integers [step, token, k], at least one"
+            )
+        if self.routing.min() < NOBODY or self.routing.max() >= self.experts:
+            raise InputError(f"{where}: routing holds an expert id outside -1 to {self.experts - 1}")
+        if self.residency is not None and (
+            self.residency.shape != (self.experts,) or not np.isin(self.residency, (NONE, MSB, ALL)).all()
+        ):
+            raise InputError(f"{where}: residency must hold 0, 1 or 2 for each of {self.experts} experts")
+
+    def resident_bytes(self, residency: IntArray) -> IntArray:
+        """Return the bytes of each expert that HB keeps: [expert]."""
+        return np.choose(residency, [0, self.msb_bytes, self.whole_bytes]).astype(np.int64)
+
+    @cached_property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Which experts each training step uses: [step, expert]."""
+        return distinct(self.routing, self.experts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A machine and the layers that share its banks.
+
+    Raises:
+        InputError: no layer, or layers with different numbers of steps.
+        InfeasibleError: residency is given, and its bytes do not fit the banks together.
+    """
+
+    rates: Rates
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise InputError("no layers; valid: at least one")
+        counts = {len(layer.routing) for layer in self.layers}
+        if len(counts) != 1:
+            raise InputError(f"layers have {sorted(counts)} training steps; valid: one number for all")
+        fixed = [int(la.resident_bytes(la.residency).sum()) for la in self.layers if la.residency is not None]
+        if len(fixed) not in (0, len(self.layers)):
+            raise InputError("residency is given for some layers; valid: for all or none")
+        available = self.rates.banks * self.rates.bank_capacity_bytes
+        if sum(fixed) > available:
+            raise infeasible("the resident experts", "hb", sum(fixed), available, ["fewer resident experts"])
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """One layer with its residency decided, and its share of every bank.
+
+    Attributes:
+        rates: of the machine.
+        layer: the experts.
+        residency: [expert].
+        bank_limit_bytes: bytes of this layer that one bank may hold; at least an even share of what is resident.
+        spare_bytes: bytes, in all banks together, that replicas may take.
+    """
+
+    rates: Rates
+    layer: Layer
+    residency: IntArray
+    bank_limit_bytes: float
+    spare_bytes: float
+
+    @cached_property
+    def sizes(self) -> FloatArray:
+        """Resident bytes of each expert: [expert]."""
+        return self.layer.resident_bytes(self.residency).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One layer's answer.
+
+    Attributes:
+        residency: [expert], `NONE`, `MSB` or `ALL`.
+        replicas: banks of every replica of every expert.
+        objective: mean seconds of a training step.
+        lower_bound: proved bound on it, over all placements of this residency.
+        greedy: objective of `lpt`, or of `shard-N` over all banks where whole experts do not fit.
+        baseline: the best baseline and its objective, which the answer is never above.
+        stages: (stage, objective after it), in order.
+    """
+
+    residency: IntArray
+    replicas: Replicas
+    objective: float
+    lower_bound: float
+    greedy: float
+    baseline: tuple[str, float]
+    stages: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A placement of every layer; seconds are sums over layers."""
+
+    layers: tuple[Placement, ...]
+    seed: int
+    objective: float = field(init=False)
+    lower_bound: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", sum(layer.objective for layer in self.layers))
+        object.__setattr__(self, "lower_bound", sum(layer.lower_bound for layer in self.layers))
+
+
+def distinct(routing: IntArray, experts: int) -> npt.NDArray[np.bool_]:
+    """Return which experts each step uses: [step, expert], from routing [step, token, k]."""
+    used = np.zeros((len(routing), experts + 1), dtype=np.bool_)
+    np.put_along_axis(used, routing.reshape(len(routing), -1), True, axis=1)
+    return used[:, :experts]
+
+
+def evenly(count: int, most: int) -> IntArray:
+    """Return at most so many of the numbers below `count` (at least one), evenly spread."""
+    return np.linspace(0, count - 1, max(1, min(count, most))).round().astype(np.int64)
+
+
+def parts(replicas: Replicas, sizes: IntArray | FloatArray, banks: int) -> FloatArray:
+    """Return the bytes that each bank holds of a layer: [bank]."""
+    held = np.zeros(banks)
+    for copies, size in zip(replicas, sizes, strict=True):
+        for copy in copies:
+            held[list(copy)] += float(size) / len(copy)
+    return held

@@ -1,0 +1,278 @@
+"""partition-experts: the best baseline at once, then local search from several of them, CP-SAT, then replicas.
+
+Layers are solved on their own, each within `mean + slack` bytes a bank, where slack is what HB has to spare in a bank
+over all layers. A placement costs the same however its banks are numbered; so where banks would overflow, the layers
+are put together by numbering them anew (`assemble.py`). If that is not enough, the slack is halved and the search
+repeated; in the end each layer keeps to its own part of the slack, with which all fit for certain.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from moe_passes.plan.decisions import Replicas, SolverRecord
+from moe_passes.solve.placement import baselines, residency
+from moe_passes.solve.placement.assemble import numbering
+from moe_passes.solve.placement.bound import lower_bound
+from moe_passes.solve.placement.cluster import tighten
+from moe_passes.solve.placement.exact import improve
+from moe_passes.solve.placement.groups import refine
+from moe_passes.solve.placement.problem import (
+    SLACK_BYTES,
+    IntArray,
+    Layer,
+    LayerProblem,
+    Placement,
+    Problem,
+    Solution,
+    evenly,
+    parts,
+)
+from moe_passes.solve.placement.replicate import replicate
+from moe_passes.solve.placement.search import State, search
+from moe_passes.solve.placement.starts import starts
+from moe_passes.solve.placement.step_time import least_seconds, mean_seconds, missing_bytes, step_seconds
+
+WORK = 80_000_000
+"""Table cells that the search of a layer may price."""
+STARTS, FINISHERS = 6, 2
+"""Starts in groups of banks that are searched, and how many of them then over runs of any width."""
+GLANCE_STEPS = 96
+"""Training steps on which placements with replicas are compared with one another."""
+MOST_VISITS = 1 << 16
+"""Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
+PROVED = 1e-9
+WORTH_SEARCHING = 1e-3
+"""Above its bound, as a share of it: a layer that a baseline places better than this is not searched."""
+SLACK_SHARES = (1.0, 0.5, 0.25)
+"""Of the slack of all layers, what each layer may use; then only its own part, with which all fit for certain."""
+FILLINGS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
+"""Shares of HB that a baseline tries to fill."""
+
+
+def solve(
+    problem: Problem,
+    seed: int = 0,
+    jobs: int = 1,
+    work: int = WORK,
+    compared: dict[str, Solution | None] | None = None,
+) -> Solution:
+    """Place the experts of every layer.
+
+    Args:
+        problem: machine and layers.
+        seed: of the search; the same seed gives the same answer, whatever `jobs` is.
+        jobs: processes that share the layers.
+        work: table cells that the search of a layer may price; 0 for the best baseline.
+        compared: what `compare` returns, if the caller has it already.
+
+    Returns:
+        A placement whose training steps are, on the mean, never longer than those of the best baseline.
+    """
+    found = _solve_with(problem, residency.most_popular(problem), seed, jobs, work)
+    is_decided = all(layer.residency is not None for layer in problem.layers)
+    if is_decided and found.objective <= found.lower_bound * (1 + PROVED):
+        return found
+    # A layer is measured against baselines of its own residency and slack; a baseline on its own may have another one.
+    placed = compare(problem) if compared is None else compared
+    others = [replace(other, seed=seed) for other in placed.values() if other is not None]
+    best = min(others, key=lambda other: other.objective)
+    if best.objective >= found.objective * (1 - PROVED):
+        return found
+    again = _solve_with(problem, [layer.residency for layer in best.layers], seed, jobs, work)
+    return min(best, again, key=lambda solution: solution.objective)
+
+
+def compare(problem: Problem, names: Sequence[str] | None = None) -> dict[str, Solution | None]:
+    """Place every layer as each baseline does (all of them, if none is named).
+
+    Raises:
+        InputError: no such baseline.
+    """
+    return {name: place_baseline(problem, name) for name in names or baselines.names(problem.rates.banks)}
+
+
+def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Placement:
+    """Place the experts of one layer."""
+    # With several threads, BLAS may add in another order, and layers that are solved at once contend for the cores.
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        return _solve_layer(problem, seed, work)
+
+
+def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
+    bound = lower_bound(problem)
+    placed = {name: baselines.place(name, problem) for name in baselines.names(problem.rates.banks)}
+    fitting = {name: replicas for name, replicas in placed.items() if replicas is not None}
+    scores = {name: mean_seconds(problem, r) for name, r in fitting.items() if all(len(copies) <= 1 for copies in r)}
+    for name, replicas in fitting.items():
+        # Dispatching every step takes long; what cannot be the best need not be told how bad it is.
+        if name not in scores and least_seconds(problem, replicas) < min(scores.values()):
+            scores[name] = mean_seconds(problem, replicas)
+    order = sorted(scores, key=lambda name: (scores[name], _parts(fitting[name]), name))
+    best, objective = fitting[order[0]], scores[order[0]]
+    stages = [(order[0], objective)]
+    if work and objective > bound * (1 + WORTH_SEARCHING):
+        for stage, replicas in _searched(problem, seed, work):
+            score = mean_seconds(problem, replicas)
+            if score < objective:
+                best, objective = replicas, score
+            if stages[-1][0] == stage:
+                stages.pop()
+            stages.append((stage, objective))
+    greedy = scores.get("lpt", scores[f"shard-{problem.rates.banks}"])
+    baseline = (order[0], scores[order[0]])
+    return Placement(problem.residency, best, objective, min(bound, objective), greedy, baseline, tuple(stages))
+
+
+def place_baseline(problem: Problem, name: str) -> Solution | None:
+    """Place every layer as a baseline does, on the most popular experts that fit; None where that does not fit.
+
+    A baseline that wastes room, because its parts do not divide among the banks, keeps fewer experts.
+
+    Raises:
+        InputError: no such baseline.
+    """
+    baselines.check_name(name, problem.rates.banks)
+    is_decided = all(layer.residency is not None for layer in problem.layers)
+    for share in FILLINGS[:1] if is_decided else FILLINGS:
+        layers = layer_problems(problem, residency.most_popular(problem, share), 1.0)
+        solution = _place_all(problem, layers, name)
+        if solution is not None:
+            return solution
+    return None
+
+
+def _place_all(problem: Problem, layers: list[LayerProblem], name: str) -> Solution | None:
+    placements = []
+    for layer in layers:
+        replicas = baselines.place(name, layer)
+        if replicas is None:
+            return None
+        seconds = mean_seconds(layer, replicas)
+        bound = min(seconds, lower_bound(layer))
+        stages = ((name, seconds),)
+        placements.append(Placement(layer.residency, replicas, seconds, bound, seconds, (name, seconds), stages))
+    return _assemble(problem, placements, 0)
+
+
+def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: float) -> list[LayerProblem]:
+    """Give every layer its share of the banks.
+
+    Args:
+        problem: machine and layers.
+        residencies: [expert], by layer.
+        slack_share: the share of what HB has to spare that a bank may go beyond an even spread.
+    """
+    rates = problem.rates
+    sizes = [int(la.resident_bytes(r).sum()) for la, r in zip(problem.layers, residencies, strict=True)]
+    spare = max(0, rates.banks * rates.bank_capacity_bytes - sum(sizes))
+    slack, each = slack_share * spare / rates.banks, spare / len(sizes)
+    return [
+        LayerProblem(rates, layer, chosen, size / rates.banks + slack, each)
+        for layer, chosen, size in zip(problem.layers, residencies, sizes, strict=True)
+    ]
+
+
+def _solve_with(problem: Problem, residencies: list[IntArray], seed: int, jobs: int, work: int) -> Solution:
+    rates, certain = problem.rates, 1 / len(problem.layers)
+    sizes = [la.resident_bytes(levels) for la, levels in zip(problem.layers, residencies, strict=True)]
+    spare = rates.banks * rates.bank_capacity_bytes - sum(int(size.sum()) for size in sizes)
+    smallest = min((int(size[size > 0].min()) for size in sizes if size.any()), default=0)
+    # Where HB is full, layers that each bend their banks by the little that is left cannot all have their way.
+    for share in (*SLACK_SHARES, certain) if spare >= smallest else (certain,):
+        layers = layer_problems(problem, residencies, share)
+        tasks = [(layer, seed + number, work) for number, layer in enumerate(layers)]
+        solution = _assemble(problem, list(_spread(tasks, jobs)), seed)
+        if solution is not None:
+            return solution
+    raise AssertionError("layers that keep to their own part of every bank fit together")
+
+
+def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[Placement]:
+    if jobs <= 1 or len(tasks) <= 1:
+        return [solve_layer(*task) for task in tasks]
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("fork")) as pool:
+        return list(pool.map(solve_layer, *zip(*tasks, strict=True)))
+
+
+def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str, Replicas]]:
+    """Yield what each stage of the search makes of the most promising starts."""
+    routing = _sample(problem.layer)
+    floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
+    smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
+    has_spare = problem.spare_bytes >= smallest
+    found, copied = [], []
+    for number, start in enumerate(starts(problem, routing, floor)[:STARTS]):
+        replicas = tighten(problem, routing, start.replicas, start.widths) if start.clustered else start.replicas
+        state = State(problem, routing, replicas, floor, start.widths)
+        search(state, seed + number, work // (4 * STARTS))
+        found.append((float(state.seconds.sum()), number, refine(state.replicas(), start.widths)))
+        if has_spare:
+            copied.append(refine(replicate(problem, state, work // (4 * STARTS)), start.widths))
+    if not found:
+        return
+    found.sort()
+    yield "groups", found[0][2]
+    fine = []
+    for _, number, replicas in found[:FINISHERS]:
+        fine.append(State(problem, routing, replicas, floor))
+        search(fine[-1], seed + number, work // (4 * FINISHERS))
+    best = min(fine, key=lambda state: float(state.seconds.sum()))
+    yield "local search", best.replicas()
+    improve(best, seed)
+    yield "CP-SAT", best.replicas()
+    if has_spare:
+        copied.append(replicate(problem, best, work // 4))
+        few = routing[evenly(len(routing), GLANCE_STEPS)]
+        promised = min(copied, key=lambda replicas: _seconds(problem, replicas, few))
+        if _seconds(problem, promised, few) < _seconds(problem, best.replicas(), few):
+            yield "replicas", promised
+
+
+def _seconds(problem: LayerProblem, replicas: Replicas, routing: IntArray) -> float:
+    return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas, routing).mean())
+
+
+def _sample(layer: Layer) -> IntArray:
+    """Return training steps, evenly spread, with at most `MOST_VISITS` choices."""
+    steps, tokens, k = layer.routing.shape
+    return layer.routing[evenly(steps, MOST_VISITS // (tokens * k))]
+
+
+def _parts(replicas: Replicas) -> int:
+    return sum(len(copy) for copies in replicas for copy in copies)
+
+
+def _assemble(problem: Problem, placements: list[Placement], seed: int) -> Solution | None:
+    """Number the banks of layers so that all fit together; None where they do not."""
+    held = np.array([
+        parts(placement.replicas, layer.resident_bytes(placement.residency), problem.rates.banks)
+        for placement, layer in zip(placements, problem.layers, strict=True)
+    ])  # fmt: skip
+    numbers = numbering(held, problem.rates.bank_capacity_bytes + SLACK_BYTES * len(placements))
+    if numbers is None:
+        return None
+    pairs = zip(placements, numbers, strict=True)
+    return Solution(tuple(replace(p, replicas=_renumbered(p.replicas, number)) for p, number in pairs), seed)
+
+
+def _renumbered(replicas: Replicas, number: IntArray) -> Replicas:
+    return tuple(tuple(tuple(sorted(number[list(copy)].tolist())) for copy in copies) for copies in replicas)
+
+
+def record(name: str, placement: Placement, seed: int) -> SolverRecord:
+    """Say what is known of a layer's placement."""
+    return SolverRecord(
+        pass_name="partition-experts",
+        instance=f"{name}: mean seconds of a training step, closed form",
+        status="optimal" if placement.lower_bound >= placement.objective * (1 - 1e-9) else "feasible",
+        objective=placement.objective,
+        lower_bound=placement.lower_bound,
+        greedy=placement.greedy,
+        seed=seed,
+        unit="s",
+    )

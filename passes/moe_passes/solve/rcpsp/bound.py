@@ -1,0 +1,225 @@
+"""A lower bound on the makespan of a round, without search: the best of several, each of them proved.
+
+**Critical path.** head(j) is a time before which no schedule can start j, tail(j) a time that must pass after j ends.
+The longest path gives both, with the shortest mode of every task.
+
+**One machine.** Let every task of a set T occupy more than half of resource k in each of its modes: no two of them
+ever overlap. In any schedule the tasks of a subset S ⊆ T run one after another, none before the smallest head in S,
+and after the last of them at least the smallest tail in S passes:
+
+    makespan ≥ min_{j ∈ S} head(j) + Σ_{j ∈ S} p_j + min_{j ∈ S} tail(j).
+
+The largest of these over all S is the length of Jackson's preemptive schedule: at every moment, of the tasks whose
+head has passed, the one with the longest tail runs (Carlier, "The one-machine sequencing problem", EJOR 11, 1982).
+
+**Energy.** Task j takes at least e_j = min_m p_jm·r_jmk unit-seconds of resource k, which gives R_k a second. With the
+tasks whose head is at least h: makespan ≥ h + Σ e_j / R_k + min tail.
+
+**Joins.** The one-machine bound holds for the start of a task v with T restricted to ancestors of v, with the tail
+replaced by the time that must pass between the end of j and the start of v: 0 if v waits for j directly, else at least
+the shortest duration among the successors of j, one of which stands on every path from j to v. This raises head(v),
+and through it the heads of all that follow: a round is a chain of layers, and the loads of each layer cannot start
+before its router, so the bound adds layers up where a longest path sees one load of each. Joins are visited in
+topological order.
+
+**Buffers.** Let every task j of T occupy more than half of resource k, as above, and open buffers of a_j > 0 bytes in
+a buffer resource of C bytes, none of which can close before time H. Whatever of T starts before H holds its bytes at
+H, so its durations sum to at most K = max {Σ p_j x_j : Σ a_j x_j ≤ C, 0 ≤ x_j ≤ 1}. If Σ_{j ∈ T} p_j > K, the rest of
+T starts at H or later, one after another, and the last of T ends at H + Σ_{j ∈ T} p_j − K at the earliest. This holds
+for the whole round and for each join. H is tried where the densest task, filling all of C, would leave the most.
+
+Every step is an implication for arbitrary schedules, so the result never exceeds the optimum.
+"""
+
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_passes.solve.rcpsp.problem import Problem
+
+MOST_JOINS = 400
+MOST_THRESHOLDS = 4
+"""Values of H that are tried for a machine and join."""
+Array = npt.NDArray[np.int64]
+
+
+def lower_bound(problem: Problem) -> int:
+    """Return a proved lower bound on the makespan, in the problem's time unit."""
+    if not problem.tasks:
+        return 0
+    durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
+    successors = problem.successors
+    tails = longest_tails(problem, durations, successors)
+    machines = [np.array(members, dtype=np.int64) for members in _machines(problem)]
+    joins, buffers = _joins(problem), _Buffers(problem)
+    next_shortest = np.array([min((durations[s] for s in later), default=0) for later in successors], dtype=np.int64)
+    heads = np.zeros(len(problem.tasks), dtype=np.int64)
+    ancestors: dict[int, int] = {}
+    for task in problem.order:
+        before = problem.tasks[task].after
+        head = max((int(heads[b] + durations[b]) for b in before), default=0)
+        heads[task] = max(head, problem.tasks[task].release)
+        mask = 0
+        for b in before:
+            mask |= ancestors[b] | (1 << b)
+        ancestors[task] = mask
+        if task not in joins:
+            continue
+        gaps = next_shortest.copy()
+        gaps[list(before)] = 0
+        is_ancestor = _bits(mask, len(problem.tasks))
+        for members in machines:
+            inside = members[is_ancestor[members]]
+            if len(inside) > 1:
+                heads[task] = max(heads[task], _one_machine(heads[inside], durations[inside], gaps[inside]))
+                heads[task] = max(heads[task], buffers.one_machine(inside, heads, durations, gaps))
+    best = int((heads + durations + tails).max())
+    for m in machines:
+        best = max(best, _preemptive(heads[m], durations[m], tails[m]))
+        best = max(best, buffers.one_machine(m, heads, durations, tails))
+    return max(best, _energy(problem, heads, tails))
+
+
+def _bits(mask: int, count: int) -> npt.NDArray[np.bool_]:
+    """Turn a set of tasks, one bit each, into a mask."""
+    packed = np.frombuffer(mask.to_bytes(count // 8 + 1, "little"), dtype=np.uint8)
+    return np.unpackbits(packed, bitorder="little")[:count].astype(np.bool_)
+
+
+class _Buffers:
+    """What every task opens in each buffer resource, and the task that closes it first."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.capacities = {b.resource: problem.capacities[b.resource] for b in problem.buffers}
+        self.amounts = {r: np.zeros(len(problem.tasks), dtype=np.int64) for r in self.capacities}
+        self.closers: dict[int, list[tuple[int, ...]]] = {r: [()] * len(problem.tasks) for r in self.capacities}
+        for b in problem.buffers:
+            self.amounts[b.resource][b.first] += b.amount
+            self.closers[b.resource][b.first] += (b.last,)
+
+    def one_machine(
+        self,
+        members: Array,
+        heads: Array,
+        durations: Array,
+        tails: Array,
+    ) -> int:
+        """Evaluate the buffer bound of one machine's tasks for some values of H (a head of 0 is a valid one)."""
+        best = 0
+        for resource, capacity in self.capacities.items():
+            amounts = self.amounts[resource]
+            opening = members[amounts[members] > 0]
+            if not len(opening) or int(amounts[opening].sum()) <= capacity:
+                continue
+            closing = np.array(
+                [min(int(heads[c] + durations[c]) for c in self.closers[resource][int(n)]) for n in opening],
+                dtype=np.int64,
+            )
+            for threshold in _thresholds(closing, durations[opening], amounts[opening], tails[opening], capacity):
+                late = opening[closing >= threshold]
+                rest = int(durations[late].sum()) - _knapsack(durations[late], amounts[late], capacity)
+                if rest > 0:
+                    best = max(best, int(threshold + rest + tails[late].min()))
+        return best
+
+
+def _thresholds(closing: Array, durations: Array, amounts: Array, tails: Array, capacity: int) -> list[int]:
+    """Choose the values of H for which the buffer bound is likely to be the largest."""
+    order = np.argsort(-closing, kind="stable")
+    density = np.maximum.accumulate(durations[order] / amounts[order])
+    rest = np.cumsum(durations[order]) - capacity * density
+    value = closing[order] + rest + np.minimum.accumulate(tails[order])
+    # Of equal closing times, all belong to T: only the last of them in this order has them all.
+    value[:-1][closing[order][:-1] == closing[order][1:]] = -np.inf
+    likely = np.argsort(-value, kind="stable")[:MOST_THRESHOLDS]
+    return [int(h) for h in closing[order][likely]]
+
+
+def _knapsack(values: Array, sizes: Array, capacity: int) -> int:
+    """Return the value of the fractional knapsack, rounded up."""
+    order = np.argsort(-values / sizes, kind="stable")
+    filled = np.cumsum(sizes[order])
+    whole = int(np.searchsorted(filled, capacity, side="right"))
+    value = int(values[order[:whole]].sum())
+    if whole < len(order):
+        left = capacity - (int(filled[whole - 1]) if whole else 0)
+        value += -(-left * int(values[order[whole]]) // int(sizes[order[whole]]))
+    return value
+
+
+def longest_tails(problem: Problem, durations: Array, successors: list[list[int]]) -> Array:
+    """Return, for every task, the longest path from its end to the end of the round."""
+    tails = np.zeros(len(problem.tasks), dtype=np.int64)
+    for task in reversed(problem.order):
+        tails[task] = max((int(durations[s] + tails[s]) for s in successors[task]), default=0)
+    return tails
+
+
+def _machines(problem: Problem) -> list[list[int]]:
+    """Find, per resource, the tasks of which no two can overlap; of equal sets only one is kept."""
+    members: dict[int, list[int]] = {}
+    for number, task in enumerate(problem.tasks):
+        demands = [{k for k, amount in mode.uses if 2 * amount > problem.capacities[k]} for mode in task.modes]
+        for resource in sorted(set.intersection(*demands)):
+            members.setdefault(resource, []).append(number)
+    return [list(tasks) for tasks in dict.fromkeys(tuple(tasks) for tasks in members.values())]
+
+
+def _joins(problem: Problem) -> set[int]:
+    """Choose the tasks that wait for most others: where a layer ends."""
+    several = [n for n, task in enumerate(problem.tasks) if len(task.after) > 1]
+    waits = sorted(several, key=lambda n: -len(problem.tasks[n].after))
+    return set(waits[:MOST_JOINS])
+
+
+def _one_machine(heads: Array, durations: Array, tails: Array) -> int:
+    """Evaluate the one-machine bound for every threshold h at once."""
+    order = np.argsort(-heads, kind="stable")
+    total = np.cumsum(durations[order])
+    least = np.minimum.accumulate(tails[order])
+    return int((heads[order] + total + least).max())
+
+
+def _preemptive(heads: Array, durations: Array, tails: Array) -> int:
+    """Return the length of Jackson's preemptive schedule of one machine."""
+    best, now = 0, 0
+    waiting: list[tuple[int, int]] = []
+    order = np.argsort(heads, kind="stable").tolist()
+    arrivals = [(int(heads[n]), int(durations[n]), int(tails[n])) for n in order] + [(1 << 62, 0, 0)]
+    for arrival, duration, tail in arrivals:
+        while waiting and now < arrival:
+            longest, left = waiting[0]
+            done = min(left, arrival - now)
+            now += done
+            if done == left:
+                heapq.heappop(waiting)
+                best = max(best, now - longest)
+            else:
+                waiting[0] = (longest, left - done)
+        now = max(now, arrival)
+        if duration:
+            heapq.heappush(waiting, (-tail, duration))
+        elif arrival < 1 << 62:
+            best = max(best, arrival + tail)
+    return best
+
+
+def _energy(problem: Problem, heads: Array, tails: Array) -> int:
+    """Evaluate the energy bound of every resource for every threshold h."""
+    users: dict[int, dict[int, int]] = {}
+    for number, task in enumerate(problem.tasks):
+        work = [{k: mode.duration * amount for k, amount in mode.uses if amount} for mode in task.modes]
+        for resource in set.intersection(*(set(w) for w in work)):
+            users.setdefault(resource, {})[number] = min(w[resource] for w in work)
+    best = 0
+    for resource, energy in users.items():
+        members = np.array(list(energy), dtype=np.int64)
+        order = members[np.argsort(-heads[members], kind="stable")]
+        # Energies can exceed 64 bits: bytes times nanoseconds.
+        total, least = 0, 1 << 62
+        for n in order.tolist():
+            total += energy[n]
+            least = min(least, int(tails[n]))
+            best = max(best, int(heads[n]) - (-total // problem.capacities[resource]) + least)
+    return best

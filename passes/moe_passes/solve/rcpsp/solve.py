@@ -1,0 +1,156 @@
+"""schedule-round's solvers behind one interface: problem and budget in, answer out.
+
+`list`: the best of several list schedules. `exact`: plain CP-SAT on the whole problem, a glance first, since what is
+easy is proved at once. `mixed`: plain CP-SAT for a part of the budget, then large-neighbourhood search. `windows`:
+rolling windows that grow. In all but `list`, iterated justification comes before the long searches. `auto` takes what
+suits the size. Every method starts from the best list schedule, so no answer is worse than it, and reports the larger
+of the bounds of `bound.py` and of CP-SAT, both proved.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from moe_passes.plan.decisions import SolverRecord
+from moe_passes.plan.round import Schedule
+from moe_passes.solve.rcpsp import exact, justification, neighbourhoods, windows
+from moe_passes.solve.rcpsp.bound import lower_bound
+from moe_passes.solve.rcpsp.check import violations
+from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
+from moe_passes.solve.rcpsp.problem import Answer, Budget, Problem
+
+PASS = "schedule-round"
+EXACT_TASKS, EXACT_WITH_BUFFERS = 500, 100
+"""Up to so many tasks (and buffers), plain CP-SAT has the whole budget: it sees little of buffers."""
+MIXED_TASKS = 2500
+"""Up to so many, it has a share of it; beyond, it finds nothing."""
+GLANCE_SHARE, JUSTIFICATION_SHARE, EXACT_SHARE = 0.05, 0.2, 0.2
+"""Of the budget; what follows has the rest."""
+
+Found = tuple[str, Schedule | None, int]
+
+
+def solve(problem: Problem, budget: Budget, method: str = "auto") -> Answer:
+    """Schedule a problem; the same budget gives the same answer.
+
+    Args:
+        problem: what to schedule.
+        budget: what it may cost.
+        method: `auto`, or one of `METHODS`.
+    """
+    bound = lower_bound(problem)
+    rule, best = _best_list_schedule(problem)
+    greedy = None if best is None else best.makespan(problem)
+    if best is not None and budget.is_close(best.makespan(problem), bound):
+        found: Found = (_status(problem, best, bound), best, bound)
+    else:
+        chosen = METHODS[method if method != "auto" else _suitable(problem, best)]
+        found = chosen(problem, best, bound, budget)
+    status, schedule, bound = found
+    if status == "infeasible":
+        tasks, is_smallest = exact.conflict(problem, budget.seed)
+        return Answer(status, None, bound, None, None, tasks, is_smallest)
+    return Answer(status, schedule, bound, greedy, rule)
+
+
+def _best_list_schedule(problem: Problem) -> tuple[str | None, Schedule | None]:
+    """Return the shortest list schedule that meets everything, and its rule."""
+    candidates = [(rule, list_schedule(problem, rule)) for rule in RULES]
+    shortest = sorted(
+        ((rule, schedule) for rule, schedule in candidates if schedule is not None),
+        key=lambda pair: pair[1].makespan(problem),
+    )
+    return next(((rule, s) for rule, s in shortest if not violations(problem, s)), (None, None))
+
+
+def _suitable(problem: Problem, best: Schedule | None) -> str:
+    size = len(problem.tasks) + len(problem.buffers)
+    if best is None or size <= (EXACT_WITH_BUFFERS if problem.buffers else EXACT_TASKS):
+        return "exact"
+    return "mixed" if size <= MIXED_TASKS else "windows"
+
+
+def _status(problem: Problem, schedule: Schedule | None, bound: int) -> str:
+    if schedule is None:
+        return "unknown"
+    return "optimal" if schedule.makespan(problem) <= bound else "feasible"
+
+
+def _list(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    return _status(problem, best, bound), best, bound
+
+
+def _start(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Schedule | None:
+    return None if best is None else justification.improve(problem, best, bound, _share(budget, JUSTIFICATION_SHARE))
+
+
+def _share(budget: Budget, share: float) -> Budget:
+    return replace(budget, seconds=share * budget.seconds)
+
+
+def _exact(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    status, best, bound = exact.search(problem, best, bound, _share(budget, GLANCE_SHARE))
+    if status in ("optimal", "infeasible"):
+        return status, best, bound
+    best = _start(problem, best, bound, budget)
+    return exact.search(problem, best, bound, _share(budget, 1 - GLANCE_SHARE - JUSTIFICATION_SHARE))
+
+
+def _mixed(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    best = _start(problem, best, bound, budget)
+    status, best, bound = exact.search(problem, best, bound, _share(budget, EXACT_SHARE))
+    if best is None or status == "optimal":
+        return status, best, bound
+    rest = _share(budget, 1 - JUSTIFICATION_SHARE - EXACT_SHARE)
+    best = neighbourhoods.improve(problem, best, bound, rest)
+    return _status(problem, best, bound), best, bound
+
+
+def _windows(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
+    best = _start(problem, best, bound, budget)
+    if best is None:
+        return "unknown", None, bound
+    # Windows are rebuilt by list scheduling, which knows no deadlines.
+    has_deadlines = any(task.deadline is not None for task in problem.tasks)
+    improve = neighbourhoods.improve if has_deadlines else windows.improve
+    best = improve(problem, best, bound, _share(budget, 1 - JUSTIFICATION_SHARE))
+    return _status(problem, best, bound), best, bound
+
+
+METHODS: dict[str, Callable[[Problem, Schedule | None, int, Budget], Found]] = {
+    "list": _list,
+    "windows": _windows,
+    "mixed": _mixed,
+    "exact": _exact,
+}
+"""Each: problem, a schedule to start from, a lower bound, budget → status, schedule, lower bound."""
+
+
+CLOSE_ENOUGH = 1e-3
+"""The search of a round stops when the gap to the bound is at most this."""
+
+
+def round_budget(seconds: float, seed: int, workers: int = 1) -> Budget:
+    """Return the budget of a round: it need not be optimal to the nanosecond."""
+    return Budget(seconds, seed, workers, CLOSE_ENOUGH)
+
+
+def checked(problem: Problem, answer: Answer) -> Schedule:
+    """Return the schedule of an answer after the independent check."""
+    wrong = ["there is none"] if answer.schedule is None else violations(problem, answer.schedule)
+    if answer.schedule is None or wrong:
+        raise AssertionError(f"{PASS}: " + "; ".join(wrong[:5]))
+    return answer.schedule
+
+
+def record(answer: Answer, makespan: int, instance: str, seed: int) -> SolverRecord:
+    """Say in seconds what the solver answered in nanoseconds."""
+    return SolverRecord(
+        pass_name=PASS,
+        instance=instance,
+        status=answer.status,
+        objective=makespan * 1e-9,
+        lower_bound=answer.lower_bound * 1e-9,
+        greedy=(makespan if answer.greedy is None else answer.greedy) * 1e-9,
+        seed=seed,
+        unit="s",
+    )

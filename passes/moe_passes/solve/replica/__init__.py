@@ -1,0 +1,1 @@
+"""Replica dispatch: which replica of an expert serves a step."""

@@ -1,0 +1,350 @@
+"""Build the task graph of a round: which tasks, on what, for how long, after what.
+
+The stages of the two phases (`stages.py`) say what there is and what waits for what. Of a draft step, a dense stage is
+an `attention` task (or the `head`), the experts of a layer with residents are one `draft-experts` task; nothing is
+loaded. Of verify, for every distinct expert of a layer there is an `expert` task, after the `load` of what is not
+resident, and a `gather` of the partial sums ends the layer. A load of an expert that is surely needed may start at
+once, another when the draft's router asked for its expert (after the first such `attention` task), else after verify's
+router. What the next hot set keeps of an expert goes from staging to the banks of the resident that it replaces
+(`write`), once verify is done with that one. What is loaded lies striped over all banks of staging from the start of
+the load to the end of the computation, or of the write. Staging is handed out in slots of half an expert (one that
+comes whole takes two, which need not be neighbours), so it cannot fragment: whatever fits by count also fits by
+address. Without HB, weights stream from external memory past the elements as they compute.
+"""
+
+import numpy as np
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.estimate.dense import DenseTime, dense_time
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.round import BYTES_PER_ACTIVATION, LINK_UNITS, Buffer, Mode, Task, Traffic, Work, nanoseconds
+from moe_passes.routing.likelihood import look_up
+from moe_passes.routing.rounds import RoundRouting
+from moe_passes.solve.dispatch.problem import Guess
+from moe_passes.solve.rcpsp.problem import Problem
+from moe_passes.solve.replica.dispatcher import Dispatcher
+from moe_passes.tasks.banks import bank_groups, group_name
+from moe_passes.tasks.modes import Engines, ExpertWork
+from moe_passes.tasks.problem import StaticPlan, TaskGraph
+from moe_passes.tasks.stages import Stage
+
+DRAFT_BITS_FULL = 8
+Moments = tuple[tuple[int, int], ...]
+
+
+def build(plan: StaticPlan, routing: RoundRouting, cost: CostModel) -> TaskGraph:
+    """Build the task graph of a round as schedule-round sees it: in advance.
+
+    Raises:
+        InputError: an expert is larger than staging.
+    """
+    return _build(_Builder(plan, cost, is_known=True), routing)
+
+
+def build_unknown(plan: StaticPlan, routing: RoundRouting, cost: CostModel) -> TaskGraph:
+    """Build the task graph of a round as the dispatcher meets it.
+
+    Loads start as `plan.dispatch` says, those of experts that will turn out not to be needed among them; `guesses` says
+    which are decided on by what.
+    """
+    return _build(_Builder(plan, cost, is_known=False), routing)
+
+
+def _build(builder: "_Builder", routing: RoundRouting) -> TaskGraph:
+    for step in range(builder.plan.length):
+        builder.draft_step(step, routing.drafted[step])
+    builder.verify_step(routing)
+    return builder.graph()
+
+
+class _Builder:
+    """Collects tasks in program order."""
+
+    def __init__(self, plan: StaticPlan, cost: CostModel, is_known: bool) -> None:
+        self.plan, self.cost, self.banks, self.is_known = plan, cost, cost.space().banks, is_known
+        self.rows = {layer.shape.name: row for row, layer in enumerate(plan.layers)}
+        self.tasks: list[Task] = []
+        self.work: list[Work] = []
+        self.buffers: list[Buffer] = []
+        self.guesses: list[Guess] = []
+        self.asking: dict[int, list[int]] = {}
+        self.last: tuple[int, ...] = ()
+        self._add_resources()
+
+    def _add_resources(self) -> None:
+        self.names = ["external"]
+        if not self.banks:
+            self.names.append("elements")
+            self.capacities = [1, 1]
+            self.all_banks: tuple[tuple[int, int], ...] = ((1, 1),)
+            return
+        group_of = bank_groups(self.plan, self.banks)
+        groups = max(group_of) + 1
+        names = [group_name([b for b, of in enumerate(group_of) if of == group]) for group in range(groups)]
+        self.names += ["link", "streamline", *names, "staging"]
+        self.capacities = [1, 1, LINK_UNITS] + [1] * groups + [self.plan.staging_bytes]
+        self.link, self.streamline, self.staging = 1, 2, 3 + groups
+        self.all_banks = tuple((3 + g, 1) for g in range(groups))
+        self.engines = Engines(
+            self.cost,
+            self.all_banks,
+            lambda home: tuple(self.all_banks[g] for g in sorted({group_of[bank] for bank in home})),
+            self.streamline,
+        )
+        self.slot_bytes = max(layer.shape.slot_bytes for layer in self.plan.layers)
+        self.dispatchers = [_dispatcher(layer, self.banks) for layer in self.plan.layers]
+
+    def graph(self) -> TaskGraph:
+        """Return what was collected."""
+        problem = Problem(tuple(self.capacities), tuple(self.names), tuple(self.tasks), tuple(self.buffers))
+        return TaskGraph(problem, tuple(self.work), tuple(self.guesses))
+
+    def _add(self, modes: tuple[Mode, ...], after: tuple[int, ...], work: Work) -> int:
+        self.tasks.append(Task(modes, tuple(sorted(set(after)))))
+        self.work.append(work)
+        return len(self.tasks) - 1
+
+    def draft_step(self, step: int, drafted: np.ndarray) -> None:
+        """Add one draft step; `drafted` is [MoE layer, batch, expert]."""
+        ends = _Ends(self.last)
+        for stage in self.plan.draft:
+            after = ends.before(stage)
+            if stage.part is not None:
+                ends.add(self._dense(stage, step, 1, after))
+                continue
+            row = self.rows[stage.store]
+            self.asking.setdefault(row, []).append(ends.of[stage.router][0])
+            layer, chosen = self.plan.layers[row], drafted[row]
+            ends.add(self._draft_experts(step, layer, chosen, after, stage.where) if chosen.any() else after)
+        self.last = ends.open()
+
+    def verify_step(self, routing: RoundRouting) -> None:
+        """Add the verify step."""
+        ends = _Ends(self.last)
+        for stage in self.plan.verify:
+            after = ends.before(stage)
+            if stage.part is not None:
+                ends.add(self._dense(stage, self.plan.length, self.plan.length + 1, after))
+            else:
+                ends.add(self._verify_experts(stage, routing, after, ends.of[stage.router][0]))
+
+    def _dense(self, stage: Stage, step: int, width: int, after: tuple[int, ...]) -> tuple[int, ...]:
+        assert stage.part is not None
+        time = dense_time(self.cost, stage.part, self.plan.batch, width, self.plan.context)
+        uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
+        mode = Mode(nanoseconds(time.seconds), uses)
+        return (self._add((mode,), after, self._dense_work(stage, step, time)),)
+
+    def _dense_work(self, stage: Stage, step: int, time: DenseTime) -> Work:
+        assert stage.part is not None
+        read = time.weight_and_kv_bytes
+        traffic = Traffic(
+            hb_read_bytes=read if self.banks else 0,
+            external_read_bytes=0 if self.banks else read,
+            link_bytes=time.link_bytes,
+            w8a8_macs=time.macs,
+        )
+        return Work(stage.kind, step, stage.part.layer, traffic=traffic, where=stage.where)
+
+    def _draft_experts(
+        self, step: int, layer: PlacedLayer, drafted: np.ndarray, after: tuple[int, ...], where: str
+    ) -> tuple[int, ...]:
+        """One task for all experts of a draft step: the busiest bank, then the partial sums."""
+        load = np.zeros(self.banks)
+        macs = np.zeros(self.banks)
+        read = 0
+        tokens_of = drafted.sum(axis=0)
+        served = self._dispatch(layer, tokens_of > 0)
+        homes = _homes(layer, served)
+        for expert, banks in homes.items():
+            size = layer.resident_bytes(expert)
+            load[list(banks)] += size / len(banks)
+            macs[list(banks)] += int(tokens_of[expert]) * layer.shape.parameters / len(banks)
+            read += size
+        link_bytes = self._partial_sums(drafted, homes)
+        compute = max(
+            self.cost.local_read_seconds(float(load.max())),
+            self.cost.mac_seconds(float(macs.max()), self.plan.bits, 1),
+        )
+        seconds = compute + self.cost.aggregate_seconds(link_bytes)
+        total = round(float(macs.sum()))
+        traffic = Traffic(
+            hb_read_bytes=read,
+            link_bytes=link_bytes,
+            w4a8_macs=total if self.plan.bits < DRAFT_BITS_FULL else 0,
+            w8a8_macs=0 if self.plan.bits < DRAFT_BITS_FULL else total,
+        )
+        pairs = tuple(served.items())
+        work = Work("draft-experts", step, layer.shape.layer, traffic=traffic, served=pairs, where=where)
+        mode = Mode(nanoseconds(seconds), (*self.all_banks, (self.link, 1)))
+        return (self._add((mode,), after, work),)
+
+    def _verify_experts(
+        self, stage: Stage, routing: RoundRouting, after: tuple[int, ...], router: int
+    ) -> tuple[int, ...]:
+        """Add loads, expert computations, writes of the next hot set and the gather of one verify layer."""
+        row = self.rows[stage.store]
+        layer, verify = self.plan.layers[row], routing.verify[row]
+        experts = np.flatnonzero(verify.any(axis=0))
+        if not self.banks:
+            return tuple(self._stream_expert(stage, layer, int(e), int(verify[:, e].sum()), after) for e in experts)
+        everywhere = tuple(range(self.banks))
+        homes = _homes(layer, self._dispatch(layer, verify.sum(axis=0) > 0))
+        moments = self._load_moments(row, routing)
+        loads: dict[int, int] = {}
+        computed: dict[int, int] = {}
+        promoted = dict(routing.promoted[row])
+        # What is promoted keeps its bytes for others' sake, so it comes last: list scheduling keeps room in this order.
+        for expert in sorted(range(layer.shape.experts), key=lambda e: (e in promoted, e)):
+            is_needed = bool(verify[:, expert].any())
+            if layer.loaded_bytes(expert) and (is_needed or (moments[expert] and not self.is_known)):
+                loads[expert] = self._load(stage, layer, expert, moments[expert], router)
+                if moments[expert]:
+                    self.guesses.append(Guess(loads[expert], router, is_needed, moments[expert]))
+            if is_needed:
+                waits = (*after, *([loads[expert]] if expert in loads else []))
+                tokens = int(verify[:, expert].sum())
+                computed[expert] = self._expert(stage, layer, expert, homes.get(expert), tokens, waits)
+        writes = self._write_hot_set(stage, layer, promoted, loads, computed)
+        for expert, load in loads.items():
+            last = writes.get(expert, computed.get(expert, load))
+            self.buffers += [Buffer(self.staging, self.slot_bytes, load, last)] * self._slots(layer, expert)
+        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e))}
+        traffic = Traffic(link_bytes=self._partial_sums(verify, homes | staged))
+        work = Work("gather", self.plan.length, layer.shape.layer, traffic=traffic, where=stage.where)
+        mode = Mode(nanoseconds(self.cost.aggregate_seconds(traffic.link_bytes)), ((self.link, 1),))
+        return (self._add((mode,), (*after, *computed.values()), work),)
+
+    def _load_moments(self, row: int, routing: RoundRouting) -> list[Moments]:
+        """Return, for each expert, from when on it may be loaded before verify's router has run.
+
+        A round that is known waits for the first router that asked for an expert; the dispatcher also weighs how likely
+        it is to be needed.
+        """
+        plan, layer, asked = self.plan.dispatch, self.plan.layers[row], routing.asked[:, row]
+        least = 0 if self.is_known else plan.least_permille
+        asks = asked.sum(axis=1).cumsum(axis=0)
+        sure = np.flatnonzero(layer.needed_permille >= plan.sure_permille).tolist()
+        nothing = np.zeros(layer.shape.experts, dtype=np.int64)
+        likely = look_up(plan.likelihoods, layer.needed_permille, routing.recent[row], nothing)
+        moments: list[Moments] = [()] * layer.shape.experts
+        for expert in sure:
+            moments[expert] = ((-1, int(likely[expert])),)
+        for step in range(len(self.asking.get(row, ()))):
+            likely = look_up(plan.likelihoods, layer.needed_permille, routing.recent[row], asks[step])
+            for expert in np.flatnonzero(asked[step].any(axis=0) & (likely >= least)).tolist():
+                moments[expert] = (*moments[expert], (self.asking[row][step], int(likely[expert])))
+        return moments
+
+    def _load(self, stage: Stage, layer: PlacedLayer, expert: int, moments: Moments, router: int) -> int:
+        size = layer.loaded_bytes(expert)
+        held = self._slots(layer, expert) * self.slot_bytes
+        if held > self.plan.staging_bytes:
+            raise InputError(
+                f"lower-to-tasks: expert {expert} of layer {layer.shape.layer} takes {held:,} bytes of staging, "
+                f"which has {self.plan.staging_bytes:,}; valid: memories.hb.staging_gb of at least {2 * held / 1e9:.4f}"
+            )
+        uses = ((0, 1), (self.streamline, self.engines.load_units()))
+        first = moments[0][0] if moments else router
+        traffic = Traffic(hb_write_bytes=size, external_read_bytes=size)
+        work = Work("load", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
+        after = () if first < 0 else (first,)
+        return self._add((Mode(nanoseconds(self.cost.external_read_seconds(size)), uses),), after, work)
+
+    def _slots(self, layer: PlacedLayer, expert: int) -> int:
+        return -(-layer.loaded_bytes(expert) // self.slot_bytes)
+
+    def _expert(
+        self,
+        stage: Stage,
+        layer: PlacedLayer,
+        expert: int,
+        home: tuple[int, ...] | None,
+        tokens: int,
+        after: tuple[int, ...],
+    ) -> int:
+        """Add an expert computation; `home` is the replica that the dispatcher chose, the first of the alternatives."""
+        macs = tokens * layer.shape.parameters
+        others = [copy for copy in layer.replicas[expert] if copy != home]
+        homes = (home, *others) if home else ()
+        modes = self.engines.modes(
+            ExpertWork(layer.resident_bytes(expert), layer.loaded_bytes(expert), macs), tuple(homes)
+        )
+        traffic = Traffic(hb_read_bytes=layer.shape.whole_bytes, w8a8_macs=macs)
+        work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
+        return self._add(modes, after, work)
+
+    def _write_hot_set(
+        self,
+        stage: Stage,
+        layer: PlacedLayer,
+        promoted: dict[int, int],
+        loads: dict[int, int],
+        computed: dict[int, int],
+    ) -> dict[int, int]:
+        """Add what makes the next hot set; returns the task of each promoted expert."""
+        writes = {}
+        for expert, replaced in promoted.items():
+            size, copies = layer.resident_bytes(replaced), layer.replicas[replaced]
+            narrowest = min(len(copy) for copy in copies)
+            seconds = self.cost.local_read_seconds(size / self.banks + len(copies) * size / narrowest)
+            traffic = Traffic(hb_read_bytes=size, hb_write_bytes=size * len(copies))
+            work = Work("write", self.plan.length, layer.shape.layer, expert, traffic, replaced, where=stage.where)
+            after = (loads[expert], computed[expert], *([computed[replaced]] if replaced in computed else []))
+            writes[expert] = self._add((Mode(nanoseconds(seconds), self.all_banks),), after, work)
+        return writes
+
+    def _stream_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
+        size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
+        seconds = max(self.cost.external_read_seconds(size), self.cost.mac_seconds(macs, 8, 1))
+        traffic = Traffic(external_read_bytes=size, w8a8_macs=macs)
+        work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
+        return self._add((Mode(nanoseconds(seconds), ((0, 1), *self.all_banks)),), after, work)
+
+    def _dispatch(self, layer: PlacedLayer, used: np.ndarray) -> dict[int, int]:
+        """Return the replica that serves each resident expert of a step."""
+        experts = [int(e) for e in np.flatnonzero(used) if layer.replicas[e]]
+        chosen = self.dispatchers[self.rows[layer.shape.name]].choose(experts)
+        return dict(zip(experts, chosen, strict=True))
+
+    def _partial_sums(self, choices: np.ndarray, homes: dict[int, tuple[int, ...]]) -> int:
+        """Bytes of partial sums: for every token, the distinct banks that hold a part of its experts."""
+        holds = np.zeros((choices.shape[1], self.banks), dtype=np.bool_)
+        for expert, banks in homes.items():
+            holds[expert, list(banks)] = True
+        heard = choices.astype(np.float32) @ holds.astype(np.float32) > 0
+        return int(heard.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
+
+
+class _Ends:
+    """The tasks that end each stage of a step."""
+
+    def __init__(self, start: tuple[int, ...]) -> None:
+        self.start = start
+        self.of: list[tuple[int, ...]] = []
+        self.is_waited_for: set[int] = set()
+
+    def before(self, stage: Stage) -> tuple[int, ...]:
+        """Return the tasks that a stage waits for; one that waits for no stage waits for the step before."""
+        self.is_waited_for.update(stage.after)
+        return tuple(sorted({task for number in stage.after for task in self.of[number]})) or self.start
+
+    def add(self, tasks: tuple[int, ...]) -> None:
+        """Note the tasks that end the next stage."""
+        self.of.append(tasks)
+
+    def open(self) -> tuple[int, ...]:
+        """Return the tasks that nothing in the step waits for: the next step waits for them."""
+        last = {t for n, tasks in enumerate(self.of) if n not in self.is_waited_for for t in tasks}
+        return tuple(sorted(last))
+
+
+def _homes(layer: PlacedLayer, served: dict[int, int]) -> dict[int, tuple[int, ...]]:
+    """Return the banks of the replica that serves each expert."""
+    return {expert: layer.replicas[expert][replica] for expert, replica in served.items()}
+
+
+def _dispatcher(layer: PlacedLayer, banks: int) -> Dispatcher:
+    sizes = [float(layer.resident_bytes(expert)) for expert in range(layer.shape.experts)]
+    return Dispatcher(banks, layer.replicas, sizes)

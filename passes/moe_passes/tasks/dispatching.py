@@ -1,0 +1,38 @@
+"""From training rounds to the dispatcher's static plan."""
+
+from dataclasses import replace
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.plan.decisions import DispatchPlan
+from moe_passes.routing.likelihood import likelihoods, share_needed, table
+from moe_passes.routing.traces import RoutingTrace
+from moe_passes.solve.dispatch.choose import choose, nothing_ahead
+from moe_passes.solve.dispatch.problem import Unknown
+from moe_passes.tasks.build import build_unknown
+from moe_passes.tasks.problem import StaticPlan
+from moe_passes.tasks.rounds import take_rounds
+
+JUDGES = 2
+"""Training rounds that plans are compared on."""
+STATISTICS_ROUNDS = 64
+"""Training rounds that likelihoods are counted on."""
+NOTHING_AHEAD = nothing_ahead(table())
+
+
+def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> StaticPlan:
+    """Return the plan with the dispatch plan that is fastest on training rounds, and the likelihoods it goes by.
+
+    Without a draft or without HB, nothing can be loaded ahead.
+    """
+    if not plan.staging_bytes or not plan.length:
+        return replace(plan, dispatch=NOTHING_AHEAD)
+    rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
+    judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
+    shares = share_needed(rounds)
+    layers = tuple(replace(layer, needed_permille=shares[row]) for row, layer in enumerate(plan.layers))
+
+    def unknown(dispatch: DispatchPlan) -> list[Unknown]:
+        guessed = replace(plan, layers=layers, dispatch=dispatch)
+        return [build_unknown(guessed, judge, cost).unknown() for judge in judges]
+
+    return replace(plan, layers=layers, dispatch=choose(likelihoods(rounds, shares), unknown))

@@ -1,0 +1,62 @@
+"""What a round's tasks are made from: the static plan, the routing of the round; and what is made of them."""
+
+from dataclasses import dataclass
+
+from moe_passes.plan.decisions import DispatchPlan
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.round import Work
+from moe_passes.solve.dispatch.problem import Guess, Unknown
+from moe_passes.solve.rcpsp.problem import Problem
+from moe_passes.tasks.stages import Stage
+
+
+@dataclass(frozen=True)
+class StaticPlan:
+    """Everything that is decided before a round is known.
+
+    Attributes:
+        batch: sequences.
+        context: tokens in the KV cache.
+        length: γ.
+        bits: of a weight in the draft.
+        hidden: width of the residual stream.
+        staging_bytes: size of staging (0 without HB).
+        draft: stages of a draft step.
+        verify: stages of the verify step.
+        layers: MoE layers, in order; expert stores by their position in it.
+        dispatch: when loads start in a round that is not known.
+    """
+
+    batch: int
+    context: int
+    length: int
+    bits: int
+    hidden: int
+    staging_bytes: int
+    draft: tuple[Stage, ...]
+    verify: tuple[Stage, ...]
+    layers: tuple[PlacedLayer, ...]
+    dispatch: DispatchPlan
+
+    def row(self, store: str) -> int:
+        """Return the position of an expert store among the layers."""
+        return next(row for row, layer in enumerate(self.layers) if layer.shape.name == store)
+
+
+@dataclass(frozen=True)
+class TaskGraph:
+    """A round as a scheduling problem.
+
+    Attributes:
+        problem: its tasks.
+        work: what each task does, in the same order.
+        guesses: loads that start, if at all, before verify's router has said whether they are needed.
+    """
+
+    problem: Problem
+    work: tuple[Work, ...]
+    guesses: tuple[Guess, ...] = ()
+
+    def unknown(self) -> Unknown:
+        """Return the round as the dispatcher meets it."""
+        return Unknown(self.problem, self.guesses)

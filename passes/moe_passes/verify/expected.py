@@ -1,0 +1,345 @@
+"""What the tasks of a round must be, derived anew from the two phases, the decisions and the round's routing.
+
+It shares no code with the passes. A task is known by its kind, step, layer and expert; what it waits for is the set of
+tasks that give its operands, however many lie between.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moe_passes.plan.model import DensePart
+from moe_passes.plan.phase import Operation, Phase
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.round import BYTES_PER_ACTIVATION, LINK_UNITS, LayerRouting, Traffic, nanoseconds
+from moe_passes.verify.plan import Plan
+
+Key = tuple[str, int, int, int]
+"""Kind, step, layer, expert (−1 where it is not about one)."""
+Uses = frozenset[tuple[str, int]]
+"""Resources by name, and units of each; `bank N` stands for a bank."""
+FULL_BITS = 8
+REST = LINK_UNITS
+"""Of the streamline link, for a computation that has it for itself."""
+
+
+@dataclass
+class Expected:
+    """A task as it must be.
+
+    Attributes:
+        after: tasks that it waits for.
+        traffic: bytes and multiply-accumulates.
+        modes: nanoseconds and demands of every way to run it.
+        part: dense work, while it is being collected.
+    """
+
+    after: set[Key]
+    traffic: Traffic = field(default_factory=Traffic)
+    modes: list[tuple[int, Uses]] = field(default_factory=list)
+    part: DensePart | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in staging: slots of one load, until a task ends."""
+
+    load: Key
+    last: Key
+    slots: int
+
+
+class Derivation:
+    """Derives the tasks of a round.
+
+    Attributes:
+        tasks: by key.
+        held: what lies in staging.
+        slot_bytes: of one slot.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.prices, self.banks = plan, plan.prices, plan.prices.space().banks
+        self.layers = {layer.shape.name: layer for layer in plan.layers}
+        self.slot_bytes = max(layer.shape.slot_bytes for layer in plan.layers)
+        self.tasks: dict[Key, Expected] = {}
+        self.held: list[Held] = []
+        self.asking: dict[str, list[Key]] = {}
+        self.everywhere: Uses = frozenset((f"bank {bank}", 1) for bank in range(self.banks)) or frozenset(
+            {("elements", 1)}
+        )
+        length = plan.draft.length
+        for step in range(length):
+            self._phase(plan.draft_phase, step, 1)
+        self._phase(plan.verify_phase, length, length + 1)
+        for key, task in self.tasks.items():
+            if task.part is not None:
+                self._price_dense(task, length + 1 if key[1] == length else 1)
+
+    def _phase(self, phase: Phase, step: int, width: int) -> None:
+        before, gives = set(self.tasks), list[set[Key]]()
+        routers: dict[int, Key] = {}
+        is_needed = _needed(phase)
+        for number, op in enumerate(phase.operations):
+            waits = set().union(*(gives[source] for source in op.operands)) if op.operands else set(before)
+            if not is_needed[number]:
+                gives.append(set())
+                continue
+            if op.part is not None:
+                key = ("head" if op.kind == "head" else "attention", step, op.part.layer, -1)
+                self._collect(key, op.part, waits)
+                routers[number] = key
+                waits = {key}
+            elif op.kind == "restrict":
+                routers[number] = routers[op.operands[0]]
+            elif op.kind == "experts":
+                waits = self._experts(op, step, width, waits, routers[op.operands[1]])
+            gives.append(waits)
+
+    def _collect(self, key: Key, part: DensePart, waits: set[Key]) -> None:
+        task = self.tasks.get(key)
+        if task is None:
+            self.tasks[key] = Expected(waits - {key}, part=part)
+            return
+        assert task.part is not None
+        task.part, task.after = task.part + part, task.after | (waits - {key})
+
+    def _experts(self, op: Operation, step: int, width: int, waits: set[Key], router: Key) -> set[Key]:
+        layer, routing = self.layers[op.store], self.plan.routing[op.store]
+        if step < self.plan.draft.length:
+            self.asking.setdefault(op.store, []).append(router)
+            return self._draft(layer, step, routing.drafted[step], waits)
+        return self._verify(layer, routing, waits, router)
+
+    # Dense work.
+
+    def _price_dense(self, task: Expected, width: int) -> None:
+        assert task.part is not None
+        part, request = task.part, self.plan.request
+        seen = min(request.context, part.window) if part.window else request.context
+        size = part.weight_bytes + request.batch * 2 * part.kv_elements * seen
+        macs = request.batch * width * (part.macs_per_token + seen * part.attention_macs)
+        if not self.banks:
+            seconds = max(self.prices.external_read_seconds(size), self.prices.mac_seconds(macs, FULL_BITS, 1))
+            task.traffic = Traffic(external_read_bytes=size, w8a8_macs=macs)
+            task.modes = [(nanoseconds(seconds), self.everywhere | {("external", 1)})]
+            return
+        gathered = request.batch * width * part.gathered_elements * BYTES_PER_ACTIVATION
+        read = self.prices.local_read_seconds(size / self.banks)
+        seconds = max(read, self.prices.mac_seconds(macs, FULL_BITS, self.banks))
+        seconds += self.prices.aggregate_seconds(gathered)
+        task.traffic = Traffic(hb_read_bytes=size, link_bytes=gathered, w8a8_macs=macs)
+        task.modes = [(nanoseconds(seconds), self.everywhere | {("link", 1)})]
+
+    # Experts of a draft step.
+
+    def _draft(self, layer: PlacedLayer, step: int, drafted: np.ndarray, waits: set[Key]) -> set[Key]:
+        tokens = [[expert for expert in row if expert >= 0] for row in drafted.tolist()]
+        if not any(tokens):
+            return waits
+        key = ("draft-experts", step, layer.shape.layer, -1)
+        served = self._served(key)
+        load, macs, read, heard = [0.0] * self.banks, [0.0] * self.banks, 0, 0
+        for expert, replica in served.items():
+            copies = layer.replicas[expert]
+            copy = copies[replica] if 0 <= replica < len(copies) else copies[0]
+            size = layer.shape.resident_bytes(int(layer.residency[expert]))
+            read += size
+            for bank in copy:
+                load[bank] += size / len(copy)
+                macs[bank] += sum(expert in row for row in tokens) * layer.shape.parameters / len(copy)
+        for row in tokens:
+            heard += len({bank for e in row if e in served for bank in self._copy(layer, e, served[e])})
+        link_bytes = heard * self.plan.model.hidden * BYTES_PER_ACTIVATION
+        compute = max(
+            self.prices.local_read_seconds(max(load)), self.prices.mac_seconds(max(macs), self.plan.draft.bits, 1)
+        )
+        total, is_full = round(sum(macs)), self.plan.draft.bits >= FULL_BITS
+        self.tasks[key] = Expected(
+            waits,
+            Traffic(
+                hb_read_bytes=read,
+                link_bytes=link_bytes,
+                w4a8_macs=0 if is_full else total,
+                w8a8_macs=total if is_full else 0,
+            ),
+            [(nanoseconds(compute + self.prices.aggregate_seconds(link_bytes)), self.everywhere | {("link", 1)})],
+        )
+        return {key}
+
+    def _served(self, key: Key) -> dict[int, int]:
+        """Return which replica the plan says serves each expert: any one that exists is legal."""
+        for work in self.plan.work:
+            if (work.kind, work.step, work.layer, work.expert) == key:
+                return dict(work.served)
+        return {}
+
+    @staticmethod
+    def _copy(layer: PlacedLayer, expert: int, replica: int) -> tuple[int, ...]:
+        copies = layer.replicas[expert]
+        return copies[replica] if 0 <= replica < len(copies) else copies[0]
+
+    # Experts of verify.
+
+    def _verify(self, layer: PlacedLayer, routing: LayerRouting, waits: set[Key], router: Key) -> set[Key]:
+        length, number = self.plan.draft.length, layer.shape.layer
+        tokens = [set(row) - {-1} for row in routing.verify.tolist()]
+        needed = sorted(set().union(*tokens))
+        if not self.banks:
+            return {self._streamed(layer, expert, sum(expert in row for row in tokens), waits) for expert in needed}
+        computed: dict[int, Key] = {}
+        loads: dict[int, Key] = {}
+        for expert in needed:
+            key, missing = ("expert", length, number, expert), self._missing(layer, expert)
+            after = set(waits)
+            if missing:
+                loads[expert] = self._load(layer, routing, expert, missing, router)
+                after.add(loads[expert])
+            macs = sum(expert in row for row in tokens) * layer.shape.parameters
+            traffic = Traffic(hb_read_bytes=layer.shape.whole_bytes, w8a8_macs=macs)
+            self.tasks[key] = Expected(after, traffic, self._ways(layer, expert, missing, macs))
+            computed[expert] = key
+        last = dict(computed)
+        for new, old in routing.promoted:
+            last[new] = self._write(layer, new, old, loads, computed)
+        for expert, load in loads.items():
+            slots = -(-self._missing(layer, expert) // self.slot_bytes)
+            self.held.append(Held(load, last[expert], slots))
+        key = ("gather", length, number, -1)
+        self.tasks[key] = self._gather(layer, tokens, computed, waits)
+        return {key}
+
+    def _missing(self, layer: PlacedLayer, expert: int) -> int:
+        return layer.shape.whole_bytes - layer.shape.resident_bytes(int(layer.residency[expert]))
+
+    def _load(self, layer: PlacedLayer, routing: LayerRouting, expert: int, size: int, router: Key) -> Key:
+        key = ("load", self.plan.draft.length, layer.shape.layer, expert)
+        asked = [
+            step
+            for step in range(len(self.asking.get(layer.shape.name, ())))
+            if expert in routing.asked[step].ravel().tolist()
+        ]
+        if layer.needed_permille[expert] >= self.plan.dispatch.sure_permille:
+            after: set[Key] = set()
+        elif asked:
+            after = {self.asking[layer.shape.name][asked[0]]}
+        else:
+            after = {router}
+        units = min(LINK_UNITS, round(self.prices.load_link_share() * LINK_UNITS))
+        seconds = self.prices.external_read_seconds(size)
+        self.tasks[key] = Expected(
+            after,
+            Traffic(hb_write_bytes=size, external_read_bytes=size),
+            [
+                (
+                    nanoseconds(seconds),
+                    frozenset({("external", 1), ("streamline", units)}),
+                )
+            ],
+        )
+        return key
+
+    def _ways(self, layer: PlacedLayer, expert: int, staged: int, macs: int) -> list[tuple[int, Uses]]:
+        """Return every legal way to compute an expert: near memory on each replica, as xPU beside a load or not."""
+        resident = layer.shape.whole_bytes - staged
+        ways = []
+        for copy in layer.replicas[expert] or ((),):
+            used = len(copy) if copy and not staged else self.banks
+            read = (resident / len(copy) if copy else 0.0) + staged / self.banks
+            seconds = max(self.prices.local_read_seconds(read), self.prices.mac_seconds(macs, FULL_BITS, used))
+            banks = copy if used == len(copy) else range(self.banks)
+            ways.append((nanoseconds(seconds), frozenset((f"bank {bank}", 1) for bank in banks)))
+        taken = min(LINK_UNITS, round(self.prices.load_link_share() * LINK_UNITS))
+        for units in (LINK_UNITS, LINK_UNITS - taken):
+            if units and resident:
+                seconds = max(
+                    self.prices.stream_seconds(resident * LINK_UNITS / units),
+                    self.prices.local_read_seconds(staged / self.banks),
+                    self.prices.mac_seconds(macs, FULL_BITS, self.banks),
+                )
+                ways.append((nanoseconds(seconds), self.everywhere | {("streamline", units)}))
+        return ways
+
+    def _write(self, layer: PlacedLayer, new: int, old: int, loads: dict[int, Key], computed: dict[int, Key]) -> Key:
+        key = ("write", self.plan.draft.length, layer.shape.layer, new)
+        size, copies = layer.shape.resident_bytes(int(layer.residency[old])), layer.replicas[old]
+        narrowest = min(len(copy) for copy in copies)
+        seconds = self.prices.local_read_seconds(size / self.banks + len(copies) * size / narrowest)
+        after = {key for key in (loads.get(new), computed.get(new), computed.get(old)) if key is not None}
+        traffic = Traffic(hb_read_bytes=size, hb_write_bytes=size * len(copies))
+        self.tasks[key] = Expected(after, traffic, [(nanoseconds(seconds), self.everywhere)])
+        return key
+
+    def _gather(
+        self, layer: PlacedLayer, tokens: list[set[int]], computed: dict[int, Key], waits: set[Key]
+    ) -> Expected:
+        """Partial sums come from all banks where a part is staged, else from those of the first mode's replica."""
+        homes: dict[int, frozenset[int]] = {}
+        for expert, key in computed.items():
+            if self._missing(layer, expert):
+                homes[expert] = frozenset(range(self.banks))
+            else:
+                homes[expert] = self._first_home(layer, expert, key)
+        heard = sum(len(frozenset().union(*(homes[expert] for expert in row))) for row in tokens if row)
+        traffic = Traffic(link_bytes=heard * self.plan.model.hidden * BYTES_PER_ACTIVATION)
+        seconds = self.prices.aggregate_seconds(traffic.link_bytes)
+        return Expected(waits | set(computed.values()), traffic, [(nanoseconds(seconds), frozenset({("link", 1)}))])
+
+    def _first_home(self, layer: PlacedLayer, expert: int, key: Key) -> frozenset[int]:
+        """Return the banks of the replica that the dispatcher chose: those of the first mode, which must be one."""
+        copies = [frozenset(copy) for copy in layer.replicas[expert]]
+        for task, work in zip(self.plan.tasks, self.plan.work, strict=True):
+            if (work.kind, work.step, work.layer, work.expert) == key and task.modes:
+                banks = banks_of(self.plan, task.modes[0].uses)
+                return banks if banks in copies else copies[0]
+        return copies[0]
+
+    def _streamed(self, layer: PlacedLayer, expert: int, tokens: int, waits: set[Key]) -> Key:
+        key = ("expert", self.plan.draft.length, layer.shape.layer, expert)
+        size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
+        seconds = max(self.prices.external_read_seconds(size), self.prices.mac_seconds(macs, FULL_BITS, 1))
+        uses = self.everywhere | {("external", 1)}
+        self.tasks[key] = Expected(
+            set(waits), Traffic(external_read_bytes=size, w8a8_macs=macs), [(nanoseconds(seconds), uses)]
+        )
+        return key
+
+
+def _needed(phase: Phase) -> list[bool]:
+    """Say which operations run: what the result needs, and attentions with what they need."""
+    needed = [op.kind == "attention" for op in phase.operations]
+    needed[phase.result] = True
+    for number in range(len(phase.operations) - 1, -1, -1):
+        for source in phase.operations[number].operands if needed[number] else ():
+            needed[source] = True
+    return needed
+
+
+def named_banks(name: str) -> frozenset[int] | None:
+    """Return the banks that a resource stands for, `banks0-3,7` for example; None for another resource."""
+    if not name.startswith("banks"):
+        return None
+    banks: set[int] = set()
+    for run in name.removeprefix("banks").split(","):
+        first, _, last = run.partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or len(first) > 6 or len(last) > 6:
+            return None
+        banks.update(range(int(first), int(last or first) + 1))
+    return frozenset(banks)
+
+
+def banks_of(plan: Plan, uses: tuple[tuple[int, int], ...]) -> frozenset[int]:
+    """Return the banks that a mode occupies."""
+    return frozenset().union(*(named_banks(plan.names[resource]) or frozenset() for resource, _ in uses))
+
+
+def demands(plan: Plan, uses: tuple[tuple[int, int], ...]) -> Uses:
+    """Return what a mode occupies, bank by bank."""
+    result: set[tuple[str, int]] = set()
+    for resource, amount in uses:
+        banks = named_banks(plan.names[resource])
+        if banks is None:
+            result.add((plan.names[resource], amount))
+        else:
+            result.update((f"bank {bank}", amount) for bank in banks)
+    return frozenset(result)

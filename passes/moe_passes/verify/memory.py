@@ -1,0 +1,111 @@
+"""That HB and external memory hold what they are said to hold, and that every resident has a place in the banks."""
+
+from moe_passes.plan.decisions import ALL, MSB
+from moe_passes.plan.phase import MSB_SLICE, Operation, Phase
+from moe_passes.verify.plan import Plan
+
+FULL_BITS = 8
+
+
+def violations(plan: Plan) -> list[str]:
+    """Return everything that is wrong with residency, placement and the sharing out of memory."""
+    wrong = _far(plan)
+    if plan.prices.space().banks:
+        return wrong + _shared_out(plan) + _slices(plan) + _banks(plan)
+    for layer in plan.layers:
+        if layer.residency.any() or any(layer.replicas):
+            wrong.append(f"@{layer.shape.name} has residents, and the machine has no HB")
+    return wrong
+
+
+def _dense(phase: Phase) -> list[Operation]:
+    """Return the dense operations that run: those that the result needs, and attentions, which write the KV cache."""
+    needed, stack = set(), [phase.result]
+    stack += [n for n, op in enumerate(phase.operations) if op.kind == "attention"]
+    while stack:
+        number = stack.pop()
+        if number not in needed:
+            needed.add(number)
+            stack += phase.operations[number].operands
+    return [op for n, op in enumerate(phase.operations) if n in needed and op.part is not None]
+
+
+def _far(plan: Plan) -> list[str]:
+    needed = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers)
+    needed += 2 * plan.model.embedding_parameters
+    if not plan.prices.space().banks:
+        dense, cache = _dense_and_cache(plan)
+        needed += dense + cache
+    available = plan.prices.space().far_bytes
+    return [f"external memory is to hold {needed} bytes and has {available}"] if needed > available else []
+
+
+def _dense_and_cache(plan: Plan) -> tuple[int, int]:
+    parts = [op.part for op in _dense(plan.verify_phase) if op.part is not None]
+    context, cache = plan.request.context, 0
+    for part in parts:
+        seen = min(context, part.window) if part.window else context
+        cache += 2 * part.kv_elements * seen
+    return sum(part.weight_bytes for part in parts), plan.request.batch * cache
+
+
+def _shared_out(plan: Plan) -> list[str]:
+    draft, near = plan.draft, plan.prices.space().near_bytes
+    dense, cache = _dense_and_cache(plan)
+    wrong = []
+    if (draft.dense_bytes, draft.kv_bytes) != (dense, cache):
+        wrong.append(
+            f"the draft plan sets {draft.dense_bytes} and {draft.kv_bytes} bytes aside for dense weights and KV cache; "
+            f"@{plan.verify_phase.name} takes {dense} and {cache}"
+        )
+    if draft.dense_bytes + draft.kv_bytes + draft.staging_bytes + draft.expert_bytes > near:
+        wrong.append(f"the draft plan shares out more than the {near} bytes of HB")
+    residents = sum(int((layer.residency > 0).sum()) for layer in plan.layers)
+    share = residents / sum(layer.shape.experts for layer in plan.layers)
+    if abs(share - draft.expert_fraction) > 1e-9:
+        wrong.append(f"the draft plan says that {draft.expert_fraction} of the experts are resident; {share} are")
+    return wrong
+
+
+def _slices(plan: Plan) -> list[str]:
+    """The draft computes with what is resident: slices, or whole experts."""
+    wrong = []
+    operations = {op.store: op for op in plan.draft_phase.operations if op.kind == "experts"}
+    for layer in plan.layers:
+        op = operations.get(layer.shape.name)
+        level = MSB if op is not None and op.slice == MSB_SLICE else ALL
+        if op is not None and any(have not in (0, level) for have in layer.residency):
+            wrong.append(f"@{layer.shape.name}: the draft computes with '{op.slice}', and residents are something else")
+        if (plan.draft.bits == FULL_BITS) != (level == ALL) and layer.shape.residual_bytes and layer.residency.any():
+            wrong.append(f"@{layer.shape.name}: a draft of {plan.draft.bits} bits does not compute with '{level}'")
+    return wrong
+
+
+def _banks(plan: Plan) -> list[str]:
+    banks, wrong = plan.prices.space().banks, []
+    held = [0.0] * banks
+    for layer in plan.layers:
+        name = layer.shape.name
+        if len(layer.replicas) != layer.shape.experts or len(layer.residency) != layer.shape.experts:
+            wrong.append(f"@{name}: {len(layer.replicas)} of {layer.shape.experts} experts are placed")
+            continue
+        for expert, copies in enumerate(layer.replicas):
+            size = layer.shape.resident_bytes(int(layer.residency[expert]))
+            if bool(size) != bool(copies):
+                wrong.append(f"@{name}: expert {expert} has {size} resident bytes and {len(copies)} replicas")
+            if len(set(copies)) < len(copies):
+                wrong.append(f"@{name}: expert {expert} has two replicas on the same banks")
+            for copy in copies:
+                if not copy or list(copy) != sorted(set(copy)) or copy[0] < 0 or copy[-1] >= banks:
+                    wrong.append(
+                        f"@{name}: expert {expert} lies in banks {list(copy)}; valid: 0 to {banks - 1}, each once"
+                    )
+                    continue
+                for bank in copy:
+                    held[bank] += size / len(copy)
+    capacity = plan.draft.expert_bytes / banks
+    for bank, size in enumerate(held):
+        # Parts are equal shares of whole bytes: each may round by less than one byte a layer.
+        if size > capacity + len(plan.layers):
+            wrong.append(f"bank {bank} is to hold {size:.0f} bytes of experts and has {capacity:.0f}")
+    return wrong

@@ -1,0 +1,116 @@
+"""A whole plan as the checker sees it, and whom it asks what primitive pieces of work take."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from moe_passes.plan.decisions import DispatchPlan, DraftPlan
+from moe_passes.plan.model import ModelShape
+from moe_passes.plan.phase import Phase
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.request import Request
+from moe_passes.plan.round import Buffer, LayerRouting, Schedule, SteadyState, Task, Work
+
+
+class Capacities(Protocol):
+    """How much the machine holds."""
+
+    @property
+    def banks(self) -> int:
+        """Banks of the near memory; 0 without one."""
+        ...
+
+    @property
+    def near_bytes(self) -> int:
+        """Capacity of the near memory."""
+        ...
+
+    @property
+    def far_bytes(self) -> int:
+        """Capacity of the memory that holds the whole model."""
+        ...
+
+
+class Prices(Protocol):
+    """Seconds of primitive pieces of work: the part of a cost model that cannot be derived."""
+
+    def space(self) -> Capacities:
+        """Return what the machine holds."""
+        ...
+
+    def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
+        """Seconds to read bytes out of one bank."""
+        ...
+
+    def external_read_seconds(self, size_bytes: float) -> float:
+        """Seconds to bring bytes out of external memory."""
+        ...
+
+    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+        """Seconds for multiply-accumulates."""
+        ...
+
+    def aggregate_seconds(self, size_bytes: float) -> float:
+        """Seconds on the aggregation link."""
+        ...
+
+    def stream_seconds(self, size_bytes: float) -> float:
+        """Seconds on the streamline link."""
+        ...
+
+    def load_link_share(self) -> float:
+        """Share of the streamline link that a load takes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A complete plan.
+
+    Attributes:
+        prices: of the machine.
+        model: the model as a whole.
+        request: the request.
+        draft: the draft plan.
+        dispatch: the dispatcher's plan.
+        draft_phase: one draft step.
+        verify_phase: the verify step.
+        layers: MoE layers with residency and replicas.
+        routing: of the round, by expert store.
+        names: of resources.
+        capacities: of resources.
+        tasks: of the round.
+        work: of every task.
+        buffers: what is held across tasks.
+        schedule: start and mode of every task.
+        offsets: address of every buffer.
+        steady: the steady state.
+    """
+
+    prices: Prices
+    model: ModelShape
+    request: Request
+    draft: DraftPlan
+    dispatch: DispatchPlan
+    draft_phase: Phase
+    verify_phase: Phase
+    layers: tuple[PlacedLayer, ...]
+    routing: dict[str, LayerRouting]
+    names: tuple[str, ...]
+    capacities: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    work: tuple[Work, ...]
+    buffers: tuple[Buffer, ...]
+    schedule: Schedule
+    offsets: tuple[int, ...]
+    steady: SteadyState | None
+
+    def end(self, task: int) -> int:
+        """Return when a task ends."""
+        return self.schedule.end(self, task)
+
+    def title(self, task: int) -> str:
+        """Name a task for messages."""
+        work = self.work[task]
+        expert = f" expert {work.expert}" if work.expert >= 0 else ""
+        at = f", {work.where}" if work.where else ""
+        return f"task {task} ({work.kind}, step {work.step}, layer {work.layer}{expert}{at})"

@@ -1,0 +1,80 @@
+"""That rounds can follow each other as the steady state says: three of them in a row, task by task."""
+
+from dataclasses import replace
+
+from moe_passes.plan.round import Buffer, Schedule, SteadyState, Task
+from moe_passes.verify import schedule
+from moe_passes.verify.plan import Plan
+
+ROUNDS = 3
+
+
+def violations(plan: Plan) -> list[str]:
+    """Return everything that is wrong with the steady state."""
+    steady = plan.steady
+    if steady is None:
+        return ["the steady state is open"]
+    if steady.schedule is None and steady.carried:
+        return ["the steady state carries loads and says nothing of when tasks run"]
+    if steady.period < steady.lower_bound:
+        return [f"the period of {steady.period} ns is below its bound of {steady.lower_bound} ns"]
+    times = steady.schedule or plan.schedule
+    if len(times.starts) != len(plan.tasks):
+        return [f"the steady state times {len(times.starts)} of {len(plan.tasks)} tasks"]
+    wrong = []
+    for number, mode in enumerate(times.modes):
+        if not 0 <= mode < len(plan.tasks[number].modes):
+            return [f"steady state: {plan.title(number)} runs in mode {mode}, which does not exist"]
+        if times.starts[number] + plan.tasks[number].modes[mode].duration > steady.period:
+            wrong.append(f"steady state: {plan.title(number)} ends after the period of {steady.period} ns")
+    for number in steady.carried:
+        if plan.work[number].kind != "load" or plan.tasks[number].after:
+            wrong.append(f"steady state: {plan.title(number)} is carried; valid: loads that wait for nothing")
+    found = wrong or schedule.timing(_unrolled(plan, steady, times))
+    return [text if text.startswith("steady state") else f"steady state: {text}" for text in found]
+
+
+def _unrolled(plan: Plan, steady: SteadyState, times: Schedule) -> Plan:
+    """Write rounds in a row as one plan without addresses; the first finds its carried loads done.
+
+    A carried load of round k + 1 runs in round k, and may begin once the last router of round k has run.
+    """
+    carried = set(steady.carried)
+    tail = max(n for n, work in enumerate(plan.work) if work.kind == "attention")
+    tasks: list[Task] = []
+    starts: list[int] = []
+    modes: list[int] = []
+    work = []
+    buffers: list[Buffer] = []
+    coming: dict[int, int] = {}
+    for k in range(ROUNDS):
+        border = k * steady.period
+        number_of: dict[int, int] = {}
+        for number, task in enumerate(plan.tasks):
+            if number in carried:
+                if k:
+                    number_of[number] = coming[number]
+                continue
+            number_of[number] = len(tasks)
+            tasks.append(replace(task, after=tuple(number_of[b] for b in task.after if b in number_of)))
+            starts.append(border + times.starts[number])
+            modes.append(times.modes[number])
+            work.append(plan.work[number])
+        for number in steady.carried:
+            coming[number] = len(tasks)
+            tasks.append(replace(plan.tasks[number], after=(number_of[tail],)))
+            starts.append(border + times.starts[number])
+            modes.append(times.modes[number])
+            work.append(plan.work[number])
+        for buffer in plan.buffers:
+            if buffer.last in number_of and (k or buffer.first not in carried):
+                buffers.append(replace(buffer, first=number_of[buffer.first], last=number_of[buffer.last]))
+    last = [replace(b, first=coming[b.first], last=coming[b.first]) for b in plan.buffers if b.first in carried]
+    return replace(
+        plan,
+        tasks=tuple(tasks),
+        work=tuple(work),
+        buffers=tuple(buffers + last),
+        offsets=(),
+        schedule=Schedule(tuple(starts), tuple(modes)),
+    )

@@ -1,1 +1,0 @@
-"""An independent checker of complete plans."""

@@ -1,0 +1,70 @@
+"""Golden numbers of the cost model, derived by hand from the figures of targets/elmoe3d-8gb.yaml."""
+
+import pytest
+from moe_passes.estimate.analytic import AnalyticCost
+from moe_passes.estimate.dense import dense_time
+from moe_passes.plan.model import DensePart
+from moe_passes.plan.round import nanoseconds
+
+from moe_compiler.hardware.loader import load_target
+
+
+@pytest.fixture(scope="module")
+def cost() -> AnalyticCost:
+    return AnalyticCost(load_target("elmoe3d-8gb").machine())
+
+
+def test_external_read(cost):
+    """100 ns + 2,506,752 B / (102.4 GB/s · 0.99) = 100 ns + 24,727.27 ns."""
+    assert cost.external_read_seconds(2_506_752) == pytest.approx(24_827.27e-9, rel=1e-6)
+
+
+def test_local_read_leaves_room_for_loads(cost):
+    """A bank gives 51.2 · 0.97 − 102.4 · 0.99 / 32 = 49.664 − 3.168 = 46.496 GB/s; 40 ns + 1 MB / 46.496 GB/s."""
+    assert cost.local_read_seconds(1e6) == pytest.approx(40e-9 + 1e6 / 46.496e9)
+
+
+def test_a_slow_hb_bounds_loads():
+    """32 banks of 1 GB/s at 97 %: loads take half of 31.04 GB/s, reads get the other half."""
+    slow = AnalyticCost(load_target("elmoe3d-8gb", ("memories.hb.bank_bandwidth_gb_s=1",)).machine())
+    assert slow.external_read_seconds(1e9) == pytest.approx(100e-9 + 1 / 15.52)
+    assert slow.local_read_seconds(1e6) == pytest.approx(40e-9 + 1e6 / 0.485e9)
+
+
+def test_compute(cost):
+    """524 TOPS are 262e12 MAC/s on 32 elements: one element does 8.1875e12; 4-bit slices at twice the rate."""
+    assert cost.mac_seconds(8.1875e12, 8, 1) == pytest.approx(1.0)
+    assert cost.mac_seconds(8.1875e12, 4, 1) == pytest.approx(0.5)
+    assert cost.mac_seconds(8.1875e12, 8, 32) == pytest.approx(1 / 32)
+
+
+def test_aggregation(cost):
+    """8 tokens hear 32 banks, 2048 × 2 bytes each: 1,048,576 B / 32 GB/s + 20 ns = 32,788 ns."""
+    assert cost.aggregate_seconds(8 * 32 * 2048 * 2) == pytest.approx(32_788e-9)
+
+
+def test_dense_part(cost):
+    """A 32 MB part with a 2-sequence KV cache of 1,024 × 1,024 × 2 B, 10 tokens that gather 4,096 elements each.
+
+    Read: (32e6 + 2 · 2,097,152) / 32 B a bank at 46.496 GB/s + 40 ns = 24,365.69 ns; compute:
+    10 · (32e6 + 1024 · 8192) / 262e12 = 1.54 µs, hidden; gather: 81,920 B / 32 GB/s + 20 ns = 2,580 ns.
+    """
+    part = DensePart(0, 32_000_000, 32_000_000, 4096, 1024, 0, 8192)
+    time = dense_time(cost, part, batch=2, width=5, context=1024)
+    assert time.weight_and_kv_bytes == 36_194_304
+    assert time.macs == 10 * (32_000_000 + 1024 * 8192)
+    assert time.link_bytes == 81_920
+    read = 40e-9 + 36_194_304 / 32 / 46.496e9
+    assert time.seconds == pytest.approx(read + 2_580e-9)
+
+
+def test_a_window_bounds_the_cache():
+    part = DensePart(0, 1, 1, 1, 100, 128, 1)
+    assert part.kv_bytes(64) == 2 * 100 * 64
+    assert part.kv_bytes(4096) == 2 * 100 * 128
+
+
+def test_durations_are_rounded_up():
+    assert nanoseconds(1.0000001e-6) == 1001
+    assert nanoseconds(3e-9) == 3
+    assert nanoseconds(0.0) == 0

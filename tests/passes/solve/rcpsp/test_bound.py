@@ -1,0 +1,99 @@
+"""The lower bound: by hand, against brute force, and against every schedule found in 10,000 random instances."""
+
+import random
+
+import pytest
+from moe_passes.plan.round import Buffer, Mode, Task
+from moe_passes.solve.rcpsp.bound import _preemptive, lower_bound
+from moe_passes.solve.rcpsp.check import violations
+from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
+from moe_passes.solve.rcpsp.problem import Budget, Problem
+from moe_passes.solve.rcpsp.solve import solve
+
+INSTANCES = 10_000
+EXACT_EVERY = 25
+"""Every so many instances are solved to optimality, too."""
+
+
+def arbitrary(choose: random.Random) -> Problem:
+    """Tasks with alternatives on an exclusive machine, a pool of four, and a buffer."""
+    count, room = choose.randint(1, 9), choose.randint(3, 9)
+    tasks, buffers = [], []
+    for n in range(count):
+        modes = tuple(
+            Mode(
+                choose.randint(0, 6),
+                tuple((r, choose.randint(1, c)) for r, c in ((0, 1), (1, 4)) if choose.random() < 0.6),
+            )
+            for _ in range(choose.choice([1, 1, 2]))
+        )
+        after = tuple(sorted(choose.sample(range(n), min(n, choose.choice([0, 1, 1, 2])))))
+        tasks.append(Task(modes, after, choose.choice([0, 0, 0, 5])))
+        if after and choose.random() < 0.5:
+            buffers.append(Buffer(2, choose.randint(1, 3), after[0], n))
+    return Problem((1, 4, room), ("machine", "pool", "buffer"), tuple(tasks), tuple(buffers))
+
+
+def layered(choose: random.Random) -> Problem:
+    """A chain of layers, as a round has them: a router, loads that wait for it or for an earlier one, and a join."""
+    tasks, buffers, routers, last = [], [], [], ()
+    for _ in range(choose.randint(1, 4)):
+        routers.append(len(tasks))
+        tasks.append(Task((Mode(choose.randint(0, 4), ((1, 1),)),), last))
+        experts = []
+        for _ in range(choose.randint(0, 4)):
+            load = len(tasks)
+            after = choose.choice([(), (choose.choice(routers),), (routers[-1],)])
+            tasks.append(Task((Mode(choose.randint(1, 6), ((0, 1),)),), after))
+            tasks.append(Task((Mode(choose.randint(0, 2), ((1, 1),)),), (routers[-1], load)))
+            experts.append(load + 1)
+            buffers += [Buffer(2, 1, load, load + 1)] * choose.randint(1, 2)
+        tasks.append(Task((Mode(choose.randint(0, 2), ()),), (routers[-1], *experts)))
+        last = (len(tasks) - 1,)
+    room = choose.choice([2, 3, 4, 8])
+    return Problem((1, 1, room), ("external", "banks", "staging"), tuple(tasks), tuple(buffers))
+
+
+@pytest.mark.parametrize("kind", [arbitrary, layered])
+def test_bound_is_never_above_a_schedule(kind):
+    choose = random.Random(5)
+    for instance in range(INSTANCES // 2):
+        problem = kind(choose)
+        bound = lower_bound(problem)
+        for rule in RULES:
+            schedule = list_schedule(problem, rule)
+            if schedule is not None and not violations(problem, schedule):
+                assert bound <= schedule.makespan(problem), problem
+        if instance % EXACT_EVERY == 0:
+            answer = solve(problem, Budget(5.0), "exact")
+            if answer.status == "optimal":
+                assert bound <= answer.schedule.makespan(problem), problem
+
+
+def test_preemption_by_hand():
+    """Two jobs from 0, of 4 with tail 7 and of 5 with tail 0, one of 1 from 2 with tail 20: 3 + 20 counts."""
+    from numpy import array
+
+    assert _preemptive(array([0, 0, 2]), array([4, 5, 1]), array([7, 0, 20])) == 23
+    assert _preemptive(array([0, 0]), array([4, 5]), array([7, 0])) == 11
+    assert _preemptive(array([0, 3]), array([4, 1]), array([0, 9])) == 13
+
+
+def test_energy_of_a_shared_resource_by_hand():
+    """Five tasks of 3 that take half each of two units: 15 unit-seconds over 2, rounded up."""
+    tasks = tuple(Task((Mode(3, ((0, 1),)),)) for _ in range(5))
+    assert lower_bound(Problem((2,), ("pool",), tasks)) == 8
+
+
+def test_a_full_buffer_delays_loads_by_hand():
+    """Two slots, six loads of 5 from the start, a router that ends at 40: at most two loads run before it."""
+    router = Task((Mode(40, ((1, 1),)),))
+    tasks, buffers = [router], []
+    for _ in range(6):
+        load = len(tasks)
+        tasks += [Task((Mode(5, ((0, 1),)),)), Task((Mode(1, ((1, 1),)),), (0, load))]
+        buffers.append(Buffer(2, 1, load, load + 1))
+    problem = Problem((1, 1, 2), ("external", "banks", "staging"), tuple(tasks), tuple(buffers))
+    # No slot is free before the first expert ends, at 41: four loads of 5 start then or later, then the last expert.
+    assert lower_bound(problem) == 41 + 4 * 5 + 1
+    assert solve(problem, Budget(5.0)).schedule.makespan(problem) == 62

@@ -1,0 +1,214 @@
+"""The task graph of a hand-made round, counted by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from moe_passes.estimate.analytic import AnalyticCost
+from moe_passes.plan.decisions import DispatchPlan
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import DensePart, ExpertLayer
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.round import add_up
+from moe_passes.routing.likelihood import likelihoods, look_up, share_needed, table
+from moe_passes.routing.rounds import RoundRouting
+from moe_passes.tasks.build import build, build_unknown
+from moe_passes.tasks.modes import Engines, ExpertWork
+from moe_passes.tasks.problem import StaticPlan
+from moe_passes.tasks.rounds import without_wrong_asks
+from moe_passes.tasks.stages import Stage
+
+from moe_compiler.evaluate.report import roofline_seconds
+from moe_compiler.hardware.loader import load_target
+
+MSB, RESIDUAL, HIDDEN = 640, 576, 64
+SLOT = 640
+"""Half an expert (608), aligned to 64."""
+DISPATCH = DispatchPlan(1001, 1001, table(), "program", "free")
+
+
+def phase(parts):
+    """Attention and router, the layer's experts, the head."""
+    return (Stage("attention", (), parts[0]), Stage("experts", (0,), None, "layer0", 0), Stage("head", (1,), parts[1]))
+
+
+def hand_made():
+    """One layer of 4 experts, top-1, γ = 1, batch 1; experts 0 and 1 are resident as msb slices in all 32 banks."""
+    shape = ExpertLayer("layer0", 0, experts=4, top_k=1, parameters=1000, msb_bytes=MSB, residual_bytes=RESIDUAL)
+    residency = np.array([1, 1, 0, 0])
+    everywhere = (tuple(range(32)),)
+    placed = PlacedLayer(shape, residency, (everywhere, everywhere, (), ()), np.zeros(4, dtype=np.int64))
+    parts = (DensePart(0, 1000, 900, 10, 0, 0, 0), DensePart(1, 2000, 1900, 20, 0, 0, 0))
+    plan = StaticPlan(1, 16, 1, 4, HIDDEN, 4 * SLOT, phase(parts), phase(parts), (placed,), DISPATCH)
+    verify = np.zeros((1, 2, 4), dtype=bool)
+    verify[0, 0, 0] = verify[0, 1, 2] = True  # token 0 → expert 0 (hot), token 1 → expert 2 (cold)
+    asked = np.zeros((1, 1, 1, 4), dtype=bool)
+    asked[0, 0, 0, 2] = True  # the draft asked for expert 2,
+    drafted = np.zeros((1, 1, 1, 4), dtype=bool)
+    drafted[0, 0, 0, 0] = True  # and computed resident expert 0 instead
+    return plan, RoundRouting(verify, asked, drafted, np.zeros((1, 4), dtype=np.int64), ((),))
+
+
+@pytest.fixture(scope="module")
+def graph():
+    plan, routing = hand_made()
+    return build(plan, routing, AnalyticCost(load_target("elmoe3d-8gb").machine()))
+
+
+def of_kind(graph, kind):
+    return [n for n, work in enumerate(graph.work) if work.kind == kind]
+
+
+def test_tasks_and_precedence(graph):
+    kinds = [work.kind for work in graph.work]
+    assert kinds == [
+        *("attention", "draft-experts", "head"),
+        *("attention", "load", "expert", "load", "expert", "gather", "head"),
+    ]
+    draft_router, verify_router = of_kind(graph, "attention")
+    hot, cold = of_kind(graph, "load")
+    tasks = graph.problem.tasks
+    assert tasks[cold].after == (draft_router,), "the draft asked for it: released at the draft's router"
+    assert tasks[hot].after == (verify_router,), "nobody asked for it before verify"
+    assert tasks[of_kind(graph, "expert")[1]].after == (verify_router, cold)
+
+
+def test_bytes_and_staging(graph):
+    """Hot: only its residual is loaded, one slot. Cold: the whole expert, two slots. Slots are 640 B."""
+    hot, cold = of_kind(graph, "load")
+    assert graph.work[hot].traffic.external_read_bytes == RESIDUAL
+    assert graph.work[cold].traffic.external_read_bytes == MSB + RESIDUAL
+    assert [b.first for b in graph.problem.buffers] == [hot, cold, cold]
+    assert {b.amount for b in graph.problem.buffers} == {SLOT}
+    totals = add_up(graph.work)
+    assert totals.external_read_bytes == totals.hb_write_bytes == MSB + 2 * RESIDUAL
+    dense = 2 * (1000 + 2000)
+    assert totals.hb_read_bytes == dense + MSB + 2 * (MSB + RESIDUAL)
+    # Gathers: 1 draft and 2 verify tokens hear 32 banks each; dense parts gather (1 + 2) · (10 + 20) elements.
+    assert totals.link_bytes == 3 * 32 * HIDDEN * 2 + 3 * 30 * 2
+    assert totals.w4a8_macs == 1000
+    assert totals.w8a8_macs == 2 * 1000 + 3 * (900 + 1900)
+
+
+def test_energy_and_roofline(graph):
+    cost = machine_cost()
+    totals = add_up(graph.work)
+    energy = cost.joules(totals, seconds=1e-3)
+    assert energy["external_read"] == pytest.approx(totals.external_read_bytes * 8 * 3.88e-12)
+    assert energy["hb_read"] == pytest.approx(totals.hb_read_bytes * 8 * 0.43e-12)
+    assert energy["elements"] == pytest.approx(1000 * 0.1e-12 + totals.w8a8_macs * 0.2e-12)
+    assert energy["static"] == pytest.approx(3e-3)
+    roofline = roofline_seconds(cost, totals)
+    assert roofline["external bandwidth"] == pytest.approx(totals.external_read_bytes / (102.4e9 * 0.99))
+    assert roofline["hb bandwidth"] == pytest.approx(
+        (totals.hb_read_bytes + totals.hb_write_bytes) / (32 * 51.2e9 * 0.97)
+    )
+
+
+def test_without_hb_everything_streams():
+    plan, routing = hand_made()
+    layer = plan.layers[0]
+    nothing = PlacedLayer(layer.shape, np.zeros(4, dtype=np.int64), ((),) * 4, layer.needed_permille)
+    plain = StaticPlan(1, 16, 0, 8, HIDDEN, 0, plan.draft, plan.verify, (nothing,), DISPATCH)
+    routing = RoundRouting(
+        routing.verify[:, :1], routing.asked[:0], routing.drafted[:0], routing.recent, routing.promoted
+    )
+    graph = build(plain, routing, AnalyticCost(load_target("xpu-lpddr5").machine()))
+    assert [work.kind for work in graph.work] == ["attention", "expert", "head"]
+    assert add_up(graph.work).external_read_bytes == 1000 + MSB + RESIDUAL + 2000
+    assert graph.problem.buffers == ()
+
+
+def machine_cost(*overrides):
+    return AnalyticCost(load_target("elmoe3d-8gb", overrides).machine())
+
+
+def test_a_sure_expert_is_loaded_from_the_start_and_an_unlikely_one_is_not_prefetched():
+    plan, routing = hand_made()
+    layer = replace(plan.layers[0], needed_permille=np.array([1000, 0, 0, 0]))
+    plan = replace(plan, layers=(layer,), dispatch=replace(DISPATCH, sure_permille=1000, least_permille=900))
+    known = build(plan, routing, machine_cost())
+    hot, cold = of_kind(known, "load")
+    draft_router, verify_router = of_kind(known, "attention")
+    assert known.problem.tasks[hot].after == ()
+    assert known.problem.tasks[cold].after == (draft_router,)
+    unknown = build_unknown(plan, routing, machine_cost())
+    assert unknown.problem.tasks[cold].after == (verify_router,), "likelihood 0 is below 900"
+    assert [(g.task, g.decider, g.is_needed) for g in unknown.guesses] == [(hot, verify_router, True)]
+
+
+def test_a_wrong_guess_is_a_load_of_the_unknown_round_alone():
+    plan, routing = hand_made()
+    routing.asked[0, 0, 0, 3] = True
+    plan = replace(plan, dispatch=replace(DISPATCH, least_permille=0))
+    assert [w.expert for w in build(plan, routing, machine_cost()).work if w.kind == "load"] == [0, 2]
+    unknown = build_unknown(plan, routing, machine_cost())
+    assert [w.expert for w in unknown.work if w.kind == "load"] == [0, 2, 3]
+    assert [g.is_needed for g in unknown.guesses] == [True, False]
+    informed = build_unknown(plan, without_wrong_asks(routing), machine_cost())
+    assert [g.is_needed for g in informed.guesses] == [True]
+    assert routing.asked[0, 0, 0, 3], "the round itself is left as it is"
+
+
+def test_the_next_hot_set_is_written_after_all_that_reads_what_it_replaces():
+    plan, routing = hand_made()
+    graph = build(plan, replace(routing, promoted=(((2, 0),),)), machine_cost())
+    (write,) = of_kind(graph, "write")
+    hot, cold = of_kind(graph, "expert")
+    work = graph.work[write]
+    assert (work.expert, work.replaces, work.traffic.hb_read_bytes, work.traffic.hb_write_bytes) == (2, 0, MSB, MSB)
+    assert set(graph.problem.tasks[write].after) == {of_kind(graph, "load")[1], hot, cold}
+    held = {b.first: b.last for b in graph.problem.buffers}
+    assert held[of_kind(graph, "load")[1]] == write, "the slice stays in staging until it is written"
+
+
+def test_an_expert_that_staging_cannot_hold_is_named():
+    plan, routing = hand_made()
+    with pytest.raises(InputError, match=r"expert 2 of layer 0 takes 1,280 bytes of staging, which has 640"):
+        build(replace(plan, staging_bytes=SLOT), routing, machine_cost())
+
+
+def engines(*overrides):
+    return Engines(machine_cost(*overrides), ((3, 1), (4, 1)), lambda home: ((3 + home[0] // 16, 1),), 2)
+
+
+def test_engines_of_an_expert_on_one_bank():
+    """100 kB on one of 32 banks: near memory, the bank reads it alone; as xPU it streams past all elements."""
+    one = engines().modes(ExpertWork(100_000, 0, 1000), ((0,),))
+    assert [mode.uses for mode in one] == [((3, 1),), ((2, 1000), (3, 1), (4, 1))]
+    assert one[1].duration < one[0].duration
+    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it: what is left is too slow to pay.
+    assert one[1].duration == math.ceil((20e-9 + 100_000 / 128e9) * 1e9)
+
+
+def test_replicas_are_alternatives_and_staged_bytes_need_all_banks():
+    two = engines().modes(ExpertWork(100_000, 0, 1000), ((20,), (0,)))
+    assert [mode.uses for mode in two[:2]] == [((4, 1),), ((3, 1),)]
+    staged = engines().modes(ExpertWork(1_000, 1_000, 1000), ((0,),))
+    assert all({(3, 1), (4, 1)} <= set(mode.uses) for mode in staged)
+
+
+def test_likelihoods_count_cases():
+    """One layer of two experts, two rounds of one draft step: expert 0 is asked for and needed in one of them."""
+    _, first = hand_made()
+    rounds = []
+    for needed in (True, False):
+        verify = np.zeros((1, 2, 2), dtype=bool)
+        verify[0, 0, 0], verify[0, 1, 1] = needed, True
+        asked = np.zeros((1, 1, 1, 2), dtype=bool)
+        asked[0, 0, 0, 0] = True
+        recent = np.zeros((1, 2), dtype=np.int64)
+        rounds.append(replace(first, verify=verify, asked=asked, drafted=asked, recent=recent, promoted=((),)))
+    shares = share_needed(rounds)
+    assert shares.tolist() == [[500, 1000]]
+    counted = likelihoods(rounds, shares)
+
+    def likelihood(share, asks):
+        return int(look_up(counted, np.array([share]), np.array([0]), np.array([asks]))[0])
+
+    # Asked once: 1 of 2 cases. All classes with one ask: (1 + ½) / (2 + 1) = ½, so the prior changes nothing.
+    assert likelihood(500, 1) == 500
+    # Expert 1, never asked for: needed in 4 of 4 cases (before and after the step of each round). All classes without
+    # an ask: 5 of 6 cases, (5 + ½) / 7; with the weight of 4 cases: (4 + 4 · 0.786) / 8.
+    assert likelihood(1000, 0) == round(1000 * (4 + 4 * 5.5 / 7) / 8)
