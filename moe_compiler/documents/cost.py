@@ -1,5 +1,7 @@
 """cost.json: what a compilation is estimated to cost."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from moe_compiler.documents.base import Document
@@ -97,7 +99,7 @@ class HeldOut(Document):
 class CostDocument(Document):
     """cost.json; seconds are of the modelled machine."""
 
-    schema_: int = Field(1, alias="schema")
+    schema_: Annotated[int, Field(alias="schema")] = 1
     model: str
     target: str
     overrides: list[str]

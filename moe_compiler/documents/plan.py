@@ -100,7 +100,7 @@ class Round(Document):
 class PlanDocument(Document):
     """plan.json; all times are seconds of the modelled machine."""
 
-    schema_: int = Field(1, alias="schema")
+    schema_: Annotated[int, Field(alias="schema")] = 1
     model: str
     target: str
     overrides: list[str]

@@ -27,7 +27,7 @@ class SolverCall(Document):
 class CompileDocument(Document):
     """compile.json."""
 
-    schema_: int = Field(1, alias="schema")
+    schema_: Annotated[int, Field(alias="schema")] = 1
     command: list[str]
     model: str
     target: str

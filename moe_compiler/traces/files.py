@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Profile:
     trace: RoutingTrace
 
 
-def choose(given: str | None, layers: list[ExpertLayer], tokens: int, seed: int) -> Profile:
+def choose(given: str | None, layers: Sequence[ExpertLayer], tokens: int, seed: int) -> Profile:
     """Load the profile that was asked for, else make a synthetic one.
 
     Args:
@@ -51,7 +52,7 @@ def check_exists(given: str | None) -> None:
         raise InputError(f"profile {given}: no such file; valid: an .npz, or synthetic-TOKENStokens-seedN")
 
 
-def load(name_or_path: str, layers: list[ExpertLayer]) -> Profile:
+def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
     """Load a synthetic or a user's profile and check it against the model's shape.
 
     Raises:
@@ -82,7 +83,7 @@ def load(name_or_path: str, layers: list[ExpertLayer]) -> Profile:
     return Profile(ProfileRecord(name, kind, trace.sha256(), "measured" if measured else "assumed"), trace)
 
 
-def shape_of(layers: list[ExpertLayer]) -> tuple[int, int, int]:
+def shape_of(layers: Sequence[ExpertLayer]) -> tuple[int, int, int]:
     """Return (MoE layers, experts of a layer, top-k).
 
     Raises:

@@ -138,7 +138,8 @@ class Pass:
 def _plain(hint: Any) -> type:
     """Return the type of an option that may be None."""
     arguments = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return next(argument for argument in arguments if argument is not type(None))
+    kind: type = next(argument for argument in arguments if argument is not type(None))
+    return kind
 
 
 def _parsed(pass_name: str, entry: Option, text: str) -> Any:

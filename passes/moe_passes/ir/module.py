@@ -253,12 +253,12 @@ def dispatch_plan(module: ir.Module) -> DispatchPlan | None:
     if not found:
         return None
     at = found[0].attributes
-    borders = [tuple(at[name]) for name in ("share_borders", "recent_borders", "ask_borders")]
-    values = request_ops.read_likelihoods(at["likelihoods"], [len(border) + 1 for border in borders])
+    share, recent, asks = (tuple(at[name]) for name in ("share_borders", "recent_borders", "ask_borders"))
+    values = request_ops.read_likelihoods(at["likelihoods"], [len(share) + 1, len(recent) + 1, len(asks) + 1])
     return DispatchPlan(
         at["sure_permille"].value,
         at["least_permille"].value,
-        Likelihoods(*borders, values),
+        Likelihoods(share, recent, asks, values),
         at["order"].value,
         at["engine"].value,
     )

@@ -296,7 +296,8 @@ def _work_attribute(work: Work, stores: dict[int, str]) -> ir.Attribute:
         return sched.Gather.get(store)
     if work.kind == "write":
         return sched.Write.get(store, to_attribute(work.expert), to_attribute(work.replaces))
-    return {"load": sched.Load, "expert": sched.Expert}[work.kind].get(store, to_attribute(work.expert))
+    kind = sched.Load if work.kind == "load" else sched.Expert
+    return kind.get(store, to_attribute(work.expert))
 
 
 def write_schedule(round_: Round, schedule: Schedule) -> None:

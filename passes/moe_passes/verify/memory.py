@@ -104,8 +104,8 @@ def _banks(plan: Plan) -> list[str]:
                 for bank in copy:
                     held[bank] += size / len(copy)
     capacity = plan.draft.expert_bytes / banks
-    for bank, size in enumerate(held):
+    for bank, total in enumerate(held):
         # Parts are equal shares of whole bytes: each may round by less than one byte a layer.
-        if size > capacity + len(plan.layers):
-            wrong.append(f"bank {bank} is to hold {size:.0f} bytes of experts and has {capacity:.0f}")
+        if total > capacity + len(plan.layers):
+            wrong.append(f"bank {bank} is to hold {total:.0f} bytes of experts and has {capacity:.0f}")
     return wrong

@@ -35,7 +35,7 @@ class MemoryOp(MoeOperation, name="memory"):
     write_joules_per_byte: F64
     staging_bytes: I64
 
-    RANGES = {  # noqa: RUF012
+    RANGES = {
         "capacity_bytes": (1, LARGEST),
         "banks": (1, MOST_BANKS),
         "bank_bytes_per_second": (1, LARGEST),
@@ -54,7 +54,7 @@ class EngineOp(MoeOperation, name="engine"):
     w4a8_joules_per_mac: F64
     w8a8_joules_per_mac: F64
 
-    RANGES = {  # noqa: RUF012
+    RANGES = {
         "w4a8_macs_per_second": (1, LARGEST),
         "w8a8_macs_per_second": (1, LARGEST),
     }
@@ -68,7 +68,7 @@ class LinkOp(MoeOperation, name="link"):
     latency_seconds: F64
     joules_per_byte: F64
 
-    RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY)}  # noqa: RUF012
+    RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY)}
 
 
 class BankSetOp(MoeOperation, name="bank_set"):
@@ -77,7 +77,7 @@ class BankSetOp(MoeOperation, name="bank_set"):
     sym_name: ir.StringAttr
     banks: I64Array
 
-    RANGES = {"banks": (0, MOST_BANKS - 1)}  # noqa: RUF012
+    RANGES = {"banks": (0, MOST_BANKS - 1)}
 
     def check(self) -> None:
         """Banks ascend; there is at least one."""

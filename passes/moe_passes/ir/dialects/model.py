@@ -93,7 +93,7 @@ class ModelOp(MoeOperation, name="model"):
     expert_bits: F64
     msb_bits: F64
 
-    RANGES = {  # noqa: RUF012
+    RANGES = {
         "hidden": (1, 1e9),
         "vocabulary": (1, 1e9),
         "total_parameters": (1, LARGEST),
@@ -121,7 +121,7 @@ class ExpertStoreOp(MoeOperation, name="expert_store"):
     placement: Open | Placement
     needed: Open | Permille
 
-    RANGES = {  # noqa: RUF012
+    RANGES = {
         "layer": (0, MOST_LAYERS),
         "experts": (1, MOST_EXPERTS),
         "top_k": (1, MOST_EXPERTS),
@@ -282,7 +282,7 @@ class MlpOp(MoeOperation, name="mlp", traits=[ext.Pure]):
     shared: I64
     result: ext.Result[Hidden]
 
-    RANGES = {"shared": (0, 1)}  # noqa: RUF012
+    RANGES = {"shared": (0, 1)}
 
 
 class AddOp(MoeOperation, name="add", traits=[ext.Pure]):

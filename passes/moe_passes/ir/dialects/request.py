@@ -38,7 +38,7 @@ class RequestOp(MoeOperation, name="request"):
     time_limit_seconds: F64
     cost_model: ir.StringAttr
 
-    RANGES = {  # noqa: RUF012
+    RANGES = {
         "batch": (BATCH.low, BATCH.high),
         "context": (CONTEXT.low, CONTEXT.high),
         "draft_length": (AUTO_LENGTH, DRAFT_LENGTH.high),
@@ -82,7 +82,7 @@ class DraftOp(MoeOperation, name="draft"):
     dense_bytes: I64
     kv_bytes: I64
 
-    RANGES = {  # noqa: RUF012
+    RANGES = {
         "length": (DRAFT_LENGTH.low, DRAFT_LENGTH.high),
         "bits": (1, 64),
         "expert_fraction": (0, 1),
@@ -103,7 +103,7 @@ class DispatchOp(MoeOperation, name="dispatch"):
     ask_borders: I64Array
     likelihoods: ir.ArrayAttr
 
-    RANGES = {"sure_permille": (0, 1001), "least_permille": (0, 1001)}  # noqa: RUF012
+    RANGES = {"sure_permille": (0, 1001), "least_permille": (0, 1001)}
 
     def check(self) -> None:
         """Rules are known, borders ascend, and there is a likelihood for every class."""

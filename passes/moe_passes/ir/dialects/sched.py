@@ -190,7 +190,7 @@ class TaskOp(SchedOperation, name="task"):
     slot: Open | Slot
     done: ext.Result[Token]
 
-    RANGES = {"step": (0, DRAFT_LENGTH.high)}  # noqa: RUF012
+    RANGES = {"step": (0, DRAFT_LENGTH.high)}
 
     def check(self) -> None:
         """Modes agree with the resource operands; numbers are in range."""
@@ -248,7 +248,7 @@ class BufferOp(SchedOperation, name="buffer"):
     amount: I64
     address: Open | Address
 
-    RANGES = {"amount": (1, LARGEST)}  # noqa: RUF012
+    RANGES = {"amount": (1, LARGEST)}
 
     def check(self) -> None:
         """An address is not negative."""
