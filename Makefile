@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DEMO := .demo
 
-.PHONY: demo test lint table clean
+.PHONY: demo test lint mutate mutate-fast table clean
 
 $(STAMP): requirements.lock pyproject.toml passes/pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,13 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# Tests of the tests: each mutant makes one thing wrong, and the tests of its folder must notice.
+mutate: $(STAMP)
+	$(VENV)/bin/python tests/mutate.py
+
+mutate-fast: $(STAMP)
+	$(VENV)/bin/python tests/mutate.py --fast
 
 table: $(STAMP)
 	$(VENV)/bin/python benchmarks/models.py

@@ -1,0 +1,141 @@
+"""Mutants: what the tests of a folder must notice. `make mutate` runs all, CI runs those that are marked fast.
+
+A mutant makes one function return something else at once (`returns`), or replaces one piece of text that occurs exactly
+once (`old`, `new`). It is caught if a test of its own folder fails.
+"""
+
+from dataclasses import dataclass
+
+SOLVE = "passes/moe_passes/solve"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change that makes one thing a no-op or wrong.
+
+    Attributes:
+        name: what is lost.
+        file: where, from the top of the repository.
+        tests: the folder, or the files in it, whose tests must notice.
+        function: that returns at once; empty for a change of text.
+        returns: the expression that it returns.
+        old: text that occurs exactly once.
+        new: what stands there instead.
+        fast: whether CI runs it.
+    """
+
+    name: str
+    file: str
+    tests: str
+    function: str = ""
+    returns: str = "None"
+    old: str = ""
+    new: str = ""
+    fast: bool = False
+
+
+def noop(name: str, file: str, tests: str, function: str, returns: str = "None", fast: bool = False) -> Mutant:
+    """Make a function return at once."""
+    return Mutant(name, file, tests, function, returns, fast=fast)
+
+
+def wrong(name: str, file: str, tests: str, old: str, new: str, fast: bool = False) -> Mutant:
+    """Replace a piece of text."""
+    return Mutant(name, file, tests, old=old, new=new, fast=fast)
+
+
+RCPSP, PLACEMENT, DRAFT = "tests/passes/solve/rcpsp", "tests/passes/solve/placement", "tests/passes/solve/draft"
+ALLOCATION, DISPATCH = "tests/passes/solve/allocation", "tests/passes/solve/dispatch"
+ESTIMATE, TASKS, ROUTING = "tests/passes/estimate", "tests/passes/tasks", "tests/passes/routing"
+
+MUTANTS = (
+    # Scheduling: every stage of the search, every bound.
+    noop("windows gain nothing", f"{SOLVE}/rcpsp/windows.py", RCPSP, "improve", "schedule", fast=True),
+    noop("neighbourhoods gain nothing", f"{SOLVE}/rcpsp/neighbourhoods.py", RCPSP, "improve", "schedule", fast=True),
+    noop("justification gains nothing", f"{SOLVE}/rcpsp/justification.py", RCPSP, "improve", "schedule", fast=True),
+    noop("plain CP-SAT is not asked", f"{SOLVE}/rcpsp/exact.py", RCPSP, "search", '"feasible", best, bound', fast=True),
+    noop("no conflict is named", f"{SOLVE}/rcpsp/exact.py", RCPSP, "conflict", "(), True"),
+    noop("the bound is 0", f"{SOLVE}/rcpsp/bound.py", RCPSP, "lower_bound", "0", fast=True),
+    noop("no preemptive bound", f"{SOLVE}/rcpsp/bound.py", RCPSP, "_preemptive", "0"),
+    noop("no energy bound", f"{SOLVE}/rcpsp/bound.py", RCPSP, "_energy", "0"),
+    wrong("one list rule", f"{SOLVE}/rcpsp/greedy.py", RCPSP, '("program", "tail", "ready", "program-double", "tail-double")', '("program",)'),
+    wrong("list scheduling looks at no room", f"{SOLVE}/rcpsp/greedy.py", RCPSP, "kept = 0 if first < 0 or first >= number else self.reserved", "kept = 0"),
+    wrong("the checker sees no resources", f"{SOLVE}/rcpsp/check.py", RCPSP, "if used > problem.capacities[resource]:", "if False:", fast=True),
+    # Placement.
+    noop("CP-SAT improves nothing", f"{SOLVE}/placement/exact.py", PLACEMENT, "improve", fast=True),
+    noop("clusters are not tightened", f"{SOLVE}/placement/cluster.py", PLACEMENT, "_exchange", "blocks"),
+    noop("local search does nothing", f"{SOLVE}/placement/search.py", PLACEMENT, "search", fast=True),
+    noop("nothing is relocated", f"{SOLVE}/placement/search.py", PLACEMENT, "relocate", "False"),
+    noop("nothing is exchanged", f"{SOLVE}/placement/search.py", PLACEMENT, "exchange", "False"),
+    noop("nothing is rebuilt", f"{SOLVE}/placement/search.py", PLACEMENT, "rebuild", "False"),
+    noop("no replicas", f"{SOLVE}/placement/replicate.py", PLACEMENT, "replicate", "state.replicas()", fast=True),
+    noop("groups are not refined", f"{SOLVE}/placement/groups.py", PLACEMENT, "refine", "replicas"),
+    noop("one grouping of banks", f"{SOLVE}/placement/groups.py", PLACEMENT, "groupings", "[(1,) * banks]", fast=True),
+    noop("layers are not numbered to fit", f"{SOLVE}/placement/assemble.py", PLACEMENT, "numbering", "None"),
+    noop("no placement bound", f"{SOLVE}/placement/bound.py", PLACEMENT, "lower_bound", "0.0", fast=True),
+    noop("no bound over residencies", f"{SOLVE}/placement/bound.py", PLACEMENT, "any_residency_bound", "0.0"),
+    wrong("the most popular leave", f"{SOLVE}/placement/residency.py", PLACEMENT, "items = [(-tokens,", "items = [(tokens,"),
+    wrong("the link costs nothing", f"{SOLVE}/placement/step_time.py", PLACEMENT, "return np.asarray(heard(by) * (", "return np.asarray(0 * heard(by) * ("),
+    wrong("loads cost nothing", f"{SOLVE}/placement/step_time.py", PLACEMENT, "    external = missing_bytes(layer, residency, routing) / rates", "    external = 0 * missing_bytes(layer, residency, routing) / rates"),
+    # Replica dispatch.
+    wrong("no path of moves", f"{SOLVE}/replica/dispatcher.py", "tests/passes/solve/replica", "improve = self._shift if self.is_exact else self._move", "improve = self._move", fast=True),
+    wrong("no single moves", f"{SOLVE}/replica/dispatcher.py", "tests/passes/solve/replica", "            while improve(experts, places, load, chosen):\n                pass\n", "            pass\n"),
+    # select-draft.
+    wrong("acceptance ignores the share", f"{SOLVE}/draft/problem.py", DRAFT, "np.interp(share, *self", "np.interp(1.0, *self", fast=True),
+    wrong("acceptance ignores γ", f"{SOLVE}/draft/acceptance.py", DRAFT, "return sum(high**i for i in range(1, length + 1)) / length", "return rate", fast=True),
+    noop("one curve for all models", f"{SOLVE}/draft/acceptance.py", DRAFT, "curve", "((0.0, 1.0), (0.0, 0.5))"),
+    wrong("one staging size", f"{SOLVE}/draft/solve.py", DRAFT, "for staging in problem.staging_choices:", "for staging in problem.staging_choices[:1]:", fast=True),
+    wrong("one slice format", f"{SOLVE}/draft/solve.py", DRAFT, "for form in problem.slices:", "for form in problem.slices[:1]:", fast=True),
+    wrong("one draft length", f"{SOLVE}/draft/solve.py", DRAFT, "for length in problem.allowed:", "for length in problem.allowed[:1]:"),
+    wrong("residents are filled evenly", f"{SOLVE}/draft/solve.py", DRAFT, "fills = [(False, fill_exactly(problem, room))]", "fills = [(False, fill_evenly(problem, room))]"),
+    noop("break-even is 0", f"{SOLVE}/draft/solve.py", DRAFT, "_break_even", "0.0", fast=True),
+    wrong("nothing is loaded during the draft", f"{SOLVE}/draft/bound.py", DRAFT, "overlap = np.minimum(before, min(draft, room))", "overlap = 0 * before"),
+    noop("no bound on the draft", f"{SOLVE}/draft/bound.py", DRAFT, "lower_bound", "0.0"),
+    wrong("auto weighs no γ", f"{SOLVE}/draft/prepare.py", DRAFT, "lengths = tuple(range(longest + 1)) if is_auto", "lengths = (0,) if is_auto"),
+    wrong("auto weighs one staging size", f"{SOLVE}/draft/prepare.py", DRAFT, "for n in STAGED_EXPERTS if n * staged <= most)", "for n in STAGED_EXPERTS[:1])"),
+    # Dispatch policy, steady state, hot set.
+    wrong("guesses are never dropped", f"{SOLVE}/dispatch/online.py", DISPATCH, "self.dropped.add(guess.task)", "pass", fast=True),
+    wrong("likelihoods do not rank", f"{SOLVE}/dispatch/online.py", DISPATCH, "(1001 - permille) * len(problem.tasks)", "1001 * len(problem.tasks)"),
+    wrong("no engine rule", f"{SOLVE}/dispatch/online.py", DISPATCH, 'self.only_first = plan.engine == "first"', "self.only_first = False", fast=True),
+    noop("engines are not varied", f"{SOLVE}/dispatch/choose.py", DISPATCH, "_engines", "iter((plan,))"),
+    noop("sure loads are not varied", f"{SOLVE}/dispatch/choose.py", DISPATCH, "_sure", "iter((plan,))", fast=True),
+    noop("guesses are not varied", f"{SOLVE}/dispatch/choose.py", DISPATCH, "_guesses", "iter((plan,))", fast=True),
+    noop("nothing crosses into the next round", f"{SOLVE}/steady_state/solve.py", "tests/passes/solve/steady_state", "_counts", "[]", fast=True),
+    noop("the steady state has no bound", f"{SOLVE}/steady_state/solve.py", "tests/passes/solve/steady_state", "_load_bound", "0"),
+    noop("the steady state is not checked", f"{SOLVE}/steady_state/check.py", "tests/passes/solve/steady_state", "repeated_violations", "[]"),
+    noop("nothing is promoted", f"{SOLVE}/hot_set/promote.py", "tests/passes/solve/hot_set", "promoted", "()", fast=True),
+    wrong("colder newcomers are promoted", f"{SOLVE}/hot_set/promote.py", "tests/passes/solve/hot_set", "if hotness[new] > hotness[old]", "if True", fast=True),
+    # Allocation.
+    wrong("one order of first fit", f"{SOLVE}/allocation/solve.py", ALLOCATION, "for order in ORDERS[1:]:", "for order in ():"),
+    noop("no canonical search", f"{SOLVE}/allocation/canonical.py", ALLOCATION, "search", "Outcome(None, False, 0)"),
+    noop("CP-SAT is not asked to allocate", f"{SOLVE}/allocation/solve.py", ALLOCATION, "_cp_sat", 'None, "unknown"'),
+    noop("no clash is seen", f"{SOLVE}/allocation/conflict.py", ALLOCATION, "clash", "()"),
+    noop("no bound on the peak", f"{SOLVE}/allocation/bound.py", ALLOCATION, "lower_bound", "0", fast=True),
+    # The cost model, term by term.
+    wrong("loads leave reads alone", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "hb.efficiency - reserved)", "hb.efficiency)", fast=True),
+    wrong("a slow link does not limit loads", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "        rate = min(self.machine.external.bytes_per_second, self.machine.streamline.bytes_per_second)\n        hb =", "        rate = self.machine.external.bytes_per_second\n        hb =", fast=True),
+    wrong("external memory has no latency", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "return self.machine.external.latency_seconds + size", "return size", fast=True),
+    wrong("HB has no latency", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "return hb.latency_seconds + bytes_in", "return bytes_in", fast=True),
+    wrong("one rate for all widths", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "engine.w4a8_macs_per_second if bits <= 4 else engine", "engine.w8a8_macs_per_second if bits <= 4 else engine"),
+    wrong("static power costs nothing", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "machine.static_watts * seconds", "0.0", fast=True),
+    wrong("writes cost no energy", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "traffic.hb_write_bytes * hb.write_joules_per_byte if hb else 0.0", "0.0", fast=True),
+    wrong("the link costs no energy", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "traffic.link_bytes * machine.aggregation.joules_per_byte", "0.0"),
+    wrong("streaming costs no energy", "passes/moe_passes/estimate/analytic.py", ESTIMATE, "traffic.external_read_bytes * machine.streamline.joules_per_byte", "0.0"),
+    wrong("dense work gathers nothing", "passes/moe_passes/estimate/dense.py", ESTIMATE, "return DenseTime(compute + cost.aggregate_seconds(link_bytes),", "return DenseTime(compute,"),
+    wrong("dense work reads no cache", "passes/moe_passes/estimate/dense.py", ESTIMATE, "part.weight_bytes + batch * part.kv_bytes(context)", "part.weight_bytes"),
+    noop("everything fits", "passes/moe_passes/estimate/feasibility.py", ESTIMATE, "check_fits", fast=True),
+    # Tasks.
+    noop("banks are one group", "passes/moe_passes/tasks/banks.py", TASKS, "bank_groups", "[0] * banks", fast=True),
+    wrong("dead operations run", "passes/moe_passes/tasks/stages.py", TASKS, "for number in sorted(_live(phase)):", "for number in range(len(phase.operations)):", fast=True),
+    wrong("what is implied is waited for", "passes/moe_passes/tasks/stages.py", TASKS, "direct = nx.transitive_reduction(graph)", "direct = graph"),
+    wrong("all loads wait for verify", "passes/moe_passes/tasks/build.py", TASKS, "first = moments[0][0] if moments else router", "first = router"),
+    wrong("no xPU", "passes/moe_passes/tasks/modes.py", TASKS, "for units in (LINK_UNITS, LINK_UNITS - self.load_units())]", "for units in ()]"),
+    wrong("the extreme round represents", "passes/moe_passes/tasks/rounds.py", TASKS, "[(len(sizes) - 1) // 2]", "[0]"),
+    wrong("likelihoods ignore asks", "passes/moe_passes/routing/likelihood.py", ROUTING, "(asked, of.ask_borders))", "(0 * asked, of.ask_borders))", fast=True),
+    wrong("likelihoods ignore the last round", "passes/moe_passes/routing/likelihood.py", ROUTING, "(recent, of.recent_borders)", "(0 * recent, of.recent_borders)"),
+    wrong("restriction fills nothing", "passes/moe_passes/routing/traces.py", ROUTING, "result[..., order] |= filled", "pass"),
+    # Evaluation.
+    noop("no critical path", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "critical_path", "[]", fast=True),
+    wrong("waiting is not told", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", 'seconds["waiting"] = seconds.get("waiting", 0) + start - earlier', "pass"),
+    noop("nothing is busy", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "busy_fractions", "{}"),
+)  # fmt: skip
