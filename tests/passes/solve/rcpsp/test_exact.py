@@ -1,15 +1,20 @@
 """Plain CP-SAT against every schedule there is, and conflicting deadlines."""
 
+import random
 from itertools import chain, combinations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.plan.round import Buffer, Mode, Schedule, Task
+from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
+from moe_passes.solve.rcpsp.exact import search
 from moe_passes.solve.rcpsp.model import horizon
 from moe_passes.solve.rcpsp.problem import Budget, Problem
 from moe_passes.solve.rcpsp.solve import solve
+
+from tests.passes.solve.rcpsp.shops import best_list_schedule, random_shop
 
 MODES = st.lists(
     st.builds(
@@ -79,18 +84,26 @@ def test_answers_are_optimal_and_conflicts_are_the_smallest(problem):
 
 
 def test_limits_give_a_feasible_answer_with_a_bound():
-    """Forty tasks of 1 to 7 on two machines at once cannot be proved in no time."""
-    tasks = tuple(Task((Mode(1 + n * 5 % 7, ((0, 1), (1, 1 + n % 3))),)) for n in range(40))
-    problem = Problem((2, 5), ("a", "b"), tasks)
-    answer = solve(problem, Budget(1e-4), "exact")
-    assert answer.status in ("feasible", "optimal")
-    assert answer.lower_bound <= answer.schedule.makespan(problem) <= answer.greedy
+    """Ten jobs on six machines: nothing is found in no time, something shorter in a little, and nothing is proved."""
+    problem = random_shop(random.Random(2), 10, 6)
+    bound = lower_bound(problem)
+    nothing = solve(problem, Budget(1e-4), "exact")
+    assert nothing.status == "feasible"
+    assert bound <= nothing.lower_bound < nothing.schedule.makespan(problem) == nothing.greedy
+    some = solve(problem, Budget(0.03), "exact")
+    assert some.status == "feasible"
+    assert violations(problem, some.schedule) == []
+    assert bound <= some.lower_bound < some.schedule.makespan(problem) < some.greedy
 
 
 def test_the_same_seed_gives_the_same_schedule():
-    tasks = tuple(Task((Mode(1 + n * 5 % 7, ((n % 3, 1),)),), (n - 3,) if n > 2 else ()) for n in range(12))
-    problem = Problem((1, 1, 1), ("a", "b", "c"), tasks)
-    assert solve(problem, Budget(30.0, 1), "exact") == solve(problem, Budget(30.0, 1), "exact")
+    """A search of plain CP-SAT that ends before it has proved anything."""
+    problem = random_shop(random.Random(5), 10, 6)
+    start = best_list_schedule(problem)
+    one, two = (search(problem, start, 0, Budget(0.02, 1)) for _ in range(2))
+    assert one == two
+    assert one[0] == "feasible"
+    assert one[1].makespan(problem) < start.makespan(problem)
 
 
 @pytest.mark.parametrize("duration", [0, 3])

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,8 @@ from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import list_schedule
 from moe_passes.solve.rcpsp.problem import Budget, Problem
 from moe_passes.solve.rcpsp.solve import METHODS, solve
+
+from tests.passes.solve.rcpsp.shops import SMALL, random_shop, shop
 
 
 @st.composite
@@ -74,11 +78,13 @@ def test_every_answer_is_valid_bounded_and_never_worse_than_greedy(problem):
         assert (answer.status == "optimal") == (answer.lower_bound == answer.schedule.makespan(problem))
 
 
-@given(problems())
-@settings(max_examples=30, deadline=None)
-def test_same_seed_same_schedule(problem):
-    for method in METHODS:
-        assert solve(problem, Budget(0.2, 3), method) == solve(problem, Budget(0.2, 3), method)
+@pytest.mark.parametrize("method", ["windows", "mixed", "exact"])
+def test_same_seed_same_schedule(method):
+    """Ten jobs on six machines: the budget ends before anything is proved, so the searches decide."""
+    problem = random_shop(random.Random(5), 10, 6)
+    one, two = (solve(problem, Budget(0.05, 3), method) for _ in range(2))
+    assert one == two
+    assert one.lower_bound < one.schedule.makespan(problem) < one.greedy
 
 
 def layers(count: int, loads: int) -> Problem:
@@ -102,16 +108,13 @@ def test_bound_adds_layers_up():
     assert solve(layers(4, 3), Budget(1.0)).status == "optimal"
 
 
-@pytest.mark.parametrize("method", ["windows", "mixed", "exact"])
+@pytest.mark.parametrize("method", ["windows", "mixed", "exact", "auto"])
 def test_search_improves_a_bad_list_order(method):
-    # One long chain (1 → 9) and short work on one machine: program order starts the short work first.
-    tasks = (
-        *(Task((Mode(3, ((0, 1),)),)) for _ in range(3)),
-        Task((Mode(1, ((0, 1),)),)),
-        Task((Mode(9, ((1, 1),)),), (3,)),
-    )
-    problem = Problem((1, 1), ("a", "b"), tasks)
-    assert solve(problem, Budget(1.0), method).schedule.makespan(problem) == 10
+    """Every list rule takes 27 for the small shop; 24 is derived beside it."""
+    problem = shop(SMALL)
+    answer = solve(problem, Budget(1.0), method)
+    assert violations(problem, answer.schedule) == []
+    assert (answer.greedy, answer.schedule.makespan(problem), answer.status) == (27, 24, "optimal")
 
 
 @pytest.mark.parametrize(
