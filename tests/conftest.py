@@ -91,15 +91,19 @@ def tiny_config(model_type: str, **changes) -> dict:
     return {"model_type": model_type, **BASE, **TINY[model_type], **changes}
 
 
+def write_tiny(folder: Path, model_type: str = "qwen3_moe", **changes) -> Path:
+    """Write a tiny config.json into a folder; returns it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(tiny_config(model_type, **changes)))
+    return folder
+
+
 @pytest.fixture
 def tiny(tmp_path: Path):
     """Write a tiny config.json; returns its folder."""
 
     def write(model_type: str = "qwen3_moe", **changes) -> Path:
-        folder = tmp_path / f"tiny-{model_type}"
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(tiny_config(model_type, **changes)))
-        return folder
+        return write_tiny(tmp_path / f"tiny-{model_type}", model_type, **changes)
 
     return write
 
@@ -109,9 +113,7 @@ def compiled(tmp_path_factory):
     """One compilation of a tiny model that keeps a part of its experts in HB, for tests that only look at it."""
     import moe_compiler
 
-    folder = tmp_path_factory.mktemp("tiny") / "tiny-qwen3"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(tiny_config("qwen3_moe")))
+    folder = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny-qwen3")
     return moe_compiler.compile(
         str(folder),
         "elmoe3d-4gb",

@@ -147,14 +147,13 @@ class _Reader:
         return Round(problem, tuple(self.work), self.routing, tuple(self.task_ops), tuple(self.buffer_ops), self.steady)
 
     def _task(self, op: ir.OpView) -> Task:
-        after, used = list(op.attributes["operandSegmentSizes"])
         operands = list(op.operation.operands)
-        resources = [self.handles[v] for v in operands[after : after + used]]
+        resources = [self.handles[v] for v in operands if v in self.handles]
         modes = tuple(
             Mode(duration, tuple((r, a) for r, a in zip(resources, amounts, strict=True) if a))
             for duration, amounts in sched.read_modes(op)
         )
-        return Task(modes, tuple(self.done[v] for v in operands[:after]))
+        return Task(modes, tuple(self.done[v] for v in operands if v in self.done))
 
     def _work(self, op: ir.OpView) -> Work:
         what, step = op.attributes["work"].maybe_downcast(), op.attributes["step"].value

@@ -7,7 +7,7 @@ integers are 64 bits wide and floats are finite, numbers lie in their range, sym
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from torch_mlir import ir
 from torch_mlir.dialects import ext
@@ -145,13 +145,27 @@ def symbol(op: ir.OpView, name: str) -> ir.OpView | None:
     return None
 
 
+def _check_class(op: ir.OpView, name: str, constraint: Any) -> None:
+    if name not in op.attributes:
+        raise WrongError(f"requires attribute '{name}'")
+    if constraint in (Any, I64Array):
+        return
+    kinds = get_args(constraint) or (constraint,)
+    found = op.attributes[name].maybe_downcast()
+    if not isinstance(found, kinds):
+        valid = " or ".join(getattr(kind, "attr_name", kind.__name__) for kind in kinds)
+        raise WrongError(f"attribute '{name}' is {str(found)[:60]}; valid: {valid}")
+
+
 def checked(op: ir.OpView, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Check every plain attribute that an operation declares.
+    """Check the class of every attribute that an operation declares, and the range of plain ones.
 
     Raises:
         WrongError: one is not what it should be.
     """
     for field in type(op)._fields:
+        if isinstance(field, ext.AttributeDef):
+            _check_class(op, field.name, field.constraint)
         if field.constraint is I64:
             integer(op.attributes[field.name], f"attribute '{field.name}'", *ranges.get(field.name, (0, LARGEST)))
         elif field.constraint is I64Array:

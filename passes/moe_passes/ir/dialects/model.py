@@ -102,6 +102,11 @@ class ModelOp(MoeOperation, name="model"):
         "msb_bits": (1, 64),
     }
 
+    def check(self) -> None:
+        """A slice is a part of an expert."""
+        if self.attributes["msb_bits"].value > self.attributes["expert_bits"].value:
+            raise WrongError("attribute 'msb_bits' is above 'expert_bits'; valid: at most that")
+
 
 class ExpertStoreOp(MoeOperation, name="expert_store"):
     """The routed experts of one layer (`plan.model.ExpertLayer`) and what is decided about them.

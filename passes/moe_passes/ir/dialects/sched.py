@@ -213,7 +213,7 @@ def read_modes(task: ir.OpView) -> list[tuple[int, tuple[int, ...]]]:
     Raises:
         WrongError: malformed.
     """
-    used = list(task.attributes["operandSegmentSizes"])[1]
+    used = sum(isinstance(operand.type, Handle) for operand in task.operation.operands)
     modes = []
     for mode in array(task.attributes["modes"], "attribute 'modes'"):
         if not isinstance(mode, Mode):

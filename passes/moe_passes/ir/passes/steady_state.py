@@ -11,6 +11,7 @@ from moe_passes.ir.round import read_round, write_steady
 from moe_passes.ir.states import Scheduled, Steady, Tasks
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.rcpsp.bound import lower_bound
+from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.steady_state.solve import may_cross, steady_state
 
 
@@ -31,6 +32,9 @@ class SteadyState(Pass):
         """
         round_ = read_round(module, self.name)
         schedule, problem = round_.schedule(self.name), round_.problem
+        wrong = violations(problem, schedule)
+        if wrong:
+            raise InputError(f"{self.name}: the schedule of @round is wrong: {wrong[0]}; valid: run schedule-round again")
         if not any(work.kind == "attention" for work in round_.work):
             raise InputError(f"{self.name}: @round holds no attention task, so it has no tail")
         ahead, after = may_cross(problem, round_.work)
