@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.allocation.bound import lower_bound
+from moe_passes.solve.allocation.canonical import search
 from moe_passes.solve.allocation.check import violations
 from moe_passes.solve.allocation.problem import Lifetime, Problem
-from moe_passes.solve.allocation.solve import solve
+from moe_passes.solve.allocation.solve import ORDERS, first_fit, peak, solve
 
 lifetimes = st.builds(
     lambda lower, length, size: Lifetime(lower, lower + length, size),
@@ -38,19 +39,74 @@ def test_bound_never_exceeds_brute_force_optimum(buffers):
     assert lower_bound(problem) <= min(peaks) <= solve(problem).peak_bytes
 
 
+SPLIT = (Lifetime(3, 6, 2), Lifetime(5, 8, 2), Lifetime(1, 5, 3), Lifetime(5, 8, 2))
+"""Three buffers of 2 fill 6 bytes at 5, so the first of them lies at 0, 2 or 4; beside it, at 3, only 0 or 4 leaves 3
+bytes in one piece. First fit places the buffer of 3 first, at 0, in every order: the first one of 2 comes to 3, and
+what is left at 5 are 3 bytes and one."""
+ABOVE_FIXED = (Lifetime(1, 3, 1), Lifetime(3, 5, 3), Lifetime(3, 4, 3), Lifetime(4, 7, 2, None, 0))
+"""Two buffers of 3 fill 6 bytes at 3, and the fixed one keeps the second buffer off 0: it lies at 3, the third at 0.
+First fit places the second buffer right above the fixed one, at 2, in every order, and the third one above it."""
+
+
+def peaks(problem):
+    return [peak(problem, first_fit(problem, order)) for order in ORDERS]
+
+
+def test_the_canonical_search_fits_where_first_fit_does_not():
+    problem = Problem(6, SPLIT, alignment_bytes=1)
+    assert peaks(problem) == [7, 7, 7, 7]
+    outcome = search(problem, 0, 1000)
+    assert violations(problem, tuple(outcome.offsets)) == []
+    solution = solve(problem)
+    assert (solution.status, solution.peak_bytes, solution.greedy_bytes) == ("optimal", 6, 7)
+    assert violations(problem, solution.offsets) == []
+
+
 def test_cp_sat_fits_where_first_fit_does_not():
-    # Capacity 4 with 3 + 1, then 1 + 3 across a long-lived byte: only offset 3 or 0 for the long one leaves room.
-    buffers = (
-        Lifetime(0, 2, 2),
-        Lifetime(1, 4, 1),
-        Lifetime(3, 6, 2),
-        Lifetime(0, 1, 2),
-        Lifetime(2, 3, 3),
-        Lifetime(5, 6, 2),
-    )
-    solution = solve(Problem(4, buffers, alignment_bytes=1))
-    assert solution.status != "infeasible"
-    assert solution.peak_bytes <= 4
+    """The canonical search is not asked where an offset is fixed."""
+    problem = Problem(6, ABOVE_FIXED, alignment_bytes=1)
+    assert peaks(problem) == [8, 8, 8, 8]
+    solution = solve(problem)
+    assert (solution.status, solution.peak_bytes) == ("optimal", 6)
+    assert solution.offsets[1:] == (3, 0, 0)
+    assert violations(problem, solution.offsets) == []
+
+
+def test_cp_sat_proves_that_nothing_fits_beside_what_is_fixed():
+    """Fixed at 2, the last buffer leaves 2 bytes on either side, and the second one needs 3."""
+    problem = Problem(6, (*ABOVE_FIXED[:3], Lifetime(4, 7, 2, None, 2)), alignment_bytes=1)
+    assert lower_bound(problem) == 6, "by size it would fit"
+    solution = solve(problem)
+    assert (solution.status, solution.conflict) == ("infeasible", (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("place", "buffers", "expected"),
+    [
+        # Largest first: 3, then 2 and 2 above it where they meet it, then the byte; by start, the byte comes before 2.
+        (2, (Lifetime(5, 7, 3), Lifetime(1, 5, 2), Lifetime(4, 7, 2), Lifetime(3, 4, 1)), [7, 7, 5, 7]),
+        # Longest first: the buffer from 2 to 6 at 0, the one of 3 above it, the two of 2 from 3 on above each other.
+        (1, (Lifetime(3, 5, 2), Lifetime(0, 3, 3), Lifetime(2, 6, 2), Lifetime(3, 6, 2)), [7, 6, 7, 7]),
+        # By area, 4, 4, 4 and 3: the buffer of 2 from 1 to 3 is placed after the longest one, not before it as by size.
+        (3, (Lifetime(0, 4, 1), Lifetime(1, 3, 2), Lifetime(5, 7, 2), Lifetime(3, 6, 1)), [4, 4, 4, 3]),
+    ],
+)
+def test_each_order_of_first_fit_is_the_best_somewhere(place, buffers, expected):
+    problem = Problem(1000, buffers, alignment_bytes=1)
+    assert peaks(problem) == expected
+    solution = solve(problem)
+    assert solution.peak_bytes == expected[place] == lower_bound(problem)
+    assert (solution.status, solution.greedy_bytes) == ("optimal", expected[0])
+    assert solution.offsets == tuple(first_fit(problem, ORDERS[place]))
+
+
+def test_fixed_offsets_that_overlap_are_named():
+    buffers = (Lifetime(0, 5, 2), Lifetime(0, 5, 4, None, 2), Lifetime(5, 9, 4, None, 3), Lifetime(4, 6, 2, None, 5))
+    solution = solve(Problem(20, buffers, alignment_bytes=1))
+    assert solution.status == "infeasible"
+    assert solution.conflict in ((1, 3), (2, 3)), "1 and 2 lie on one another, but at different times"
+    apart = (*buffers[:3], Lifetime(4, 6, 2, None, 7))
+    assert solve(Problem(20, apart, alignment_bytes=1)).status != "infeasible"
 
 
 def test_offsets_are_aligned():
