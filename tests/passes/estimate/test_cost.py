@@ -2,9 +2,9 @@
 
 import pytest
 from moe_passes.estimate.analytic import AnalyticCost
-from moe_passes.estimate.dense import dense_time
+from moe_passes.estimate.dense import dense_time, step_seconds
 from moe_passes.plan.model import DensePart
-from moe_passes.plan.round import nanoseconds
+from moe_passes.plan.round import Traffic, nanoseconds
 
 from moe_compiler.hardware.loader import load_target
 
@@ -68,3 +68,77 @@ def test_durations_are_rounded_up():
     assert nanoseconds(1.0000001e-6) == 1001
     assert nanoseconds(3e-9) == 3
     assert nanoseconds(0.0) == 0
+
+
+def test_a_slow_link_bounds_loads():
+    """The streamline link carries 50 GB/s, external memory 101.376: loads run at 50, and have the link for themselves.
+
+    Reads leave room for that: 49.664 − 50 / 32 = 48.1015 GB/s a bank.
+    """
+    slow = AnalyticCost(load_target("elmoe3d-8gb", ("links.streamline.bandwidth_gb_s=50",)).machine())
+    assert slow.external_read_seconds(1e9) == pytest.approx(100e-9 + 1 / 50)
+    assert slow.load_link_share() == 1.0
+    assert slow.local_read_seconds(1e6) == pytest.approx(40e-9 + 1e6 / 48.1015e9)
+
+
+def test_streaming(cost):
+    """1.28 MB at 128 GB/s are 10 µs, and 20 ns; a load takes 102.4 · 0.99 of the 128 GB/s."""
+    assert cost.stream_seconds(1_280_000) == pytest.approx(10_020e-9)
+    assert cost.load_link_share() == pytest.approx(102.4 * 0.99 / 128)
+
+
+def test_nothing_takes_no_time(cost):
+    for seconds in (cost.local_read_seconds, cost.external_read_seconds, cost.aggregate_seconds, cost.stream_seconds):
+        assert seconds(0) == 0.0
+
+
+TRAFFIC = Traffic(1_000, 2_000, 3_000, 4_000, 5_000, 6_000)
+"""Bytes read from and written to HB, from external memory, over the link; MACs with 4 bits and with 8."""
+
+
+def test_energy_part_by_part(cost):
+    """Picojoules a bit: HB 0.43, external memory 3.88, either link 0.1; a MAC: 0.1 with 4 bits, 0.2 with 8; 3 W static.
+
+    What comes from external memory crosses the streamline link.
+    """
+    assert cost.joules(TRAFFIC, 2e-6) == pytest.approx(
+        {
+            "hb_read": 1_000 * 8 * 0.43e-12,
+            "hb_write": 2_000 * 8 * 0.43e-12,
+            "external_read": 3_000 * 8 * 3.88e-12,
+            "elements": 5_000 * 0.1e-12 + 6_000 * 0.2e-12,
+            "aggregation_link": 4_000 * 8 * 0.1e-12,
+            "streamline_link": 3_000 * 8 * 0.1e-12,
+            "static": 6e-6,
+        }
+    )
+
+
+def test_writes_have_their_own_energy():
+    dear = AnalyticCost(load_target("elmoe3d-8gb", ("memories.hb.write_energy_pj_per_bit=1",)).machine())
+    assert dear.joules(TRAFFIC, 0.0)["hb_write"] == pytest.approx(2_000 * 8e-12)
+    assert dear.joules(TRAFFIC, 0.0)["hb_read"] == pytest.approx(1_000 * 8 * 0.43e-12)
+
+
+def test_without_hb_nothing_is_spent_on_it():
+    plain = AnalyticCost(load_target("xpu-lpddr5").machine())
+    energy = plain.joules(TRAFFIC, 1e-6)
+    assert energy["hb_read"] == energy["hb_write"] == 0.0
+    assert energy["external_read"] > 0 < energy["static"]
+    with pytest.raises(ValueError, match="no memory 'hb'"):
+        plain.local_read_seconds(1.0)
+
+
+def test_dense_work_without_hb_streams_weights_and_cache():
+    """The larger of reading everything and computing at the peak of all elements; nothing is gathered."""
+    plain = AnalyticCost(load_target("xpu-lpddr5").machine())
+    part = DensePart(0, 32_000_000, 32_000_000, 4096, 1024, 0, 8192)
+    time = dense_time(plain, part, batch=2, width=5, context=1024)
+    assert (time.weight_and_kv_bytes, time.link_bytes) == (36_194_304, 0)
+    assert time.seconds == pytest.approx(plain.external_read_seconds(36_194_304))
+
+
+def test_a_step_is_the_sum_of_its_parts(cost):
+    parts = [DensePart(n, 1_000_000 * (n + 1), 1_000_000, 64, 16, 0, 8) for n in range(3)]
+    expected = sum(dense_time(cost, part, 2, 3, 100).seconds for part in parts)
+    assert step_seconds(cost, parts, 2, 3, 100) == pytest.approx(expected)

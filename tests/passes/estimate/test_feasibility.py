@@ -1,0 +1,67 @@
+"""What fits a machine, to the byte, and what is said where something does not."""
+
+import pytest
+from moe_passes.estimate.feasibility import check_fits, footprint, free_bytes, least_staging
+from moe_passes.plan.errors import InfeasibleError
+from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
+from moe_passes.plan.request import Request
+
+from tests.plans import cost
+
+MODEL = ModelShape("made", "Made", 64, 1, 100, 10**6, 500, 8.5, 4.5)
+LAYER = ExpertLayer("layer0", 0, experts=4, top_k=1, parameters=1000, msb_bytes=640, residual_bytes=576)
+PART = DensePart(0, 5_000, kv_elements=10)
+ROUTED, EMBEDDING, CACHE = 4 * 1216, 2 * 500, 2 * 3 * 10 * 100
+STAGING = 2 * 2 * 640
+"""Two experts of two slots each; a slot is half an expert, 608 bytes, aligned to 64."""
+
+
+def fits(near=10**6, far=10**6, staging="auto", target="elmoe3d-8gb"):
+    """Three sequences of 100 tokens on a machine of so many bytes."""
+    changes = [f"memories.external.capacity_gb={far / 1e9}"]
+    if target != "xpu-lpddr5":
+        changes += [f"memories.hb.capacity_gb={near / 1e9}", f"memories.hb.staging_gb={staging}"]
+    machine = cost(*changes, name=target)
+    of = footprint(MODEL, Request(3, 100, 2, 0, 1.0), [LAYER], [PART])
+    check_fits(machine, of)
+    return machine, of
+
+
+def test_a_footprint_adds_up():
+    _, of = fits()
+    assert (of.dense_bytes, of.kv_bytes, of.two_experts) == (5_000, CACHE, STAGING)
+
+
+def test_near_memory_must_hold_dense_weights_the_cache_and_two_experts():
+    needed = 5_000 + CACHE + STAGING
+    machine, of = fits(near=needed)
+    assert free_bytes(machine, of) == STAGING == least_staging(machine, of)
+    with pytest.raises(InfeasibleError, match=r"(?s)hb.*smaller --batch.*--context of at most"):
+        fits(near=needed - 1)
+
+
+def test_far_memory_must_hold_the_experts_and_the_embedding():
+    fits(far=ROUTED + EMBEDDING)
+    with pytest.raises(InfeasibleError, match=r"(?s)routed experts.*external"):
+        fits(far=ROUTED + EMBEDDING - 1)
+
+
+def test_without_near_memory_everything_lies_in_the_far_one():
+    needed = ROUTED + EMBEDDING + 5_000 + CACHE
+    fits(far=needed, target="xpu-lpddr5")
+    with pytest.raises(InfeasibleError, match="KV cache"):
+        fits(far=needed - 1, target="xpu-lpddr5")
+
+
+def test_every_memory_that_is_too_small_is_in_one_report():
+    with pytest.raises(InfeasibleError, match=r"(?s)external.*\n.*hb"):
+        fits(near=5_000, far=ROUTED)
+
+
+def test_staging_that_is_asked_for_holds_two_experts():
+    machine, of = fits(staging=STAGING / 1e9)
+    assert least_staging(machine, of) == STAGING
+    machine, of = fits(staging=3 * STAGING / 1e9)
+    assert least_staging(machine, of) == 3 * STAGING
+    with pytest.raises(InfeasibleError, match="the next one on its way"):
+        fits(staging=(STAGING - 1) / 1e9)
