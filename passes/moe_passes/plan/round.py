@@ -18,6 +18,9 @@ LINK_UNITS = 1000
 BYTES_PER_ACTIVATION = 2
 """Partial sums and gathered activations travel as 16-bit numbers."""
 
+LONGEST_NS = 10**13
+"""Longest duration of a task: some hours; sums over a round stay within 64 bits."""
+
 
 def nanoseconds(seconds: float) -> int:
     """Round up to whole nanoseconds, the unit of the scheduler: a duration is never understated."""

@@ -18,7 +18,17 @@ from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseTime, dense_time
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.round import BYTES_PER_ACTIVATION, LINK_UNITS, Buffer, Mode, Task, Traffic, Work, nanoseconds
+from moe_passes.plan.round import (
+    BYTES_PER_ACTIVATION,
+    LINK_UNITS,
+    LONGEST_NS,
+    Buffer,
+    Mode,
+    Task,
+    Traffic,
+    Work,
+    nanoseconds,
+)
 from moe_passes.routing.likelihood import look_up
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.solve.dispatch.problem import Guess
@@ -101,6 +111,12 @@ class _Builder:
         return TaskGraph(problem, tuple(self.work), tuple(self.guesses))
 
     def _add(self, modes: tuple[Mode, ...], after: tuple[int, ...], work: Work) -> int:
+        longest = max(mode.duration for mode in modes)
+        if longest > LONGEST_NS:
+            raise InputError(
+                f"lower-to-tasks: {work.kind} of layer {work.layer} takes {longest / 1e9:.3g} s on this machine; "
+                f"valid: at most {LONGEST_NS / 1e9:g} s"
+            )
         self.tasks.append(Task(modes, tuple(sorted(set(after)))))
         self.work.append(work)
         return len(self.tasks) - 1

@@ -15,12 +15,12 @@ def violations(plan: Plan) -> list[str]:
     if steady is None:
         return ["the steady state is open"]
     if steady.schedule is None and steady.carried:
-        return ["the steady state carries loads and says nothing of when tasks run"]
+        return ["steady state: loads are carried, and nothing says when tasks run"]
     if steady.period < steady.lower_bound:
-        return [f"the period of {steady.period} ns is below its bound of {steady.lower_bound} ns"]
+        return [f"steady state: the period of {steady.period} ns is below its bound of {steady.lower_bound} ns"]
     times = steady.schedule or plan.schedule
     if len(times.starts) != len(plan.tasks):
-        return [f"the steady state times {len(times.starts)} of {len(plan.tasks)} tasks"]
+        return [f"steady state: it times {len(times.starts)} of {len(plan.tasks)} tasks"]
     wrong = []
     for number, mode in enumerate(times.modes):
         if not 0 <= mode < len(plan.tasks[number].modes):

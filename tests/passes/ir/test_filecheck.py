@@ -1,7 +1,7 @@
 """FileCheck tests of single passes on hand-written modules: `tests/filecheck/*.mlir`.
 
-`// RUN:` is the pipeline (`not` before it: the module is refused, and the message is checked), `// MACHINE:` the hardware
-file with changes of its fields, `// PROFILE:` the synthetic routing trace.
+`// RUN:` is the pipeline (`not` before it: the module is refused, and the message is checked), `// MACHINE:` the
+hardware file with changes of its fields, `// PROFILE:` the synthetic routing trace.
 """
 
 import re

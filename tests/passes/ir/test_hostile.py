@@ -1,4 +1,4 @@
-"""Any MLIR text gives a result or one clear refusal: every attribute of every operation is replaced by something else."""
+"""Any MLIR text gives a result or one clear refusal, whatever attributes and numbers are replaced by."""
 
 import random
 import re
@@ -16,7 +16,8 @@ from moe_compiler.compilation import read_profile
 VALUES = (
     '"word"', "unit", "[]", "[1]", "{}", "{a = 1 : i64}", "@symbol", "i32", "true", "1.5 : f64",
     "0x7FF0000000000000 : f64",
-    "-7 : i64", "0 : i64", "3 : i64", "9223372036854775807 : i64", "7 : i32", "7 : index", "170141183460469231731 : i128",
+    "-7 : i64", "0 : i64", "3 : i64", "9223372036854775807 : i64", "7 : i32", "7 : index",
+    "170141183460469231731 : i128",
     "array<i64>", "array<i64: -1, 99>", "array<i32: 1>", "dense<1> : tensor<2xi64>", "dense<1.0> : tensor<2x2xf64>",
     "#moe.open", "#sched.open", "#moe.residency<{}>", "#moe.placement<[1]>", "#sched.slot<0 : i64, 0 : i64>",
     "#sched.load<@layer0, 0 : i64>", "#sched.mode<1 : i64, array<i64: 1>>", '#sched.traffic<{x = "y"}>',
@@ -41,7 +42,7 @@ def snapshots(tmp_path_factory):
     from tests.conftest import write_tiny
 
     folder = write_tiny(tmp_path_factory.mktemp("smallest"), num_hidden_layers=1, num_experts=4, num_experts_per_tok=2)
-    overrides = ["memories.hb.capacity_gb=0.000105", "memories.hb.banks=2"]
+    overrides = ["memories.hb.capacity_gb=0.000085", "memories.hb.banks=2"]
     found = moe_compiler.compile(folder, "elmoe3d-4gb", overrides=overrides, draft_length=1, context=4, time_limit=0.1)
     assert 0 < found.plan["draft"]["expert_fraction"] < 1
     return dict(found.snapshots)

@@ -28,10 +28,8 @@ from moe_passes.ir.dialects.base import (
 )
 from moe_passes.ir.dialects.request import read_tensor, tensor_shape
 from moe_passes.plan.request import DRAFT_LENGTH
-from moe_passes.plan.round import Traffic
+from moe_passes.plan.round import LONGEST_NS, Traffic
 
-LONGEST_NS = 10**13
-"""Longest duration: some hours; sums over a round stay within 64 bits."""
 RESOURCES = ("unit", "buffer")
 """Time-shared, or held as bytes."""
 AMOUNTS = tuple(field.name for field in fields(Traffic))

@@ -34,7 +34,7 @@ class SteadyState(Pass):
         schedule, problem = round_.schedule(self.name), round_.problem
         wrong = violations(problem, schedule)
         if wrong:
-            raise InputError(f"{self.name}: the schedule of @round is wrong: {wrong[0]}; valid: run schedule-round again")
+            raise InputError(f"{self.name}: the schedule of @round is wrong: {wrong[0]}; run schedule-round again")
         if not any(work.kind == "attention" for work in round_.work):
             raise InputError(f"{self.name}: @round holds no attention task, so it has no tail")
         ahead, after = may_cross(problem, round_.work)

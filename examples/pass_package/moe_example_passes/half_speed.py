@@ -1,0 +1,42 @@
+"""half-speed: the analytic cost model of a machine on which everything takes twice as long."""
+
+from dataclasses import dataclass, replace
+
+from moe_passes.estimate.analytic import AnalyticCost
+from moe_passes.estimate.cost import Rates
+from moe_passes.plan.round import Traffic
+
+
+@dataclass(frozen=True)
+class HalfSpeed(AnalyticCost):
+    """Twice the seconds, half the rates, and the same joules but for static power."""
+
+    def rates(self) -> Rates:
+        """See `CostModel`."""
+        full = super().rates()
+        halves = {name: value / 2 for name, value in vars(full).items() if name.endswith("_per_second")}
+        return replace(full, **halves, load_latency_seconds=2 * full.load_latency_seconds)
+
+    def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
+        """See `CostModel`."""
+        return 2 * super().local_read_seconds(bytes_in_busiest_bank)
+
+    def external_read_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        return 2 * super().external_read_seconds(size_bytes)
+
+    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+        """See `CostModel`."""
+        return 2 * super().mac_seconds(macs, bits, elements)
+
+    def aggregate_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        return 2 * super().aggregate_seconds(size_bytes)
+
+    def stream_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        return 2 * super().stream_seconds(size_bytes)
+
+    def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
+        """See `CostModel`."""
+        return super().joules(traffic, seconds)
