@@ -1,9 +1,9 @@
 """MiniMalloc's instances, allocated by us and by plain CP-SAT in its two-dimensional form, same core, same run; JSON.
 
-    python benchmarks/allocate.py                         # the five that are shipped
+    python benchmarks/allocate.py                         # A to E in the folder of public data (MOE_DATA)
     python benchmarks/allocate.py --limit 20 more/*.csv   # others; the capacity is in the name, NAME.CAPACITY.csv
 
-The instances are Google's, from MiniMalloc's repository (Apache-2.0; see NOTICE).
+The instances are Google's: github.com/google/minimalloc, folder benchmarks/challenging.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from moe_passes.solve.allocation.check import violations
 from moe_passes.solve.allocation.problem import Problem
 from moe_passes.solve.allocation.solve import solve
 from ortools.sat.python import cp_model
+from public import FOLDER
 
 from moe_compiler.formats.allocation_file import read
 
-SHIPPED = sorted((Path(__file__).parent / "minimalloc").glob("*.csv"))
+THERE = sorted((FOLDER / "minimalloc").glob("*.csv"))
 
 
 def ours(problem: Problem, limit: float, seed: int) -> dict[str, object]:
@@ -50,7 +51,9 @@ def plain(problem: Problem, limit: float, seed: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, default=SHIPPED, help="instances (default: the shipped ones)")
+    parser.add_argument(
+        "files", nargs="*", type=Path, default=THERE, help="instances (default: those of the public data)"
+    )
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the searches (default: 0)")
     options = parser.parse_args()

@@ -23,29 +23,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moe_passes.estimate.cost import AnalyticCost
-from moe_passes.ir.dialects import parse
-from moe_passes.ir.module import append, only, read_machine, write_machine
-from moe_passes.ir.passes.lower_to_tasks import read_plan
-from moe_passes.ir.passes.schedule_round import round_budget
-from moe_passes.ir.pipeline import parse_pipeline, run_pipeline
-from moe_passes.plan.machine import Machine
+from moe_passes.estimate.cost import CostModel
+from moe_passes.ir.base import Context
+from moe_passes.ir.dialects import context, parse
+from moe_passes.ir.module import append, only, read_cost, text_of, write_machine
+from moe_passes.ir.pipeline import Instrumentation, parse_pipeline, run_pipeline
+from moe_passes.ir.static import read_plan
+from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import ProfileRecord
-from moe_passes.routing.rounds import take_rounds
+from moe_passes.plan.round import add_up
+from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.solve.dispatch.choose import NOTHING_AHEAD, choose_dispatch
+from moe_passes.solve.dispatch.choose import nothing_ahead
 from moe_passes.solve.dispatch.online import dispatch
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
 from moe_passes.solve.rcpsp.problem import Problem
-from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.solve.rcpsp.solve import round_budget, solve
 from moe_passes.tasks.build import build, build_unknown
-from moe_passes.tasks.problem import PlacedLayer, RoundRouting, StaticPlan
+from moe_passes.tasks.problem import StaticPlan
+from moe_passes.tasks.rounds import take_rounds
+from moe_passes.tasks.stages import Stage
+from public import public
 
-from moe_compiler.compilation import ProfileReader, moe_context, request
+from moe_compiler.compilation import ProfileReader, request
 from moe_compiler.evaluate.held_out import informed_makespan
-from moe_compiler.evaluate.report import add_up, roofline_seconds
+from moe_compiler.evaluate.report import roofline_seconds
 from moe_compiler.frontend.graph import trace as trace_model
 from moe_compiler.frontend.models import load_model
 from moe_compiler.hardware.loader import load_target
@@ -84,22 +88,22 @@ def cases() -> list[Case]:
     ]
 
 
-def prepare(case: Case, ir: Path) -> tuple[Machine, StaticPlan, RoutingTrace, str]:
-    """Run the pipeline up to partition-experts, choose the dispatcher's plan; traced modules are kept in `ir`."""
-    source, workload = load_model(case.model), request(case.batch, CONTEXT, case.length, 0, 10.0)
+def prepare(case: Case, ir: Path) -> tuple[CostModel, StaticPlan, RoutingTrace, str]:
+    """Run the pipeline up to the dispatcher's plan; traced modules are kept in `ir`."""
+    source, asked = load_model(case.model), request(case.batch, CONTEXT, case.length, 0, 10.0)
     traced = ir / f"{case.model}-{case.batch}.mlir"
     if not traced.exists():
         ir.mkdir(parents=True, exist_ok=True)
-        traced.write_text(str(trace_model(source, case.batch, moe_context())))
-    module = parse(traced.read_text(), str(traced), moe_context())
-    append(module, workload)
+        traced.write_text(text_of(trace_model(source, case.batch, context())))
+    module = parse(traced.read_text(), str(traced), context())
+    append(module, asked)
     write_machine(module, load_target(case.target, case.overrides).machine())
-    reader = ProfileReader(None, source, workload)
-    steps = parse_pipeline("raise-moe,select-draft,partition-experts")
-    run_pipeline(module, steps, reader, after=lambda step, module: reader.attach(module))
-    machine, trace = read_machine(module), reader(module)
-    plan = choose_dispatch(read_plan(module), trace, AnalyticCost(machine))
-    return machine, plan, trace, only(module, ProfileRecord).kind
+    real = public("mixtral-8x7b-coding.npz") if case.model == "mixtral-8x7b" else None
+    reader = ProfileReader(real and str(real), source, asked)
+    steps = parse_pipeline("raise-moe,select-draft,partition-experts,choose-dispatch")
+    watch = Instrumentation(after=lambda step, module: reader.attach(module))
+    run_pipeline(module, steps, Context(reader), watch)
+    return read_cost(module), read_plan(module, "benchmark"), reader(module), only(module, ProfileRecord).kind
 
 
 def measure(problem: Problem, limit: float) -> dict[str, Any]:
@@ -130,9 +134,9 @@ def measure(problem: Problem, limit: float) -> dict[str, Any]:
 def run(job: tuple[Case, Options]) -> dict[str, Any]:
     case, options = job
     start = time.perf_counter()
-    machine, plan, trace, kind = prepare(case, options.ir)
-    cost, prepared = AnalyticCost(machine), time.perf_counter() - start
-    naive = replace(plan, dispatch=replace(NOTHING_AHEAD, likelihood_permille=plan.dispatch.likelihood_permille))
+    cost, plan, trace, kind = prepare(case, options.ir)
+    prepared = time.perf_counter() - start
+    naive = replace(plan, dispatch=nothing_ahead(plan.dispatch.likelihoods))
     rows = []
     for routing in take_rounds(trace, plan, "held-out", options.rounds):
         graph, unknown, lazy = (
@@ -141,11 +145,11 @@ def run(job: tuple[Case, Options]) -> dict[str, Any]:
             build_unknown(naive, routing, cost),
         )
         row = measure(graph.problem, options.limit)
-        online = dispatch(unknown.problem, unknown.guesses, plan.dispatch)
+        online = dispatch(unknown.unknown(), plan.dispatch)
         assert violations(*online.executed()) == []
         on_demand = list_schedule(lazy.problem, "program")
         assert on_demand is not None
-        roofline = roofline_seconds(machine, add_up(graph.work))
+        roofline = roofline_seconds(cost, add_up(graph.work))
         known = min(row["ours_ms"], online.makespan * 1e-6)
         row |= {
             "on_demand_ms": on_demand.makespan(lazy.problem) * 1e-6,
@@ -215,11 +219,13 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 def tiled(plan: StaticPlan, routing: RoundRouting, count: int) -> tuple[StaticPlan, RoundRouting]:
     """Repeat the MoE layers of a model until it has `count` of them: a synthetic model."""
     rows = [n % len(plan.layers) for n in range(count)]
-    parts = [replace(plan.parts[plan.layers[row].shape.layer], layer=n) for n, row in enumerate(rows)]
     layers: list[PlacedLayer] = [
-        replace(plan.layers[row], shape=replace(plan.layers[row].shape, layer=n)) for n, row in enumerate(rows)
+        replace(plan.layers[row], shape=replace(plan.layers[row].shape, layer=n, name=f"tiled{n}"))
+        for n, row in enumerate(rows)
     ]
-    deeper = replace(plan, parts=(*parts, replace(plan.parts[-1], layer=count)), layers=tuple(layers))
+    numbers = [plan.layers[row].shape.layer for row in rows]
+    draft, verify = (_tiled(stages, numbers) for stages in (plan.draft, plan.verify))
+    deeper = replace(plan, draft=draft, verify=verify, layers=tuple(layers))
     return deeper, RoundRouting(
         routing.verify[rows],
         routing.asked[:, rows],
@@ -229,13 +235,25 @@ def tiled(plan: StaticPlan, routing: RoundRouting, count: int) -> tuple[StaticPl
     )
 
 
+def _tiled(stages: tuple[Stage, ...], numbers: list[int]) -> tuple[Stage, ...]:
+    """Chain the dense work of these layers, each followed by its experts, and the head."""
+    dense = {stage.part.layer: stage.part for stage in stages if stage.part is not None}
+    chain: list[Stage] = []
+    for n, number in enumerate(numbers):
+        after = (len(chain) - 1,) if chain else ()
+        chain.append(Stage("attention", after, replace(dense[number], layer=n)))
+        chain.append(Stage("experts", (len(chain) - 1,), None, f"tiled{n}", len(chain) - 1))
+    head = replace(dense[max(dense)], layer=len(numbers))
+    return (*chain, Stage("head", (len(chain) - 1,), head))
+
+
 def growth(options: Options) -> dict[str, Any]:
     """Time of the first schedule, of the bound, and of all of it, as tasks grow to 50,000."""
-    machine, plan, trace, _ = prepare(Case("qwen3-30b-a3b", "elmoe3d-8gb", 16, 8, ()), options.ir)
+    cost, plan, trace, _ = prepare(Case("qwen3-30b-a3b", "elmoe3d-8gb", 16, 8, ()), options.ir)
     routing = take_rounds(trace, plan, "held-out", 1)[0]
     rows = []
     for layers in (12, 25, 50, 100, 200):
-        problem = build(*tiled(plan, routing, layers), AnalyticCost(machine)).problem
+        problem = build(*tiled(plan, routing, layers), cost).problem
         start = time.perf_counter()
         lower_bound(problem)
         bound_seconds = time.perf_counter() - start
