@@ -1,0 +1,106 @@
+"""What limits a round: busy shares, the critical path and rooflines of schedules that are followed by hand."""
+
+import pytest
+from moe_passes.plan.round import Buffer, Mode, Schedule, Task, Traffic, Work
+from moe_passes.solve.rcpsp.problem import Problem
+
+from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, roofline_seconds
+from tests.plans import cost
+
+NAMES = ("external", "banks", "streamline", "staging")
+
+
+def task(duration, *uses, after=()):
+    return Task((Mode(duration, uses),), after)
+
+
+def follow(tasks, starts, kinds, buffers=()):
+    """Return the nanoseconds of each kind on the critical path, in the order in which they are told."""
+    problem = Problem((1, 1, 1000, 4), NAMES, tuple(tasks), buffers)
+    work = tuple(Work(kind, 0, 0) for kind in kinds)
+    path = critical_path(problem, work, Schedule(tuple(starts), (0,) * len(starts)))
+    return [(part["kind"], pytest.approx(part["seconds"] * 1e9)) for part in path]
+
+
+def test_busy_shares_are_time_and_amount_over_the_round():
+    """Of 10: external 4 + 2, banks 5, the link 500 of 1,000 for 4 and 1,000 for 2; staging is held, not busy."""
+    tasks = (
+        task(4, (0, 1), (2, 500)),
+        task(2, (0, 1), (2, 1000)),
+        Task((Mode(1, ((0, 1),)), Mode(5, ((1, 1),))), (0,)),
+    )
+    problem = Problem((1, 1, 1000, 4), NAMES, tasks, (Buffer(3, 2, 0, 2),))
+    busy = busy_fractions(problem, Schedule((0, 8, 4), (0, 0, 1)))
+    assert busy == pytest.approx({"external": 0.6, "banks": 0.5, "streamline": 0.4})
+
+
+def test_nothing_is_busy_in_no_time():
+    assert busy_fractions(Problem((1,), ("banks",), ()), Schedule((), ())) == {}
+
+
+def test_the_critical_path_follows_what_was_waited_for():
+    """A load of 3 ends before the attention of 5 that the expert waits for, too: 5 + 4, and nothing of the load."""
+    tasks = (task(5, (1, 1)), task(3, (0, 1)), task(4, (1, 1), after=(0, 1)))
+    assert follow(tasks, (0, 0, 5), ("attention", "load", "expert")) == [("attention", 5), ("expert", 4)]
+
+
+def test_the_critical_path_goes_through_a_resource_that_was_taken():
+    """The second load waits for the first one's channel, the expert for the second load; kinds are added up."""
+    tasks = (task(6, (0, 1)), task(3, (0, 1)), task(2, (1, 1), after=(1,)))
+    assert follow(tasks, (0, 6, 9), ("load", "load", "expert")) == [("load", 9), ("expert", 2)]
+
+
+def test_a_predecessor_counts_before_another_task_that_ended_at_the_same_time():
+    """Both attention and load end at 4: the expert waited for the load."""
+    tasks = (task(4, (1, 1)), task(4, (0, 1)), task(2, (1, 1), after=(1,)))
+    assert follow(tasks, (0, 0, 4), ("attention", "load", "expert")) == [("load", 4), ("expert", 2)]
+
+
+def test_time_in_which_nothing_ended_is_told_as_waiting():
+    """The load starts at 7, but all that it could have waited for ended at 3 and 4: 3 of waiting."""
+    tasks = (task(4, (1, 1)), task(3, (0, 1)), task(5, (0, 1), after=(1,)))
+    assert follow(tasks, (0, 0, 7), ("attention", "write", "load")) == [
+        ("load", 5),
+        ("attention", 4),
+        ("waiting", 3),
+    ]
+
+
+def test_all_of_a_round_is_told():
+    """Whatever the path, its parts add up to the makespan."""
+    tasks = (task(4, (1, 1)), task(3, (0, 1)), task(5, (0, 1), after=(1,)), task(0, after=(2,)), task(2, after=(3,)))
+    told = follow(tasks, (0, 1, 7, 13, 13), ("attention", "load", "load", "gather", "head"))
+    assert sum(part.expected for _, part in told) == pytest.approx(15)
+    assert dict(told)["waiting"] == 4
+
+
+def test_an_empty_round_has_no_path():
+    assert critical_path(Problem((), (), ()), (), Schedule((), ())) == []
+
+
+def test_rooflines_by_hand():
+    """elmoe3d-8gb: 101.376 GB/s outside, 32 · 49.664 GB/s inside, 262 and 524 T MAC/s, 32 GB/s over the link."""
+    traffic = Traffic(
+        hb_read_bytes=10**9,
+        hb_write_bytes=10**8,
+        external_read_bytes=2 * 10**9,
+        link_bytes=10**6,
+        w4a8_macs=10**12,
+        w8a8_macs=3 * 10**12,
+    )
+    assert roofline_seconds(cost(), traffic) == pytest.approx(
+        {
+            "external bandwidth": 2 / 101.376,
+            "hb bandwidth": 1.1 / (32 * 49.664),
+            "compute": 1 / 524 + 3 / 262,
+            "aggregation link": 1e-3 / 32,
+        }
+    )
+    assert set(KNOBS) == set(roofline_seconds(cost(), traffic))
+
+
+def test_without_hb_neither_it_nor_the_link_is_a_roof():
+    roofs = roofline_seconds(cost(name="xpu-lpddr5"), Traffic(1, 1, 10**9, 1, 0, 10**12))
+    assert roofs["hb bandwidth"] == roofs["aggregation link"] == 0.0
+    assert roofs["external bandwidth"] > 0
+    assert roofs["compute"] > 0
