@@ -79,6 +79,18 @@ def test_preemption_by_hand():
     assert _preemptive(array([0, 3]), array([4, 1]), array([0, 9])) == 13
 
 
+def test_long_tails_first_on_one_machine_by_hand():
+    """Tasks of 4, 5 and 1 on one machine, then 7, 3 and 0 elsewhere: 4 + 5 + 3, however the last one is fitted in.
+
+    All three together give 10 + 0, the longest path 4 + 7: only the two with tails give 12, in order of their tails.
+    """
+    machine = [Task((Mode(seconds, ((0, 1),)),)) for seconds in (4, 5, 1)]
+    tails = [Task((Mode(7, ((1, 1),)),), (0,)), Task((Mode(3, ((2, 1),)),), (1,))]
+    problem = Problem((1, 1, 1), ("a", "b", "c"), (*machine, *tails))
+    assert lower_bound(problem) == 12
+    assert list_schedule(problem, "tail").makespan(problem) == 12
+
+
 def test_energy_of_a_shared_resource_by_hand():
     """Five tasks of 3 that take half each of two units: 15 unit-seconds over 2, rounded up."""
     tasks = tuple(Task((Mode(3, ((0, 1),)),)) for _ in range(5))

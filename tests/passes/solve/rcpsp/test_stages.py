@@ -57,6 +57,16 @@ def test_list_stays_with_the_best_list_schedule():
     assert (answer.schedule.makespan(problem), answer.lower_bound, answer.status) == (27, 24, "feasible")
 
 
+def test_windows_go_on_from_what_justification_found():
+    """From the best list schedule, windows alone get less far, with more time."""
+    problem = random_shop(random.Random(26), 10, 6)
+    start = best_list_schedule(problem)
+    alone = windows.improve(problem, start, lower_bound(problem), Budget(0.2))
+    answer = solve(problem, Budget(0.1), "windows")
+    assert violations(problem, answer.schedule) == []
+    assert answer.schedule.makespan(problem) < alone.makespan(problem) <= start.makespan(problem)
+
+
 def test_neighbourhoods_finish_what_plain_cp_sat_cannot():
     """A fifth of 0.02 s is too short for plain CP-SAT to get to 599, which is the bound."""
     problem = random_shop(random.Random(3), 10, 6)
