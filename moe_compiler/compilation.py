@@ -49,6 +49,7 @@ Progress = Callable[[str], None]
 class Timer:
     """Wall seconds and peak memory of every step and solver call; goes to compile.json and nowhere else."""
 
+    started: float = field(default_factory=time.perf_counter)
     steps: list[Step] = field(default_factory=list)
     solver_calls: list[SolverCall] = field(default_factory=list)
 
@@ -138,7 +139,7 @@ def compile(
         model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, or a
             transformers `nn.Module`.
         target: a shipped name or the path of a hardware file.
-        profile: a shipped profile or the path of an `.npz`; None for the model's real one, else a synthetic one.
+        profile: the path of an `.npz`, or the name of a synthetic one; None for a synthetic one.
         batch: sequences decoded together.
         context: tokens in the KV cache of each sequence.
         draft_length: γ, or `auto`.
@@ -179,10 +180,10 @@ def _compile(
     from moe_compiler.backend.documents import cost_document, plan_document
     from moe_compiler.evaluate.held_out import evaluate
 
+    timer = Timer()
     has_banks = loaded.target.memories.hb is not None
     steps = parse_pipeline(default_pipeline(has_banks) if pipeline is None else pipeline)
     check_pipeline(steps, starting_states(has_banks), COMPLETE)
-    timer = Timer()
     with watch_solver_calls() as timer.solver_calls:
         with timer.measure("trace"):
             progress("trace")
@@ -343,6 +344,6 @@ def _record(
         compiler=moe_compiler.__version__,
         steps=timer.steps,
         solver_calls=[SolverCallEntry(**vars(call)) for call in timer.solver_calls],
-        total_seconds=sum(step.seconds for step in timer.steps),
+        total_seconds=time.perf_counter() - timer.started,
         peak_mib=max(step.peak_mib for step in timer.steps),
     ).content()

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.estimate.cost import Rates
-from moe_passes.plan.round import Traffic
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,3 @@ class HalfSpeed(AnalyticCost):
     def stream_seconds(self, size_bytes: float) -> float:
         """See `CostModel`."""
         return 2 * super().stream_seconds(size_bytes)
-
-    def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
-        """See `CostModel`."""
-        return super().joules(traffic, seconds)

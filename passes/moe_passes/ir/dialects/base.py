@@ -137,12 +137,8 @@ def module_of(op: ir.OpView) -> ir.OpView:
 
 def symbol(op: ir.OpView, name: str) -> ir.OpView | None:
     """Return the top-level operation of the module that has a symbol name."""
-    for other in module_of(op).regions[0].blocks[0]:
-        if "sym_name" in other.attributes:
-            named = other.attributes["sym_name"].maybe_downcast()
-            if isinstance(named, ir.StringAttr) and named.value == name:
-                return other
-    return None
+    symbols = ir.SymbolTable(module_of(op).operation)
+    return symbols[name] if name in symbols else None  # noqa: SIM401 (it has no get)
 
 
 def _check_class(op: ir.OpView, name: str, constraint: Any) -> None:
