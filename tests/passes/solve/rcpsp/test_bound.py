@@ -80,12 +80,12 @@ def test_preemption_by_hand():
 
 
 def test_long_tails_first_on_one_machine_by_hand():
-    """Tasks of 4, 5 and 1 on one machine, then 7, 3 and 0 elsewhere: 4 + 5 + 3, however the last one is fitted in.
+    """Tasks of 4, 1 and 5 on one machine, then 7, 0 and 3 elsewhere: the two with tails give 4 + 5 + 3.
 
-    All three together give 10 + 0, the longest path 4 + 7: only the two with tails give 12, in order of their tails.
+    All three together give no more than 10 + 0, nor does the longest path, 4 + 7.
     """
-    machine = [Task((Mode(seconds, ((0, 1),)),)) for seconds in (4, 5, 1)]
-    tails = [Task((Mode(7, ((1, 1),)),), (0,)), Task((Mode(3, ((2, 1),)),), (1,))]
+    machine = [Task((Mode(seconds, ((0, 1),)),)) for seconds in (4, 1, 5)]
+    tails = [Task((Mode(7, ((1, 1),)),), (0,)), Task((Mode(3, ((2, 1),)),), (2,))]
     problem = Problem((1, 1, 1), ("a", "b", "c"), (*machine, *tails))
     assert lower_bound(problem) == 12
     assert list_schedule(problem, "tail").makespan(problem) == 12

@@ -62,6 +62,20 @@ def test_without_room_beside_the_largest_nothing_crosses():
     assert (found.period, found.carried) == (single.makespan(problem), ())
 
 
+def test_the_bound_is_a_round_less_what_can_be_held_at_the_border():
+    """One round: four loads of 3, the last expert, the head of 10: 23. Two slots hold 6 of that at a border: 17.
+
+    The banks work for 1 + 1 + 4 + 10 = 16, which is the bound where all 12 of the loads can be held.
+    """
+    problem, ahead = one_round(draft=1, loads=[3, 3, 3, 3], head=10, slots=2)
+    assert lower_bound(problem) == 23
+    _, found = steady(problem, ahead)
+    assert found.lower_bound == 17 <= found.period
+    problem, ahead = one_round(draft=1, loads=[3, 3, 3, 3], head=10, slots=9)
+    _, found = steady(problem, ahead)
+    assert (found.lower_bound, found.period, len(found.carried)) == (16, 16, 4)
+
+
 @given(
     draft=st.integers(0, 5),
     loads=st.lists(st.integers(1, 6), max_size=6),
