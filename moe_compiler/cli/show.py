@@ -1,8 +1,6 @@
 """`moec show`."""
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from moe_compiler.cli.text import read_text, title
 
@@ -25,8 +23,6 @@ def show_command(file: str, names: tuple[str, ...]) -> None:
     from moe_passes.ir.show import lines
 
     rows = lines(parse(text, title(file), context()), names)
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    (console if console.is_terminal else Console(highlight=False, markup=False, width=300)).print(table)
+    widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else []
+    for *columns, says in rows:
+        click.echo("  ".join([*map(str.ljust, columns, widths), says]))

@@ -1,31 +1,34 @@
 """IR for people: one line an operation or task, with units."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch_mlir import ir
 
-from moe_passes.ir.dialects import sched
+from moe_passes.ir.dialects import model, sched
+from moe_passes.ir.dialects.base import Open
 from moe_passes.ir.module import line_of
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.names import nearest
 
 SHORTENED = 60
 UNITS = (
-    ("_bytes_per_second", 1e9, "GB/s"),
-    ("_macs_per_second", 1e12, "TMAC/s"),
-    ("_joules_per_byte", 1e-12, "pJ/B"),
-    ("_joules_per_mac", 1e-12, "pJ/MAC"),
-    ("_seconds", 1e-9, "ns"),
-    ("_bytes", 1e6, "MB"),
-    ("_ns", 1e3, "µs"),
+    ("_bytes_per_second", 1.0, "B/s"),
+    ("_macs_per_second", 1.0, "MAC/s"),
+    ("_joules_per_byte", 1.0, "J/B"),
+    ("_joules_per_mac", 1.0, "J/MAC"),
+    ("_joules_per_bit", 1.0, "J/bit"),
+    ("_seconds", 1.0, "s"),
+    ("_bytes", 1.0, "B"),
+    ("_ns", 1e-9, "s"),
     ("_watts", 1.0, "W"),
 )
-"""The unit that a name ends with, and how it is shown."""
+"""The unit that a name ends with: its value in SI units, and their name."""
+PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n", 1e-12: "p", 1e-15: "f"}
 Row = tuple[str, str, str, str]
 
 
 def lines(module: ir.Module, names: Sequence[str] = ()) -> list[Row]:
-    """Return a line for every operation: where it is, its name, what it says, and the line of the model behind it.
+    """Return a line for every operation: where it is, its name, the line of the model behind it, and what it says.
 
     Args:
         module: what to show.
@@ -53,7 +56,7 @@ def _rows(parent: ir.Operation, where: str) -> Iterator[Row]:
                 number = ""
                 if name == "sched.task":
                     number, tasks = f" {tasks}", tasks + 1
-                yield (f"{where}{number}", name, _says(op), line_of(op))
+                yield (f"{where or 'module'}{number}", name, line_of(op), _says(op))
                 inside = op.attributes["sym_name"].value if "sym_name" in op.attributes else ""
                 yield from _rows(op.operation, f"@{inside}")
 
@@ -64,7 +67,7 @@ def _says(op: ir.OpView) -> str:
     parts = []
     for name in op.attributes:
         if name not in ("sym_name", "function_type", "operandSegmentSizes", "arg_attrs"):
-            parts.append(f"{name} {_value(name, op.attributes[name])}")
+            parts.append(_value(op, name))
     title = [f"@{op.attributes['sym_name'].value}"] if "sym_name" in op.attributes else []
     return ", ".join([*title, *parts])
 
@@ -75,24 +78,66 @@ def _task(op: ir.OpView) -> str:
     slot = op.attributes["slot"].maybe_downcast()
     if isinstance(slot, sched.Slot):
         start, mode = slot.start_ns.maybe_downcast().value, slot.mode.maybe_downcast().value
-        when = f"starts {start / 1e3:.3f} µs, takes {modes[mode][0] / 1e3:.3f} µs (mode {mode} of {len(modes)})"
+        when = f"starts {_microseconds(start)}, takes {_microseconds(modes[mode][0])}, mode {mode} of {len(modes)}"
     else:
-        when = f"not scheduled, takes {' or '.join(f'{ns / 1e3:.3f}' for ns, _ in modes)} µs"
+        when = f"not scheduled, takes {' or '.join(_microseconds(ns) for ns, _ in modes)}"
     traffic = sched.read_traffic(op)
-    moved = [f"{name} {_number(name, value)}" for name, value in vars(traffic).items() if value]
+    moved = [_number(name, value) for name, value in vars(traffic).items() if value]
     return ", ".join([f"step {op.attributes['step'].value}", work, when, *moved])
 
 
-def _value(name: str, attribute: ir.Attribute) -> str:
-    found = attribute.maybe_downcast()
+def _microseconds(ns: int) -> str:
+    return f"{ns / 1e3:.3f} µs"
+
+
+def _value(op: ir.OpView, name: str) -> str:
+    found = op.attributes[name].maybe_downcast()
+    if isinstance(found, Open | sched.Open):
+        return f"{name} open"
+    if op.operation.name == "moe.expert_store" and name in DECISIONS:
+        return f"{name} {DECISIONS[name](op)}"
     if isinstance(found, ir.IntegerAttr | ir.FloatAttr):
         return _number(name, found.value)
-    text = str(found)
-    return text if len(text) <= SHORTENED else f"{text[:SHORTENED]}…"
+    text = " ".join(str(found).split())
+    return f"{name} {text if len(text) <= SHORTENED else f'{text[:SHORTENED]}…'}"
 
 
 def _number(name: str, value: float) -> str:
+    """Word a number; what is negative was left to the compiler."""
+    if value < 0:
+        return f"{name} auto"
     for suffix, unit, shown in UNITS:
-        if name.endswith(suffix):
-            return f"{value / unit:,.6g} {shown}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+        if f"_{name}".endswith(suffix):
+            return f"{name.removesuffix(suffix)} {_scaled(value * unit)}{shown}"
+    return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.6g}"
+
+
+def _scaled(value: float) -> str:
+    """Word a number with the SI prefix that leaves one to three digits before the point."""
+    for factor, prefix in PREFIXES.items():
+        if value >= factor:
+            return f"{value / factor:.6g} {prefix}"
+    return f"{value:.6g} "
+
+
+def _residency(store: ir.OpView) -> str:
+    msb, whole = model.read_residency(store) or ((), ())
+    return f"{len(msb)} msb, {len(whole)} whole"
+
+
+def _placement(store: ir.OpView) -> str:
+    replicas = model.read_placement(store)
+    return f"{len(replicas)} replicas in {len({banks for _, banks in replicas})} bank sets"
+
+
+def _needed(store: ir.OpView) -> str:
+    shares = model.read_needed(store) or (0,)
+    return f"{min(shares)} to {max(shares)} ‰"
+
+
+DECISIONS: dict[str, Callable[[ir.OpView], str]] = {
+    "residency": _residency,
+    "placement": _placement,
+    "needed": _needed,
+}
+"""How what is decided about a store is summed up."""
