@@ -74,6 +74,56 @@ def test_without_budget_the_plan_stays():
     assert [placed.replicas for placed in result.solution.layers] == [plan.replicas for plan in old]
 
 
+def paired(banks, room, layers=1):
+    """Experts 0 and 1 are used together, or 2 and 3, and so on: apart, a step takes 1 s, in one bank 2 s."""
+    routing = np.array([[[2 * pair, 2 * pair + 1]] for pair in range(banks)] * 4)
+    made = tuple(Layer(f"l{n}", 2 * banks, 50, SIZE, routing, np.full(2 * banks, ALL)) for n in range(layers))
+    return Problem(Rates(banks, room * layers * SIZE, 100.0, 1e6, 1e9, 2), made)
+
+
+def in_banks(*homes):
+    return Plan(np.full(len(homes), ALL), tuple(((home,),) for home in homes))
+
+
+def test_a_whole_layer_is_taken_over_where_single_experts_cannot_move():
+    """Two layers of two pairs in one bank each; banks are full. A layer put right moves 200 B: 2 + 1 s of 2 + 2 s."""
+    instance = paired(2, room=2, layers=2)
+    old = [in_banks(0, 0, 1, 1)] * 2
+    for budget, seconds in ((199, 4.0), (200, 3.0), (399, 3.0), (400, 2.0)):
+        result = replan(instance, old, budget, work=200_000)
+        assert violations(instance, result.solution, chosen_replicas) == []
+        assert result.solution.objective == pytest.approx(seconds)
+        assert result.moved_bytes == pytest.approx(100 * (4 - seconds) * 2)
+
+
+def test_single_experts_move_where_the_budget_is_too_small_for_a_layer():
+    """Two of three pairs lie in one bank each; one is taken apart for 100 B: (1 + 2 + 1) / 3 s of (2 + 2 + 1) / 3 s."""
+    instance = paired(3, room=4)
+    result = replan(instance, [in_banks(0, 0, 1, 1, 0, 1)], 100, work=200_000)
+    assert violations(instance, result.solution, chosen_replicas) == []
+    assert result.curve[0] == (0.0, pytest.approx(5 / 3))
+    assert result.solution.objective == pytest.approx(4 / 3)
+    assert result.moved_bytes == 100
+
+
+def test_banks_of_a_fresh_plan_are_numbered_for_the_fewest_bytes():
+    """The older plan is the fresh one with its banks turned round, and two experts exchanged: only these two move."""
+    instance = paired(4, room=2)
+    fresh = solve(instance, work=200_000)
+    turned = [tuple((tuple(sorted((bank + 1) % 4 for bank in copy)),) for (copy,) in fresh.layers[0].replicas)]
+    places = list(turned[0])
+    partner = next(e for e in range(2, 8) if set(places[e][0]) == set(places[0][0]))
+    places[1], places[partner] = places[partner], places[1]
+    old = [Plan(np.full(8, ALL), tuple(places))]
+    exchanged = moved_bytes(instance, old, [Plan(np.full(8, ALL), turned[0])])
+    assert exchanged < moved_bytes(instance, old, [Plan(np.full(8, ALL), fresh.layers[0].replicas)])
+    result = replan(instance, old, exchanged, work=200_000)
+    assert violations(instance, result.solution, chosen_replicas) == []
+    assert result.curve[0][1] > fresh.objective
+    assert result.solution.objective == pytest.approx(fresh.objective)
+    assert result.moved_bytes == exchanged
+
+
 def test_residents_are_exchanged_for_those_that_more_steps_use():
     routing = np.array([[[2]], [[2]], [[1]], [[2]]])
     instance = Problem(Rates(2, 100, 100.0, 1e6, 10.0, 2), (Layer("l", 3, 50, SIZE, routing),))
