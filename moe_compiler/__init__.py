@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moe_passes.plan.errors import InfeasibleError, InputError
 
-    from moe_compiler.compilation import Compilation, compile
+    from moe_compiler.api import Compilation, compile
 
 __version__ = "0.1.0"
 __all__ = ["Compilation", "InfeasibleError", "InputError", "compile"]
 
 _WHERE = {
-    "compile": "moe_compiler.compilation",
-    "Compilation": "moe_compiler.compilation",
+    "compile": "moe_compiler.api",
+    "Compilation": "moe_compiler.api",
     "InputError": "moe_passes.plan.errors",
     "InfeasibleError": "moe_passes.plan.errors",
 }

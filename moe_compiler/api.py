@@ -1,7 +1,31 @@
-"""What the command line and notebooks call: one function for each use, values in, values out."""
+"""What the command line and notebooks call: one function for each use, values in, values out.
 
-from moe_compiler.compilation import Compilation, compile
-from moe_compiler.placement import PlacementRequest
-from moe_compiler.placement import partition as place
+Each is loaded when it is asked for, so that one use does not wait for what another needs.
+"""
 
-__all__ = ["Compilation", "PlacementRequest", "compile", "place"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moe_compiler.allocation import allocate
+    from moe_compiler.compilation import Compilation, compile
+    from moe_compiler.placement import PlacementRequest, place
+    from moe_compiler.scheduling import schedule
+
+__all__ = ["Compilation", "PlacementRequest", "allocate", "compile", "place", "schedule"]
+
+_WHERE = {
+    "Compilation": "compilation",
+    "PlacementRequest": "placement",
+    "allocate": "allocation",
+    "compile": "compilation",
+    "place": "placement",
+    "schedule": "scheduling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'moe_compiler.api' has no attribute '{name}'")
+    return getattr(import_module(f"moe_compiler.{_WHERE[name]}"), name)

@@ -25,7 +25,6 @@ from moe_passes.plan.request import (
 from moe_passes.routing.traces import RoutingTrace
 from moe_passes.solve.draft.prepare import longest_draft
 
-import moe_compiler
 from moe_compiler.documents.base import to_json
 from moe_compiler.documents.record import CompileDocument, Step
 from moe_compiler.documents.record import SolverCall as SolverCallEntry
@@ -341,7 +340,7 @@ def _record(
         request=asdict(asked),
         pipeline=written(steps),
         versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
-        compiler=moe_compiler.__version__,
+        compiler=version("moe-compiler"),
         steps=timer.steps,
         solver_calls=[SolverCallEntry(**vars(call)) for call in timer.solver_calls],
         total_seconds=time.perf_counter() - timer.started,

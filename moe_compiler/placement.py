@@ -66,7 +66,7 @@ class _Shape:
         return self.footprint.layers
 
 
-def partition(request: PlacementRequest, progress: Progress = lambda message: None) -> dict[str, Any]:
+def place(request: PlacementRequest, progress: Progress = lambda message: None) -> dict[str, Any]:
     """Place the experts and return the document that `--json` prints.
 
     Raises:

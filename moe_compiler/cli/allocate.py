@@ -1,13 +1,10 @@
 """`moec allocate`."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import click
-from moe_passes.plan.errors import InputError
-from moe_passes.plan.request import SEED, Range
 
 from moe_compiler.backend.folder import check_file, write_file
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
@@ -41,46 +38,16 @@ def allocate_command(
     file: Path, capacity: int, time_limit: float, seed: int, as_json: bool, output: Path | None
 ) -> None:
     """Give every buffer of FILE an address below a capacity, so that none overlap in time and address."""
-    from moe_compiler.formats.allocation_file import LARGEST, read
-
-    Range(1, LARGEST - 1).check("--capacity", capacity)
-    SEED.check("--seed", seed)
-    if not 0 < time_limit < math.inf:
-        raise InputError(f"--time-limit {time_limit}; valid: a number of seconds above 0")
     check_file(output)
-    table = read(file)
     with progress(f"allocate {file.name}") as report:
-        report(f"{len(table.ids)} buffers")
-        document, offsets = _solve(table, capacity, seed, time_limit)
-    if offsets is not None and output is not None:
-        write_file(output, table.with_offsets(offsets))
+        from moe_compiler.api import allocate
+
+        document, placed = allocate(file, capacity, time_limit=time_limit, seed=seed, progress=report)
+    if placed is not None and output is not None:
+        write_file(output, placed)
     if as_json:
         click.echo(json.dumps(document, indent=1))
     _report(document, capacity, as_json, output)
-
-
-def _solve(table: Any, capacity: int, seed: int, time_limit: float) -> tuple[dict[str, Any], tuple[int, ...] | None]:
-    from moe_passes.solve.allocation.check import violations
-    from moe_passes.solve.allocation.problem import Problem
-    from moe_passes.solve.allocation.solve import solve
-
-    document: dict[str, Any] = {"status": "infeasible", "capacity": capacity, "peak": None, "lower_bound": None}
-    document |= {"gap": None, "greedy": None, "seed": seed, "conflict": [], "buffers": []}
-    alone = [n for n, b in enumerate(table.buffers) if (b.fixed or 0) + b.size > capacity]
-    if alone:
-        return document | {"conflict": [table.ids[alone[0]]]}, None
-    problem = Problem(capacity, table.buffers, alignment_bytes=1)
-    found = solve(problem, seed, time_limit)
-    document |= {"status": found.status, "lower_bound": found.lower_bound_bytes, "greedy": found.greedy_bytes}
-    if found.status in ("infeasible", "unknown"):
-        return document | {"conflict": [table.ids[n] for n in found.conflict]}, None
-    wrong = violations(problem, found.offsets)
-    if wrong:
-        raise AssertionError("allocate: " + "; ".join(wrong[:5]))
-    document["peak"] = found.peak_bytes
-    document["gap"] = (found.peak_bytes - found.lower_bound_bytes) / found.peak_bytes if found.peak_bytes else 0.0
-    document["buffers"] = [{"id": i, "offset": o} for i, o in zip(table.ids, found.offsets, strict=True)]
-    return document, found.offsets
 
 
 def _report(document: dict[str, Any], capacity: int, as_json: bool, output: Path | None) -> None:

@@ -57,7 +57,7 @@ def compile_command(
     check_free(output)
     gc.set_threshold(*COLLECTION)
     with progress(f"compile {model} for {target}") as report:
-        from moe_compiler.compilation import compile
+        from moe_compiler.api import compile
 
         result = compile(model, target, overrides=overrides, progress=report, **options)
         result.save(output)

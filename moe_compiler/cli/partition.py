@@ -46,9 +46,9 @@ def partition_command(as_json: bool, output: Path | None, **options: Any) -> Non
     """Place the experts of a model in the banks of a machine, from a routing trace."""
     check_file(output)
     with progress(f"partition {options['model']}") as report:
-        from moe_compiler.placement import PlacementRequest, partition
+        from moe_compiler.api import PlacementRequest, place
 
-        document = partition(PlacementRequest(**options), report)
+        document = place(PlacementRequest(**options), report)
     text = json.dumps(document, indent=1, allow_nan=False)
     if output is not None:
         write_file(output, text + "\n")

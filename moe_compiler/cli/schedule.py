@@ -1,12 +1,10 @@
 """`moec schedule`."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import click
-from moe_passes.plan.errors import InputError
 
 from moe_compiler.cli.codes import EXIT_INFEASIBLE, EXIT_UNKNOWN
 from moe_compiler.cli.progress import progress
@@ -35,54 +33,13 @@ that contradict), 4 none was found in the limit.
 @click.option("--json", "as_json", is_flag=True, help="Print the schedule as JSON.")
 def schedule_command(file: Path, time_limit: float, seed: int, workers: int, as_json: bool) -> None:
     """Schedule tasks on shared resources for the least makespan, with a proved bound."""
-    from moe_passes.plan.request import SEED, WORKERS
-    from moe_passes.solve.rcpsp.problem import Budget
-
-    from moe_compiler.formats.schedule_file import read
-
-    if not 0 < time_limit < math.inf:
-        raise InputError(f"--time-limit {time_limit}; valid: a number of seconds above 0")
-    SEED.check("--seed", seed)
-    WORKERS.check("--workers", workers)
-    loaded = read(file)
     with progress(f"schedule {file.name}") as report:
-        report(f"{len(loaded.ids)} tasks")
-        document = _solve(loaded, Budget(time_limit, seed, workers))
+        from moe_compiler.api import schedule
+
+        document = schedule(file, time_limit=time_limit, seed=seed, workers=workers, progress=report)
     if as_json:
         click.echo(json.dumps(document, indent=1))
     _report(document, as_json)
-
-
-def _solve(loaded: Any, budget: Any) -> dict[str, Any]:
-    from moe_passes.solve.rcpsp.check import violations
-    from moe_passes.solve.rcpsp.solve import solve
-
-    answer = solve(loaded.problem, budget)
-    document: dict[str, Any] = {
-        "status": answer.status,
-        "makespan": None,
-        "lower_bound": loaded.time(answer.lower_bound),
-        "gap": None,
-        "greedy": None if answer.greedy is None else loaded.time(answer.greedy),
-        "seed": budget.seed,
-        "tasks": [],
-    }
-    if answer.status == "infeasible":
-        conflict = [loaded.ids[number] for number in answer.conflict]
-        return document | {"conflict": conflict, "conflict_is_smallest": answer.is_smallest}
-    if answer.schedule is None:
-        return document
-    wrong = violations(loaded.problem, answer.schedule)
-    if wrong:
-        raise AssertionError("schedule: " + "; ".join(wrong[:5]))
-    makespan, bound = answer.schedule.makespan(loaded.problem), answer.lower_bound
-    document["makespan"] = loaded.time(makespan)
-    document["gap"] = (makespan - bound) / makespan if makespan else 0.0
-    document["tasks"] = [
-        {"id": name, "start": loaded.time(start), "mode": mode}
-        for name, start, mode in zip(loaded.ids, answer.schedule.starts, answer.schedule.modes, strict=True)
-    ]
-    return document
 
 
 def _report(document: dict[str, Any], as_json: bool) -> None:

@@ -7,7 +7,7 @@ module in place; MLIR's pass manager runs them, verifies the module after each, 
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,36 +152,33 @@ def check_pipeline(steps: Sequence[Step], held: set[type[State]], goal: Sequence
             held = (held - set(step.drops)) | set(step.gives) | kept
     for state in goal:
         if state not in held:
-            raise InputError(f"pipeline: {_worded(state)} is missing at the end; valid: add {_giver(state)}")
+            raise InputError(f"pipeline: {state.what} is missing at the end; valid: add {_giver(state)}")
 
 
-def refuse(step: Pass, held: set[type[State]], later: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def refuse(step: Pass, held: Set[type[State]], later: Set[str] = frozenset()) -> None:
     """Refuse a pass that cannot run on what is held.
 
     Raises:
         InputError: with the true reason.
     """
+    missing = [state for state in step.needs if state not in held]
+    for state in missing:
+        if not _giver(state):
+            raise InputError(f"pipeline: {step.name} needs {state.what}, and there is none")
     if step.gives and not step.again and set(step.gives) <= held:
         raise InputError(
             f"pipeline: {step.name} has already run: {', '.join(s.what for s in step.gives)} is there; valid: once, "
             "or on an earlier snapshot"
         )
-    for state in step.needs:
-        if state not in held:
-            giver = _giver(state)
-            if giver == "":
-                raise InputError(f"pipeline: {step.name} needs {state.what}, and there is none")
-            how = f"{giver} stands after it; valid: before it" if giver in later else f"valid: run {giver} first"
-            raise InputError(f"pipeline: {step.name} needs {state.what}; {how}")
+    for state in missing:
+        giver = _giver(state)
+        how = f"{giver} stands after it; valid: before it" if giver in later else f"valid: run {giver} first"
+        raise InputError(f"pipeline: {step.name} needs {state.what}; {how}")
 
 
 def _giver(state: type[State]) -> str:
     """Return the pass of ours that gives something."""
     return next((name for name in BUILT_IN if state in load_pass(name).gives), "")
-
-
-def _worded(state: type[State]) -> str:
-    return state.what
 
 
 Observer = Callable[[Step, ir.Module], None]
