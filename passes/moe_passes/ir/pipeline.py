@@ -163,7 +163,7 @@ def refuse(step: Pass, held: Set[type[State]], later: Set[str] = frozenset()) ->
     """
     missing = [state for state in step.needs if state not in held]
     for state in missing:
-        if not _giver(state):
+        if not _giver(state) and state not in step.drops:
             raise InputError(f"pipeline: {step.name} needs {state.what}, and there is none")
     if step.gives and not step.again and set(step.gives) <= held:
         raise InputError(
@@ -172,6 +172,8 @@ def refuse(step: Pass, held: Set[type[State]], later: Set[str] = frozenset()) ->
         )
     for state in missing:
         giver = _giver(state)
+        if not giver:
+            raise InputError(f"pipeline: {step.name} needs {state.what}, and there is none")
         how = f"{giver} stands after it; valid: before it" if giver in later else f"valid: run {giver} first"
         raise InputError(f"pipeline: {step.name} needs {state.what}; {how}")
 

@@ -21,6 +21,7 @@ class RaiseMoe(Pass):
     name: ClassVar = "raise-moe"
     needs: ClassVar = (Traced,)
     gives: ClassVar = (Phases, Experts)
+    drops: ClassVar = (Traced,)
 
     def run(self, module: ir.Module, context: Context) -> None:
         """Rewrite both phases and add one expert store for each MoE layer.
