@@ -1,4 +1,4 @@
-// RUN: partition-experts{placer=lpt}
+// RUN: partition-experts{placer=shard-2}
 // MACHINE: elmoe3d-4gb memories.hb.capacity_gb=0.000085 memories.hb.banks=2
 // PROFILE: synthetic-200tokens-seed0
 
@@ -34,7 +34,6 @@ module attributes {moe.version = 2 : i64} {
   }
 }
 
-// Whole experts on single banks; each set of banks is named once.
-// CHECK-DAG: "moe.bank_set"() {banks = array<i64: 0>, sym_name = "[[LEFT:banks[01]]]"}
-// CHECK-DAG: "moe.bank_set"() {banks = array<i64: 1>, sym_name = "[[RIGHT:banks[01]]]"}
-// CHECK: placement = #moe.placement<[#moe.replica<0 : i64, @banks{{[01]}}>, #moe.replica<1 : i64, @banks{{[01]}}>, #moe.replica<2 : i64, @banks{{[01]}}>]>
+// Every expert over both banks: the set is named once.
+// CHECK: "moe.bank_set"() {banks = array<i64: 0, 1>, sym_name = "banks0"}
+// CHECK: placement = #moe.placement<[#moe.replica<0 : i64, @banks0>, #moe.replica<1 : i64, @banks0>, #moe.replica<2 : i64, @banks0>]>
