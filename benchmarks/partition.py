@@ -5,8 +5,9 @@
     python benchmarks/partition.py --json > all.json  # the whole grid: two hours
 
 Instances: real traces of Mixtral-8x7B where MOE_DATA has them (train on one category, score on another), and synthetic
-traces with 64, 128 and 256 experts, top-8. A layer of each is placed alone (four together where HB
-holds a quarter of the bytes, because then they share it). Experts are those of Qwen3-30B-A3B, banks and the external channel those of elmoe3d-8gb.
+traces with 64, 128 and 256 experts, top-8. A layer of each is placed alone (four together where HB holds a quarter of
+the bytes, because then they share it). Experts are those of Qwen3-30B-A3B, banks and the external channel those of
+elmoe3d-8gb.
 """
 
 import argparse
