@@ -19,7 +19,7 @@ from moe_passes.solve.allocation.solve import solve as allocate
 from moe_passes.solve.hot_set.promote import promoted
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.greedy import list_schedule
-from moe_passes.solve.steady_state.solve import may_cross, steady_state
+from moe_passes.solve.steady_state.solve import addressed, may_cross, steady_state
 from moe_passes.tasks.build import build
 from moe_passes.tasks.problem import StaticPlan
 from moe_passes.tasks.stages import stages
@@ -116,6 +116,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None):
     )
     offsets = allocate(Allocation(staging, lifetimes)).offsets if buffers else ()
     ahead, after = may_cross(graph.problem, graph.work)
+    steady = steady_state(graph.problem, ahead, after, schedule, lower_bound(graph.problem))
     return Plan(
         prices=prices,
         model=ModelShape("made", "Made", HIDDEN, LAYERS, 100, 10**6, 6400, 8.5, 4.5),
@@ -133,7 +134,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None):
         buffers=buffers,
         schedule=schedule,
         offsets=offsets,
-        steady=steady_state(graph.problem, ahead, after, schedule, lower_bound(graph.problem)),
+        steady=addressed(graph.problem, steady, schedule, offsets),
     )
 
 

@@ -18,8 +18,8 @@ module attributes {moe.version = 2 : i64} {
     %a = "sched.task"(%banks) {modes = [#sched.mode<10 : i64, array<i64: 1>>], operandSegmentSizes = array<i32: 0, 1>, slot = #sched.slot<0 : i64, 0 : i64>, step = 1 : i64, traffic = #sched.traffic<{}>, work = #sched.dense<0 : i64>} : (!sched.handle) -> !sched.token
     %b = "sched.task"(%external) {modes = [#sched.mode<8 : i64, array<i64: 1>>], operandSegmentSizes = array<i32: 0, 1>, slot = #sched.slot<0 : i64, 0 : i64>, step = 1 : i64, traffic = #sched.traffic<{}>, work = #sched.load<@layer0, 3 : i64>} : (!sched.handle) -> !sched.token
     %c = "sched.task"(%a, %b, %banks) {modes = [#sched.mode<5 : i64, array<i64: 1>>], operandSegmentSizes = array<i32: 2, 1>, slot = #sched.slot<3 : i64, 0 : i64>, step = 1 : i64, traffic = #sched.traffic<{}>, work = #sched.expert<@layer0, 3 : i64>} : (!sched.token, !sched.token, !sched.handle) -> !sched.token
-    "sched.buffer"(%b, %c, %staging) {address = #sched.open, amount = 64 : i64} : (!sched.token, !sched.token, !sched.handle) -> ()
-    "sched.buffer"(%b, %c, %staging) {address = #sched.open, amount = 64 : i64} : (!sched.token, !sched.token, !sched.handle) -> ()
+    "sched.buffer"(%b, %c, %staging) {address = #sched.address<0 : i64>, amount = 64 : i64} : (!sched.token, !sched.token, !sched.handle) -> ()
+    "sched.buffer"(%b, %c, %staging) {address = #sched.address<64 : i64>, amount = 64 : i64} : (!sched.token, !sched.token, !sched.handle) -> ()
     return
   }
 }

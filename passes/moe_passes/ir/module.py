@@ -14,7 +14,7 @@ from moe_passes.ir.dialects import VERSION, VERSION_ATTRIBUTE
 from moe_passes.ir.dialects import machine as machine_ops
 from moe_passes.ir.dialects import model as model_ops
 from moe_passes.ir.dialects import request as request_ops
-from moe_passes.ir.dialects.base import Open
+from moe_passes.ir.dialects.base import Open, WrongError
 from moe_passes.ir.records import array, from_operation, symbol_ref, to_attribute, to_attributes
 from moe_passes.plan.decisions import ALL, MSB, Banks, DispatchPlan, DraftPlan, Likelihoods, Replicas, SolverRecord
 from moe_passes.plan.errors import InputError
@@ -109,6 +109,19 @@ def function(module: ir.Module, name: str, needed_by: str) -> ir.OpView:
                 raise InputError(f"{needed_by}: @{name} has no body")
             return op
     raise InputError(f"{needed_by}: module has no function @{name}; run the passes that make it first")
+
+
+def plain_body(op: ir.OpView, arguments: int, where: str) -> None:
+    """Refuse a function of several blocks, or with other arguments than it should have.
+
+    Raises:
+        InputError: it is one.
+    """
+    blocks = list(op.regions[0].blocks)
+    if len(blocks) != 1 or len(blocks[0].arguments) != arguments:
+        raise InputError(
+            f"{where} has {len(blocks)} blocks and {len(blocks[0].arguments)} arguments; valid: 1 and {arguments}"
+        )
 
 
 def has_function(module: ir.Module, name: str) -> bool:
@@ -311,7 +324,7 @@ def solver_records(module: ir.Module) -> list[SolverRecord]:
         if not prefix and pass_name:
             try:
                 calls = request_ops.read_run(module.operation.attributes[name], f"attribute '{name}'")
-            except Exception as error:
+            except WrongError as error:
                 raise InputError(str(error)) from None
             records += [SolverRecord(pass_name=pass_name, **call) for call in calls]
     return records

@@ -2,10 +2,11 @@
 
 from torch_mlir import ir
 
-from moe_passes.ir.module import find, function, line_of, only
+from moe_passes.ir.module import find, function, line_of, only, plain_body
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
 from moe_passes.plan.phase import DENSE, OPERATIONS, Operation, Phase
+from moe_passes.plan.request import Request
 from moe_passes.tasks.stages import Stage, stages
 
 DRAFT, VERIFY = "draft_step", "verify_step"
@@ -27,17 +28,21 @@ def read_phase(module: ir.Module, name: str, needed_by: str) -> Phase:
         InputError: it is missing, holds operations of another dialect, is of layers or stores that do not exist, or
             does not return logits of a head.
     """
-    layers = only(module, ModelShape, needed_by).layers
+    model, batch = only(module, ModelShape, needed_by), only(module, Request, needed_by).batch
+    layers = model.layers
     stores = {layer.name: layer for _, layer in find(module, ExpertLayer)}
     numbers: dict[ir.Value, int] = {}
     operations: list[Operation] = []
-    for op in function(module, name, needed_by).regions[0].blocks[0]:
+    body = function(module, name, needed_by)
+    plain_body(body, 1, f"{needed_by}: @{name}")
+    for op in body.regions[0].blocks[0]:
         kind = op.operation.name.removeprefix("moe.")
         if op.operation.name == "func.return":
             return Phase(name, tuple(operations), _result(op, numbers, operations, f"{needed_by}: @{name}"))
         if kind not in OPERATIONS:
             raise InputError(f"{needed_by}: @{name} holds '{op.operation.name}'; run raise-moe first")
         operations.append(_operation(op, kind, numbers, layers, stores, f"{needed_by}: @{name}"))
+        _check_type(op, name, model, batch, f"{needed_by}: @{name}")
         numbers[op.operation.results[0]] = len(operations) - 1
     raise InputError(f"{needed_by}: @{name} returns nothing")
 
@@ -52,6 +57,8 @@ def _operation(
 ) -> Operation:
     line = line_of(op)
     operands = tuple(numbers[value] for value in op.operation.operands if value in numbers)
+    if len(operands) != len(op.operation.operands) - (kind == "embed"):
+        raise InputError(f"{where}: a {kind} takes an argument of the function; valid: what operations before it give")
     part, store, slice_ = None, "", "whole"
     if kind in DENSE:
         layer = op.attributes["layer"].value if "layer" in op.attributes else layers
@@ -66,6 +73,16 @@ def _operation(
     if kind == "experts":
         slice_ = op.attributes["slice"].value
     return Operation(kind, operands, part, store, slice_, line)
+
+
+def _check_type(op: ir.OpView, phase: str, model: ModelShape, batch: int, where: str) -> None:
+    """Rows and widths are those of the request and the model."""
+    found, width = str(op.operation.results[0].type), 1 if phase == DRAFT else -1
+    valid = f"!moe.hidden<{batch} : i64, {width} : i64, {model.hidden} : i64>"
+    if found.startswith("!moe.logits"):
+        valid = f"!moe.logits<{model.vocabulary} : i64>"
+    if not found.startswith("!moe.routing") and found != valid:
+        raise InputError(f"{where}: '{op.operation.name}' gives {found}; valid: {valid}")
 
 
 def _result(op: ir.OpView, numbers: dict[ir.Value, int], operations: list[Operation], where: str) -> int:

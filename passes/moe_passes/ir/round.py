@@ -9,7 +9,7 @@ from torch_mlir.dialects import func
 
 from moe_passes.ir.dialects import sched
 from moe_passes.ir.dialects.request import read_tensor, tensor_shape
-from moe_passes.ir.module import expert_stores, function, has_function, line_of, only
+from moe_passes.ir.module import expert_stores, function, has_function, line_of, only, plain_body
 from moe_passes.ir.records import array, symbol_ref, tensor, to_attribute
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ExpertLayer, ModelShape
@@ -87,7 +87,7 @@ def read_round(module: ir.Module, needed_by: str) -> Round:
     Raises:
         InputError: there is none, or it is not a valid problem.
     """
-    function(module, ROUND, needed_by)
+    plain_body(function(module, ROUND, needed_by), 0, f"{needed_by}: @{ROUND}")
     reader = _Reader(module, needed_by)
     for op in round_operations(module):
         reader.add(op)
@@ -103,6 +103,7 @@ class _Reader:
         self.head = only(module, ModelShape, needed_by).layers
         self.names: list[str] = []
         self.capacities: list[int] = []
+        self.kinds: list[str] = []
         self.handles: dict[ir.Value, int] = {}
         self.done: dict[ir.Value, int] = {}
         self.tasks: list[Task] = []
@@ -117,11 +118,14 @@ class _Reader:
         """Read one operation."""
         name = op.operation.name
         if name == "sched.routing":
-            self.routing[op.attributes["store"].value] = _layer_routing(op)
+            store = op.attributes["store"].value
+            self._once(store not in self.routing, f"routing of @{store}")
+            self.routing[store] = _layer_routing(op)
         elif name == "sched.resource":
             self.handles[op.operation.results[0]] = len(self.names)
             self.names.append(op.attributes["name"].value)
             self.capacities.append(op.attributes["capacity"].value)
+            self.kinds.append(op.attributes["kind"].value)
         elif name == "sched.task":
             self.done[op.operation.results[0]] = len(self.tasks)
             self.tasks.append(self._task(op))
@@ -133,6 +137,7 @@ class _Reader:
             self.buffers.append(Buffer(self.handles[resource], amount, self.done[first], self.done[last]))
             self.buffer_ops.append(op)
         elif name == "sched.steady":
+            self._once(self.steady is None, "steady state")
             self.steady = self._steady(op)
         elif name != "func.return":
             raise InputError(f"{self.needed_by}: @{ROUND} holds '{name}'; valid: operations of the sched dialect")
@@ -143,8 +148,20 @@ class _Reader:
         Raises:
             InputError: it is not a valid problem.
         """
+        held = {buffer.resource for buffer in self.buffers}
+        used = {resource for task in self.tasks for mode in task.modes for resource, _ in mode.uses}
+        for number, kind in enumerate(self.kinds):
+            if number in (used if kind == "buffer" else held):
+                raise InputError(
+                    f"{self.needed_by}: '{self.names[number]}' is of kind \"{kind}\" and is "
+                    f"{'used by tasks' if kind == 'buffer' else 'held across tasks'}; valid: the other kind"
+                )
         problem = Problem(tuple(self.capacities), tuple(self.names), tuple(self.tasks), tuple(self.buffers))
         return Round(problem, tuple(self.work), self.routing, tuple(self.task_ops), tuple(self.buffer_ops), self.steady)
+
+    def _once(self, is_first: bool, what: str) -> None:
+        if not is_first:
+            raise InputError(f"{self.needed_by}: @{ROUND} has a second {what}; valid: one")
 
     def _task(self, op: ir.OpView) -> Task:
         operands = list(op.operation.operands)

@@ -57,8 +57,7 @@ def _rows(parent: ir.Operation, where: str) -> Iterator[Row]:
                 if name == "sched.task":
                     number, tasks = f" {tasks}", tasks + 1
                 yield (f"{where or 'module'}{number}", name, line_of(op), _says(op))
-                inside = op.attributes["sym_name"].value if "sym_name" in op.attributes else ""
-                yield from _rows(op.operation, f"@{inside}")
+                yield from _rows(op.operation, f"@{_symbol(op)}")
 
 
 def _says(op: ir.OpView) -> str:
@@ -68,8 +67,13 @@ def _says(op: ir.OpView) -> str:
     for name in op.attributes:
         if name not in ("sym_name", "function_type", "operandSegmentSizes", "arg_attrs"):
             parts.append(_value(op, name))
-    title = [f"@{op.attributes['sym_name'].value}"] if "sym_name" in op.attributes else []
-    return ", ".join([*title, *parts])
+    name = _symbol(op)
+    return ", ".join([f"@{name}", *parts] if name else parts)
+
+
+def _symbol(op: ir.OpView) -> str:
+    found = op.attributes["sym_name"].maybe_downcast() if "sym_name" in op.attributes else None
+    return found.value if isinstance(found, ir.StringAttr) else ""
 
 
 def _task(op: ir.OpView) -> str:

@@ -4,7 +4,7 @@ Tasks, dependencies, durations and demands are derived anew from the two phases,
 what primitive pieces of work take is asked of the cost model.
 """
 
-from moe_passes.verify import memory, routing, schedule, steady, tasks
+from moe_passes.verify import memory, phases, routing, schedule, steady, tasks
 from moe_passes.verify.plan import Plan
 
 
@@ -13,7 +13,8 @@ def violations(plan: Plan) -> list[str]:
 
     Later checks rest on what earlier ones have found right, so the first group with findings ends it.
     """
-    for check in (memory.violations, routing.violations, tasks.violations, schedule.violations, steady.violations):
+    checks = (phases.violations, memory.violations, routing.violations, tasks.violations, schedule.violations)
+    for check in (*checks, steady.violations):
         wrong = check(plan)
         if wrong:
             return wrong

@@ -49,6 +49,9 @@ class Held:
     slots: int
 
 
+MOST_BANKS = 65_536
+
+
 class Derivation:
     """Derives the tasks of a round.
 
@@ -320,11 +323,17 @@ def named_banks(name: str) -> frozenset[int] | None:
     if not name.startswith("banks"):
         return None
     banks: set[int] = set()
-    for run in name.removeprefix("banks").split(","):
+    runs = name.removeprefix("banks").split(",")
+    if len(runs) > MOST_BANKS or not name.isascii():
+        return None
+    for run in runs:
         first, _, last = run.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or len(first) > 6 or len(last) > 6:
+        if not first.isdigit() or not (last or first).isdigit() or max(len(first), len(last)) > len(str(MOST_BANKS)):
             return None
-        banks.update(range(int(first), int(last or first) + 1))
+        span = range(int(first), int(last or first) + 1)
+        if len(span) > MOST_BANKS or not banks.isdisjoint(span):
+            return None
+        banks.update(span)
     return frozenset(banks)
 
 

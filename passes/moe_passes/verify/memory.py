@@ -1,7 +1,8 @@
 """That HB and external memory hold what they are said to hold, and that every resident has a place in the banks."""
 
 from moe_passes.plan.decisions import ALL, MSB
-from moe_passes.plan.phase import MSB_SLICE, Operation, Phase
+from moe_passes.plan.phase import MSB_SLICE
+from moe_passes.verify.phases import running
 from moe_passes.verify.plan import Plan
 
 FULL_BITS = 8
@@ -18,18 +19,6 @@ def violations(plan: Plan) -> list[str]:
     return wrong
 
 
-def _dense(phase: Phase) -> list[Operation]:
-    """Return the dense operations that run: those that the result needs, and attentions, which write the KV cache."""
-    needed, stack = set(), [phase.result]
-    stack += [n for n, op in enumerate(phase.operations) if op.kind == "attention"]
-    while stack:
-        number = stack.pop()
-        if number not in needed:
-            needed.add(number)
-            stack += phase.operations[number].operands
-    return [op for n, op in enumerate(phase.operations) if n in needed and op.part is not None]
-
-
 def _far(plan: Plan) -> list[str]:
     needed = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers)
     needed += 2 * plan.model.embedding_parameters
@@ -41,7 +30,7 @@ def _far(plan: Plan) -> list[str]:
 
 
 def _dense_and_cache(plan: Plan) -> tuple[int, int]:
-    parts = [op.part for op in _dense(plan.verify_phase) if op.part is not None]
+    parts = [op.part for op in running(plan.verify_phase) if op.part is not None]
     context, cache = plan.request.context, 0
     for part in parts:
         seen = min(context, part.window) if part.window else context
@@ -70,11 +59,13 @@ def _shared_out(plan: Plan) -> list[str]:
 def _slices(plan: Plan) -> list[str]:
     """The draft computes with what is resident: slices, or whole experts."""
     wrong = []
-    operations = {op.store: op for op in plan.draft_phase.operations if op.kind == "experts"}
+    operations = {op.store: op for op in running(plan.draft_phase) if op.kind == "experts"}
     for layer in plan.layers:
         op = operations.get(layer.shape.name)
-        level = MSB if op is not None and op.slice == MSB_SLICE else ALL
-        if op is not None and any(have not in (0, level) for have in layer.residency):
+        if op is None:
+            continue
+        level = MSB if op.slice == MSB_SLICE else ALL
+        if any(have not in (0, level) for have in layer.residency):
             wrong.append(f"@{layer.shape.name}: the draft computes with '{op.slice}', and residents are something else")
         if (plan.draft.bits == FULL_BITS) != (level == ALL) and layer.shape.residual_bytes and layer.residency.any():
             wrong.append(f"@{layer.shape.name}: a draft of {plan.draft.bits} bits does not compute with '{level}'")

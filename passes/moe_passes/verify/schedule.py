@@ -6,7 +6,7 @@ from moe_passes.verify.plan import Plan
 
 def violations(plan: Plan) -> list[str]:
     """Return everything that is wrong with start times, modes and addresses."""
-    return timing(plan) + _hot_set(plan) + _addresses(plan)
+    return timing(plan) + _hot_set(plan) + addresses(plan)
 
 
 def timing(plan: Plan) -> list[str]:
@@ -66,7 +66,8 @@ def _hot_set(plan: Plan) -> list[str]:
     return wrong
 
 
-def _addresses(plan: Plan) -> list[str]:
+def addresses(plan: Plan) -> list[str]:
+    """Return everything that is wrong with where staged slices lie."""
     wrong = []
     held = []
     for buffer, offset in zip(plan.buffers, plan.offsets, strict=True):

@@ -30,12 +30,13 @@ def violations(plan: Plan) -> list[str]:
     for number in steady.carried:
         if plan.work[number].kind != "load" or plan.tasks[number].after:
             wrong.append(f"steady state: {plan.title(number)} is carried; valid: loads that wait for nothing")
-    found = wrong or schedule.timing(_unrolled(plan, steady, times))
+    unrolled = _unrolled(plan, steady, times)
+    found = wrong or schedule.timing(unrolled) or schedule.addresses(unrolled)
     return [text if text.startswith("steady state") else f"steady state: {text}" for text in found]
 
 
 def _unrolled(plan: Plan, steady: SteadyState, times: Schedule) -> Plan:
-    """Write rounds in a row as one plan without addresses; the first finds its carried loads done.
+    """Write rounds in a row as one plan; the first finds its carried loads done.
 
     A carried load of round k + 1 runs in round k, and may begin once the last router of round k has run.
     """
@@ -46,6 +47,7 @@ def _unrolled(plan: Plan, steady: SteadyState, times: Schedule) -> Plan:
     modes: list[int] = []
     work = []
     buffers: list[Buffer] = []
+    offsets: list[int] = []
     coming: dict[int, int] = {}
     for k in range(ROUNDS):
         border = k * steady.period
@@ -66,15 +68,19 @@ def _unrolled(plan: Plan, steady: SteadyState, times: Schedule) -> Plan:
             starts.append(border + times.starts[number])
             modes.append(times.modes[number])
             work.append(plan.work[number])
-        for buffer in plan.buffers:
+        for buffer, offset in zip(plan.buffers, plan.offsets, strict=True):
             if buffer.last in number_of and (k or buffer.first not in carried):
                 buffers.append(replace(buffer, first=number_of[buffer.first], last=number_of[buffer.last]))
-    last = [replace(b, first=coming[b.first], last=coming[b.first]) for b in plan.buffers if b.first in carried]
+                offsets.append(offset)
+    for buffer, offset in zip(plan.buffers, plan.offsets, strict=True):
+        if buffer.first in carried:
+            buffers.append(replace(buffer, first=coming[buffer.first], last=coming[buffer.first]))
+            offsets.append(offset)
     return replace(
         plan,
         tasks=tuple(tasks),
         work=tuple(work),
-        buffers=tuple(buffers + last),
-        offsets=(),
+        buffers=tuple(buffers),
+        offsets=tuple(offsets),
         schedule=Schedule(tuple(starts), tuple(modes)),
     )

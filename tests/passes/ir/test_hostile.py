@@ -106,3 +106,42 @@ def test_replaced_attributes_are_refused_or_compiled(snapshots, snapshot):
 def test_replaced_numbers_are_refused_or_compiled(snapshots, snapshot):
     for text in replaced_literals(snapshots[snapshot], random.Random(snapshot), 45):
         survives(text, NEXT[snapshot])
+
+
+EDITS = {
+    "bytes that are no text": (r'name = "external"', r'name = "ext\\FFernal"', "valid: UTF-8"),
+    "a nested symbol": (r"#sched.load<@layer0, ", r"#sched.load<@layer0::@x, ", "valid"),
+    "an expert that does not exist": (
+        r"(#sched.draft_experts<@layer0, array<i64: )\d", r"\g<1>9", "valid"),
+    "two replicas for an expert": (
+        r"(#sched.draft_experts<@layer0, array<i64: [\d, ]*>, array<i64: )", r"\g<1>0, ", "one replica for each"),
+    "a tensor of billions": (
+        r"verify = dense<[^:]*: tensor<2x2xi64>", "verify = dense<1> : tensor<1000000000x2xi64>", "elements"),
+    "banks without end": (r'name = "banks0-1"', 'name = "banks' + "0-9999," * 3000 + '0-1"', "wrong"),
+    "deep nesting": (r"moe.version", "x = " + "[" * 10_000 + "]" * 10_000 + ", moe.version", "nested"),
+    "deep types": (r"moe.version", "x = " + "tuple<" * 10_000 + ">" * 10_000 + ", moe.version", "nested"),
+    "an argument": (r"func.func @round\(\)", "func.func @round(%x: !sched.token)", "arguments"),
+    "another width": (r"-> !moe.logits<128 : i64>", "-> !moe.logits<5 : i64>", "valid"),
+    "another version": (r"moe.version = 2", "moe.version = 1", "version"),
+    "a word for a number": (r"lower_bound = [^,]*, objective", 'lower_bound = "a", objective', "number"),
+    "external memory held as bytes": (
+        r'kind = "unit", name = "external"', 'kind = "buffer", name = "external"', "used by tasks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(EDITS))
+def test_an_edit_of_a_whole_plan_is_refused_for_what_it_is(snapshots, name):
+    old, new, word = EDITS[name]
+    text, count = re.subn(old, new, snapshots["verify-plan"])
+    assert count
+    with pytest.raises(InputError, match=word):
+        run_pipeline(
+            parse(text, "edited.mlir", context()),
+            parse_pipeline("verify-plan"),
+            Context(lambda module: read_profile(module, None)),
+        )
+
+
+def test_comments_and_texts_may_hold_brackets_and_versions(snapshots):
+    remark = "// moe.version = 3 " + "(" * 200 + "\n"
+    assert survives(remark + snapshots["verify-plan"], "verify-plan")

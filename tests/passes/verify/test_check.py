@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from moe_passes.plan.phase import Operation
 from moe_passes.plan.round import Mode, Schedule, Traffic
+from moe_passes.solve.rcpsp.bound import lower_bound
+from moe_passes.solve.rcpsp.problem import Problem
+from moe_passes.solve.steady_state.solve import may_cross, steady_state
 from moe_passes.verify.check import violations
 
 from tests.plans import BANKS, cost, made
@@ -120,6 +123,36 @@ def dead_attention(phase):
     return replace(phase, operations=(*phase.operations, replace(attention, operands=(0,))))
 
 
+def changed(phase, kind, **changes):
+    """The first operation of a kind, changed."""
+    place = next(n for n, op in enumerate(phase.operations) if op.kind == kind)
+    operations = list(phase.operations)
+    operations[place] = replace(operations[place], **changes)
+    return replace(phase, operations=tuple(operations))
+
+
+def unrestricted(phase):
+    """The first experts listen to the router itself."""
+    experts = next(op for op in phase.operations if op.kind == "experts")
+    router = phase.operations[experts.operands[1]].operands[0]
+    return changed(phase, "experts", operands=(experts.operands[0], router, *experts.operands[2:]))
+
+
+def restricted(phase):
+    """The first experts listen to a restricted choice."""
+    place = next(n for n, op in enumerate(phase.operations) if op.kind == "experts")
+    experts = phase.operations[place]
+
+    def moved(numbers):
+        return tuple(n + (n >= place) for n in numbers)
+
+    restrict = Operation("restrict", (experts.operands[1],), None, experts.store)
+    later = [replace(op, operands=moved(op.operands)) for op in phase.operations[place:]]
+    later[0] = replace(later[0], operands=(later[0].operands[0], place))
+    operations = (*phase.operations[:place], restrict, *later)
+    return replace(phase, operations=operations, result=phase.result + 1)
+
+
 ILLEGAL = {
     # Residency and memory.
     "a resident is not": (lambda p: layer_with(p, 0, residency=np.zeros(6, dtype=np.int64)), "replicas"),
@@ -166,11 +199,35 @@ ILLEGAL = {
     "verify is rewired": (lambda p: replace(p, verify_phase=rewired(p.verify_phase)), "dense weights"),
     "a layer is skipped": (
         lambda p: replace(p, draft_phase=without_operation(p.draft_phase, "attention", 1)),
-        "valid: Traffic",
+        "has attentions of layers [0]",
     ),
     "an attention that nobody listens to": (
         lambda p: replace(p, draft_phase=dead_attention(p.draft_phase)),
-        "valid: Traffic",
+        "has attentions of layers [0, 1, 0]",
+    ),
+    "verify computes on slices": (
+        lambda p: replace(p, verify_phase=changed(p.verify_phase, "experts", slice="msb")),
+        "compute on slices",
+    ),
+    "verify computes what is resident": (
+        lambda p: replace(p, verify_phase=restricted(p.verify_phase)),
+        "are restricted",
+    ),
+    "the draft asks for more than residents": (
+        lambda p: replace(p, draft_phase=unrestricted(p.draft_phase)),
+        "restricted to residents of nothing",
+    ),
+    "the draft asks for residents of another layer": (
+        lambda p: replace(p, draft_phase=changed(p.draft_phase, "restrict", store=p.layers[1].shape.name)),
+        "restricted to residents of @",
+    ),
+    "experts are computed twice": (
+        lambda p: replace(p, draft_phase=changed(p.draft_phase, "experts", store=p.layers[1].shape.name)),
+        "twice",
+    ),
+    "a draft of another length was asked for": (
+        lambda p: replace(p, request=replace(p.request, draft_length=p.draft.length + 1)),
+        "was asked for",
     ),
     # Tasks.
     "a task is missing": (lambda p: replace(p, tasks=p.tasks[:-1], work=p.work[:-1]), "lacks 'head'"),
@@ -293,4 +350,21 @@ def test_a_phase_of_another_model_is_refused(plan):
     """Operations that stand in a phase and not in the round are missed by name."""
     extra = Operation("attention", (0,), plan.verify_phase.operations[1].part.__class__(7, 1))
     longer = replace(plan.verify_phase, operations=(*plan.verify_phase.operations, extra))
-    assert any("dense weights" in text or "lacks" in text for text in violations(replace(plan, verify_phase=longer)))
+    assert any("[0, 1, 7]" in text for text in violations(replace(plan, verify_phase=longer)))
+    fewer = replace(plan, model=replace(plan.model, layers=plan.model.layers + 3))
+    assert any("has attentions of layers [0, 1]" in text for text in violations(fewer))
+
+
+def test_staged_slices_of_rounds_that_follow_each_other_do_not_meet():
+    """Loads that are carried bring their bytes while those of the round before lie there."""
+    met = 0
+    for seed in range(60):
+        found = made(seed, 2, batch=2, sure=300)
+        problem = Problem(found.capacities, found.names, found.tasks, found.buffers)
+        ahead, after = may_cross(problem, found.work)
+        steady = steady_state(problem, ahead, after, found.schedule, lower_bound(problem))
+        wrong = violations(replace(found, steady=steady))
+        assert all("share addresses" in text for text in wrong)
+        assert bool(wrong) == (steady != found.steady)
+        met += bool(wrong)
+    assert met

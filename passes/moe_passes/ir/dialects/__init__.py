@@ -16,7 +16,11 @@ from moe_passes.plan.errors import InputError
 
 _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)|^#loc\d* = .*$", re.MULTILINE)
 DEEPEST_NESTING = 100
-LONGEST_LINE_BRACKETS = 200_000
+_TEXTS = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
+"""Comments and strings."""
+_NESTING = re.compile(r"->|[\[({<\])}>]|\n")
+_ESCAPES = re.compile(r"\\\\|((?:\\[89A-Fa-f][0-9A-Fa-f])+)")
+"""Backslashes, and bytes that MLIR writes in hexadecimal."""
 VERSION_ATTRIBUTE = "moe.version"
 
 __all__ = [
@@ -68,12 +72,16 @@ def parse(text: str, name: str, ctx: ir.Context) -> ir.Module:
     Raises:
         InputError: with MLIR's own diagnostics (line, column, reason), or another version.
     """
-    _check_depth(text, name)
-    _check_version(text, name)
+    bare = _TEXTS.sub('""', text)
+    _check_depth(bare, name)
+    _check_texts(text, name)
+    _check_version(bare, '"moe.' in text or '"sched.' in text, name)
     try:
         module = _parse(text, ctx)
-        if VERSION_ATTRIBUTE not in module.operation.attributes:
-            raise InputError(_other_version(name, None))
+        said = module.operation.attributes
+        version = str(said[VERSION_ATTRIBUTE]) if VERSION_ATTRIBUTE in said else ""
+        if version != f"{VERSION} : i64":
+            raise InputError(_other_version(name, version[:40] or None))
         return module
     except ir.MLIRError as error:
         problem = error
@@ -91,10 +99,10 @@ def _parse(text: str, ctx: ir.Context) -> ir.Module:
         return ir.Module.parse(text)
 
 
-def _check_version(text: str, name: str) -> None:
+def _check_version(bare: str, is_ours: bool, name: str) -> None:
     """Refuse IR of another version before its operations are refused for what has changed since."""
-    found = re.search(rf"{re.escape(VERSION_ATTRIBUTE)} = (-?\d+)", text)
-    if found is None and '"moe.' not in text and '"sched.' not in text:
+    found = re.search(rf"{re.escape(VERSION_ATTRIBUTE)} = (-?\d+)", bare)
+    if found is None and not is_ours:
         return
     if found is None or int(found.group(1)) != VERSION:
         raise InputError(_other_version(name, found and found.group(1)))
@@ -108,13 +116,27 @@ def _other_version(name: str, version: str | None) -> str:
     )
 
 
-def _check_depth(text: str, name: str) -> None:
+def _check_depth(bare: str, name: str) -> None:
     """MLIR's parser is recursive and would overflow its stack on hostile nesting."""
-    depth = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        depth += sum(line.count(c) for c in "{([") - sum(line.count(c) for c in "})]")
-        if depth > DEEPEST_NESTING or line.count("(") + line.count("[") > LONGEST_LINE_BRACKETS:
-            raise InputError(f"{name}:{number}: nested more than {DEEPEST_NESTING} deep")
+    depth, line = 0, 1
+    for found in _NESTING.finditer(bare):
+        mark = found.group()
+        if mark == "\n":
+            line += 1
+        elif mark != "->":
+            depth = depth + 1 if mark in "[({<" else max(0, depth - 1)
+        if depth > DEEPEST_NESTING:
+            raise InputError(f"{name}:{line}: nested more than {DEEPEST_NESTING} deep")
+
+
+def _check_texts(text: str, name: str) -> None:
+    """MLIR lets any byte into a string; Python reads strings as UTF-8."""
+    for found in _ESCAPES.finditer(text):
+        try:
+            bytes.fromhex((found.group(1) or "").replace("\\", "")).decode()
+        except UnicodeDecodeError:
+            line = text.count("\n", 0, found.start()) + 1
+            raise InputError(f"{name}:{line}: a text holds {found.group(1)[:40]}; valid: UTF-8") from None
 
 
 def diagnostics(error: ir.MLIRError, name: str) -> list[str]:

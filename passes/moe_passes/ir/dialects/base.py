@@ -38,7 +38,7 @@ def value(attribute: ir.Attribute | None, what: str, low: float = -LARGEST, high
         WrongError: another kind of attribute, another width, not finite, or out of range.
     """
     found = None if attribute is None else attribute.maybe_downcast()
-    if isinstance(found, ir.StringAttr | ir.FlatSymbolRefAttr):
+    if isinstance(found, ir.StringAttr | ir.FlatSymbolRefAttr) and isinstance(found.value, str):
         return found.value
     if isinstance(found, ir.DenseI64ArrayAttr):
         numbers = tuple(found)

@@ -25,7 +25,11 @@ from moe_passes.plan.request import AUTO_LENGTH, BATCH, CONTEXT, DRAFT_LENGTH, L
 
 KINDS = ("real", "synthetic")
 DRAFT_ROUTING = ("measured", "assumed")
+MOST_ELEMENTS = 4_000_000
+"""Of a tensor: beyond the routing of any round."""
 RUN_FIELDS = dict.fromkeys(("instance", "status", "objective", "lower_bound", "greedy", "seed", "unit"))
+
+RUN_TEXTS = ("instance", "status", "unit")
 
 
 class RequestOp(MoeOperation, name="request"):
@@ -159,6 +163,8 @@ def read_tensor(attribute: ir.Attribute, what: str, shape: list[int] | None, low
         raise WrongError(f"{what} is {str(attribute)[:60]}; valid: dense<…> : tensor<…xi64>")
     if shape is not None and list(ir.ShapedType(found.type).shape) != shape:
         raise WrongError(f"{what} has type {found.type}; valid: tensor<{'x'.join(map(str, shape))}xi64>")
+    if math.prod(ir.ShapedType(found.type).shape) > MOST_ELEMENTS:
+        raise WrongError(f"{what} has type {found.type}; valid: at most {MOST_ELEMENTS:,} elements")
     values = tuple(int(v) for v in found)
     if any(not low <= v <= high for v in values):
         raise WrongError(f"{what} must hold numbers from {low} to {high}")
@@ -185,5 +191,11 @@ def read_run(attribute: ir.Attribute, what: str) -> list[dict[str, Any]]:
         missing = [name for name in RUN_FIELDS if name not in fields]
         if missing:
             raise WrongError(f"{what} lacks '{missing[0]}'")
-        calls.append({name: value(fields[name], f"{what}, {name}") for name in RUN_FIELDS})
+        read = {name: value(fields[name], f"{what}, {name}") for name in RUN_FIELDS}
+        wrong = [name for name in RUN_FIELDS if isinstance(read[name], str) != (name in RUN_TEXTS)]
+        if wrong:
+            raise WrongError(
+                f"{what}, {wrong[0]} is {read[wrong[0]]!r}; valid: a {'text' if wrong[0] in RUN_TEXTS else 'number'}"
+            )
+        calls.append(read)
     return calls

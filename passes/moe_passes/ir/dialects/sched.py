@@ -24,7 +24,9 @@ from moe_passes.ir.dialects.base import (
     array,
     entries,
     integer,
+    integers,
     symbol,
+    value,
 )
 from moe_passes.ir.dialects.request import read_tensor, tensor_shape
 from moe_passes.plan.request import DRAFT_LENGTH
@@ -199,10 +201,27 @@ class TaskOp(SchedOperation, name="task"):
             integer(slot.start_ns, "attribute 'slot': start_ns", 0, 1000 * LONGEST_NS)
             if integer(slot.mode, "attribute 'slot': mode", 0, LARGEST) >= len(modes):
                 raise WrongError("attribute 'slot' names a mode that does not exist")
-        work = self.attributes["work"].maybe_downcast()
-        for name in ("layer", "expert", "replaces"):
-            if hasattr(work, name):
-                integer(getattr(work, name), f"attribute 'work': {name}", 0, LARGEST)
+        _check_work(self, self.attributes["work"].maybe_downcast())
+
+
+def _check_work(task: ir.OpView, work: ir.Attribute) -> None:
+    """Stores and experts exist, and a draft's experts have a replica each."""
+    if isinstance(work, Dense):
+        integer(work.layer, "attribute 'work': layer", 0, LARGEST)
+    if isinstance(work, Dense | Head):
+        return
+    name = value(work.store, "attribute 'work': store")
+    store = symbol(task, name)
+    if store is None or store.operation.name != "moe.expert_store":
+        raise WrongError(f"attribute 'work' refers to @{name}; valid: a moe.expert_store")
+    most = store.attributes["experts"].value - 1
+    for field in ("expert", "replaces"):
+        if hasattr(work, field):
+            integer(getattr(work, field), f"attribute 'work': {field}", 0, most)
+    if isinstance(work, DraftExperts):
+        served = integers(work.experts, "attribute 'work': experts", 0, most)
+        if len(integers(work.replicas, "attribute 'work': replicas", 0, LARGEST)) != len(served):
+            raise WrongError("attribute 'work' names other than one replica for each expert")
 
 
 def read_modes(task: ir.OpView) -> list[tuple[int, tuple[int, ...]]]:

@@ -8,11 +8,11 @@ from torch_mlir import ir
 from moe_passes.ir.base import Context, Pass
 from moe_passes.ir.module import solver_records
 from moe_passes.ir.round import read_round, write_steady
-from moe_passes.ir.states import Scheduled, Steady, Tasks
+from moe_passes.ir.states import Addressed, Scheduled, Steady, Tasks
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
-from moe_passes.solve.steady_state.solve import may_cross, steady_state
+from moe_passes.solve.steady_state.solve import addressed, may_cross, steady_state
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class SteadyState(Pass):
     """Choose which sure loads of the next round run in the tail of this one, and the period of rounds."""
 
     name: ClassVar = "steady-state"
-    needs: ClassVar = (Tasks, Scheduled)
+    needs: ClassVar = (Tasks, Scheduled, Addressed)
     gives: ClassVar = (Steady,)
     again: ClassVar = True
 
@@ -39,5 +39,6 @@ class SteadyState(Pass):
             raise InputError(f"{self.name}: @round holds no attention task, so it has no tail")
         ahead, after = may_cross(problem, round_.work)
         told = [int(r.lower_bound * 1e9) for r in solver_records(module) if r.pass_name == "schedule-round"]
-        bound = max([lower_bound(problem) if not told else 0, *told])
-        write_steady(module, round_, steady_state(problem, ahead, after, schedule, bound))
+        bound = min(max([lower_bound(problem) if not told else 0, *told]), schedule.makespan(problem))
+        steady = steady_state(problem, ahead, after, schedule, bound)
+        write_steady(module, round_, addressed(problem, steady, schedule, round_.offsets(self.name)))

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from moe_passes.ir.base import Context, Pass
-from moe_passes.ir.module import dispatch_plan, only, placed_layers
+from moe_passes.ir.module import dispatch_plan, only, placed_layers, solver_records
 from moe_passes.ir.phases import DRAFT, VERIFY, read_phase
 from moe_passes.ir.round import read_round
 from moe_passes.ir.states import Addressed, Dispatched, Drafted, Phases, Placed, Scheduled, Steady, Tasks
@@ -34,6 +34,7 @@ class VerifyPlan(Pass):
         Raises:
             InputError: the plan is wrong.
         """
+        solver_records(module)
         wrong = violations(self.read(module, context))
         if wrong:
             more = [f"and {len(wrong) - MOST_SHOWN} more"] if len(wrong) > MOST_SHOWN else []

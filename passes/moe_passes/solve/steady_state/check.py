@@ -1,5 +1,7 @@
 """Independent check of a steady state: rounds in a row, with the checker of single rounds."""
 
+from collections.abc import Sequence
+
 from moe_passes.plan.round import Buffer, Mode, Schedule, SteadyState, Task
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.problem import Problem
@@ -47,3 +49,28 @@ def repeated_violations(problem: Problem, steady: SteadyState, single: Schedule,
     return violations(
         Problem(problem.capacities, problem.names, tuple(tasks), tuple(buffers)), Schedule(tuple(starts), tuple(modes))
     )
+
+
+def sharing(problem: Problem, steady: SteadyState, single: Schedule, offsets: Sequence[int]) -> bool:
+    """Say whether two slices, of one period or of two that follow each other, meet at an address of staging.
+
+    Args:
+        problem: one round.
+        steady: rounds that repeat.
+        single: a schedule of one round, for a steady state that has none.
+        offsets: address of every buffer of the round.
+    """
+    schedule, carried = steady.schedule or single, set(steady.carried)
+    held = []
+    for buffer, offset in zip(problem.buffers, offsets, strict=True):
+        early = steady.period if buffer.first in carried else 0
+        span = schedule.starts[buffer.first] - early, schedule.end(problem, buffer.last)
+        if span[1] > span[0]:
+            held += [(span[0] + k, span[1] + k, offset, offset + buffer.amount) for k in (0, steady.period)]
+    alive: list[tuple[int, int, int, int]] = []
+    for entry in sorted(held):
+        alive = [other for other in alive if other[1] > entry[0]]
+        if any(other[2] < entry[3] and entry[2] < other[3] for other in alive):
+            return True
+        alive.append(entry)
+    return False

@@ -19,7 +19,7 @@ from dataclasses import replace
 from moe_passes.plan.round import Buffer, Schedule, SteadyState, Task, Work
 from moe_passes.solve.rcpsp.greedy import list_schedule
 from moe_passes.solve.rcpsp.problem import Problem
-from moe_passes.solve.steady_state.check import NOTHING, repeated_violations
+from moe_passes.solve.steady_state.check import NOTHING, repeated_violations, sharing
 
 RULES = ("program", "tail")
 
@@ -56,6 +56,17 @@ def steady_state(
     if wrong:
         raise AssertionError("steady state: " + "; ".join(wrong[:5]))
     return best
+
+
+def addressed(problem: Problem, steady: SteadyState, single: Schedule, offsets: Sequence[int]) -> SteadyState:
+    """Return a steady state in which no two staged slices meet at an address.
+
+    Addresses were chosen for one round. Where they do not serve the steady state, nothing crosses, and rounds follow
+    each other as scheduled.
+    """
+    if steady.schedule is None or not sharing(problem, steady, single, offsets):
+        return steady
+    return replace(steady, period=single.makespan(problem), carried=(), schedule=None)
 
 
 def _load_bound(problem: Problem) -> int:

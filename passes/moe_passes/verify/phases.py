@@ -1,0 +1,69 @@
+"""That the two phases are those of the model: every layer once, the draft on residents, verify on all experts."""
+
+from moe_passes.plan.phase import MSB_SLICE, Operation, Phase
+from moe_passes.verify.plan import Plan
+
+
+def violations(plan: Plan) -> list[str]:
+    """Return everything that is wrong with the phases and with how decisions agree with the request."""
+    wrong = _layers(plan, plan.verify_phase) + _experts(plan, plan.verify_phase)
+    for op in running(plan.verify_phase):
+        if op.kind == "experts" and op.slice == MSB_SLICE:
+            wrong.append(f"@{plan.verify_phase.name}: experts of @{op.store} compute on slices; valid: whole experts")
+        if op.kind == "experts" and _router(plan.verify_phase, op)[1]:
+            wrong.append(
+                f"@{plan.verify_phase.name}: experts of @{op.store} are restricted; valid: what the router chose"
+            )
+    if plan.draft.length:
+        wrong += _layers(plan, plan.draft_phase) + _experts(plan, plan.draft_phase) + _restricted(plan)
+    if plan.request.draft_length not in (-1, plan.draft.length):
+        wrong.append(f"the draft is {plan.draft.length} long; {plan.request.draft_length} was asked for")
+    return wrong
+
+
+def running(phase: Phase) -> list[Operation]:
+    """Return the operations that run: those that the result needs, and attentions, which write the KV cache."""
+    needed: set[int] = set()
+    stack = [phase.result, *(n for n, op in enumerate(phase.operations) if op.kind == "attention")]
+    while stack:
+        number = stack.pop()
+        if number not in needed:
+            needed.add(number)
+            stack += phase.operations[number].operands
+    return [phase.operations[number] for number in sorted(needed)]
+
+
+def _layers(plan: Plan, phase: Phase) -> list[str]:
+    found = [op.part.layer for op in running(phase) if op.kind == "attention" and op.part is not None]
+    if sorted(found) != list(range(plan.model.layers)):
+        return [f"@{phase.name} has attentions of layers {found[:20]}; valid: each of {plan.model.layers} once"]
+    return []
+
+
+def _experts(plan: Plan, phase: Phase) -> list[str]:
+    found = [op.store for op in running(phase) if op.kind == "experts"]
+    return [f"@{phase.name} computes the experts of @{name} twice" for name in set(found) if found.count(name) > 1]
+
+
+def _restricted(plan: Plan) -> list[str]:
+    wrong = []
+    for op in running(plan.draft_phase):
+        if op.kind == "experts":
+            stores = _router(plan.draft_phase, op)[1]
+            if set(stores) != {op.store}:
+                to = ", ".join(f"@{store}" for store in stores) or "nothing"
+                wrong.append(
+                    f"@{plan.draft_phase.name}: the routing of @{op.store} is restricted to residents of {to}; "
+                    f"valid: of @{op.store}"
+                )
+    return wrong
+
+
+def _router(phase: Phase, op: Operation) -> tuple[Operation, list[str]]:
+    """Return the router that experts listen to, and the stores that its choice is restricted to."""
+    stores = []
+    source = phase.operations[op.operands[1]]
+    while source.kind == "restrict":
+        stores.append(source.store)
+        source = phase.operations[source.operands[0]]
+    return source, stores
