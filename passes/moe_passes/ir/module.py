@@ -372,8 +372,8 @@ def read_machine(module: ir.Module) -> Machine:
     links = {m.name: m for m in (from_operation(Link, p) for p in parts.get("moe.link", []))}
     engines = [from_operation(Engine, p) for p in parts.get("moe.engine", [])]
     heads = parts.get("moe.machine", [])
-    if "external" not in memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or not heads:
-        raise InputError("'@target' needs a machine, memory 'external', one engine, two links")
+    if "external" not in memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or len(heads) != 1:
+        raise InputError("'@target' needs one machine, memory 'external', one engine, two links")
     return Machine(
         name=heads[0].attributes["name"].value,
         external=memories["external"],

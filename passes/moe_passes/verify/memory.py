@@ -6,6 +6,8 @@ from moe_passes.verify.phases import running
 from moe_passes.verify.plan import Plan
 
 FULL_BITS = 8
+DRAFT_BITS = (4, FULL_BITS)
+"""Of a weight: its most significant nibble, or whole."""
 
 
 def violations(plan: Plan) -> list[str]:
@@ -49,6 +51,11 @@ def _shared_out(plan: Plan) -> list[str]:
         )
     if draft.dense_bytes + draft.kv_bytes + draft.staging_bytes + draft.expert_bytes > near:
         wrong.append(f"the draft plan shares out more than the {near} bytes of HB")
+    fixed = plan.prices.space().staging_bytes
+    if draft.length and 0 <= fixed != draft.staging_bytes:
+        wrong.append(f"the draft plan stages {draft.staging_bytes} bytes; the machine sets {fixed} aside")
+    if draft.length and draft.bits not in DRAFT_BITS:
+        wrong.append(f"the draft computes with {draft.bits} bits; valid: {' or '.join(map(str, DRAFT_BITS))}")
     residents = sum(int((layer.residency > 0).sum()) for layer in plan.layers)
     share = residents / sum(layer.shape.experts for layer in plan.layers)
     if abs(share - draft.expert_fraction) > 1e-9:

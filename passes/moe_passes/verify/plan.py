@@ -29,6 +29,11 @@ class Capacities(Protocol):
         """Capacity of the memory that holds the whole model."""
         ...
 
+    @property
+    def staging_bytes(self) -> int:
+        """What the machine sets aside for what is loaded; negative where that is left to the compiler."""
+        ...
+
 
 class Prices(Protocol):
     """Seconds of primitive pieces of work: the part of a cost model that cannot be derived."""

@@ -225,6 +225,7 @@ ILLEGAL = {
         lambda p: replace(p, draft_phase=changed(p.draft_phase, "experts", store=p.layers[1].shape.name)),
         "twice",
     ),
+    "a draft of odd bits": (lambda p: replace(p, draft=replace(p.draft, bits=5)), "computes with 5 bits"),
     "a draft of another length was asked for": (
         lambda p: replace(p, request=replace(p.request, draft_length=p.draft.length + 1)),
         "was asked for",
