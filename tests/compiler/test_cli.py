@@ -383,7 +383,7 @@ def test_python_arguments_of_wrong_types_are_refused(arguments, word):
             "staging",
         ),
         ("verify-plan", "staging_bytes = ", "staging_bytes = 9", "verify-plan", "HB"),
-        ("verify-plan", " length = 3 : i64, staging", " length = 4 : i64, staging", "verify-plan", "shape"),
+        ("verify-plan", " length = 3 : i64, staging", " length = 4 : i64, staging", "verify-plan", "was asked for"),
     ],
 )
 def test_edited_ir_is_refused(compiled, snapshot, old, new, pipeline, word):
