@@ -35,6 +35,10 @@ def read_phase(module: ir.Module, name: str, needed_by: str) -> Phase:
     operations: list[Operation] = []
     body = function(module, name, needed_by)
     plain_body(body, 1, f"{needed_by}: @{name}")
+    tokens = f"!moe.tokens<{batch} : i64, {_width(name)} : i64>"
+    given = str(body.regions[0].blocks[0].arguments[0].type)
+    if given != tokens:
+        raise InputError(f"{needed_by}: @{name} takes {given}; valid: {tokens}")
     for op in body.regions[0].blocks[0]:
         kind = op.operation.name.removeprefix("moe.")
         if op.operation.name == "func.return":
@@ -75,10 +79,15 @@ def _operation(
     return Operation(kind, operands, part, store, slice_, line)
 
 
+def _width(phase: str) -> int:
+    """Return the tokens of a sequence in a step; verify's are known after select-draft, and −1 in types."""
+    return 1 if phase == DRAFT else -1
+
+
 def _check_type(op: ir.OpView, phase: str, model: ModelShape, batch: int, where: str) -> None:
     """Rows and widths are those of the request and the model."""
-    found, width = str(op.operation.results[0].type), 1 if phase == DRAFT else -1
-    valid = f"!moe.hidden<{batch} : i64, {width} : i64, {model.hidden} : i64>"
+    found = str(op.operation.results[0].type)
+    valid = f"!moe.hidden<{batch} : i64, {_width(phase)} : i64, {model.hidden} : i64>"
     if found.startswith("!moe.logits"):
         valid = f"!moe.logits<{model.vocabulary} : i64>"
     if not found.startswith("!moe.routing") and found != valid:

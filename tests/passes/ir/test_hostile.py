@@ -122,6 +122,7 @@ EDITS = {
     "deep types": (r"moe.version", "x = " + "tuple<" * 10_000 + ">" * 10_000 + ", moe.version", "nested"),
     "an argument": (r"func.func @round\(\)", "func.func @round(%x: !sched.token)", "arguments"),
     "another width": (r"-> !moe.logits<128 : i64>", "-> !moe.logits<5 : i64>", "valid"),
+    "another batch": (r"!moe.tokens<1 : i64", "!moe.tokens<2 : i64", "takes"),
     "another version": (r"moe.version = 2", "moe.version = 1", "version"),
     "a word for a number": (r"lower_bound = [^,]*, objective", 'lower_bound = "a", objective', "number"),
     "external memory held as bytes": (
