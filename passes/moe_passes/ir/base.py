@@ -2,6 +2,7 @@
 
 import types
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -67,7 +68,7 @@ def option(default: Any, values: str, help_: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(ABC):
     """A pass. Its docstring says what it does.
 
     Attributes:
@@ -84,13 +85,13 @@ class Pass:
     drops: ClassVar[tuple[type[State], ...]] = ()
     again: ClassVar[bool] = False
 
+    @abstractmethod
     def run(self, module: ir.Module, context: Context) -> None:
         """Change the module in place.
 
         Raises:
             InputError: the module cannot be compiled as it stands.
         """
-        raise NotImplementedError
 
     @classmethod
     def summary(cls) -> str:

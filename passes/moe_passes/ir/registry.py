@@ -1,5 +1,7 @@
 """Passes by name: ours, loaded when they are asked for, and what other packages bring as entry points."""
 
+from inspect import isabstract
+
 from moe_passes.ir.base import Pass
 from moe_passes.plan import plugins
 from moe_passes.plan.errors import InputError
@@ -31,6 +33,7 @@ def load_pass(name: str) -> type[Pass]:
         InputError: unknown name, a name that two packages register, or what is registered is not a pass of that name.
     """
     found = plugins.load(GROUP, BUILT_IN, name, "pass")
-    if not (isinstance(found, type) and issubclass(found, Pass)) or getattr(found, "name", None) != name:
+    is_whole = getattr(found, "name", None) == name and not isabstract(found)
+    if not (isinstance(found, type) and issubclass(found, Pass)) or not is_whole:
         raise InputError(f"pass '{name}': what is registered is not a moe_passes.ir.base.Pass of that name")
     return found

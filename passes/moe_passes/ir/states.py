@@ -4,6 +4,7 @@ From them follow which pipelines make sense, which passes a target needs at all,
 run.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch_mlir import ir
@@ -17,15 +18,15 @@ from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ExpertLayer
 
 
-class State:
+class State(ABC):
     """Something that a module holds or not; `what` is how messages call it."""
 
     what: ClassVar[str]
 
     @classmethod
+    @abstractmethod
     def holds(cls, module: ir.Module) -> bool:
         """Say whether a module holds it."""
-        raise NotImplementedError
 
 
 class Traced(State):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 AUTO = -1
 """`Memory.staging_bytes` when select-draft chooses the size."""
+MOST_BANKS = 65_536
+"""Of a memory: beyond any machine."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.model import DensePart
 from moe_passes.plan.phase import Operation, Phase
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import BYTES_PER_ACTIVATION, LINK_UNITS, LayerRouting, Traffic, nanoseconds
+from moe_passes.verify.phases import needed_by_result
 from moe_passes.verify.plan import Plan
 
 Key = tuple[str, int, int, int]
@@ -49,9 +51,6 @@ class Held:
     slots: int
 
 
-MOST_BANKS = 65_536
-
-
 class Derivation:
     """Derives the tasks of a round.
 
@@ -82,10 +81,10 @@ class Derivation:
     def _phase(self, phase: Phase, step: int, width: int) -> None:
         before, gives = set(self.tasks), list[set[Key]]()
         routers: dict[int, Key] = {}
-        is_needed = _needed(phase)
+        runs = needed_by_result(phase)
         for number, op in enumerate(phase.operations):
             waits = set().union(*(gives[source] for source in op.operands)) if op.operands else set(before)
-            if not is_needed[number]:
+            if number not in runs:
                 gives.append(set())
                 continue
             if op.part is not None:
@@ -306,16 +305,6 @@ class Derivation:
             set(waits), Traffic(external_read_bytes=size, w8a8_macs=macs), [(nanoseconds(seconds), uses)]
         )
         return key
-
-
-def _needed(phase: Phase) -> list[bool]:
-    """Say which operations run: what the result needs, and attentions with what they need."""
-    needed = [op.kind == "attention" for op in phase.operations]
-    needed[phase.result] = True
-    for number in range(len(phase.operations) - 1, -1, -1):
-        for source in phase.operations[number].operands if needed[number] else ():
-            needed[source] = True
-    return needed
 
 
 def named_banks(name: str) -> frozenset[int] | None:

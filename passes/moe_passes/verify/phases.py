@@ -22,7 +22,12 @@ def violations(plan: Plan) -> list[str]:
 
 
 def running(phase: Phase) -> list[Operation]:
-    """Return the operations that run: those that the result needs, and attentions, which write the KV cache."""
+    """Return the operations that run."""
+    return [phase.operations[number] for number in sorted(needed_by_result(phase))]
+
+
+def needed_by_result(phase: Phase) -> set[int]:
+    """Return the numbers of what runs: what the result needs, and attentions, which write the KV cache."""
     needed: set[int] = set()
     stack = [phase.result, *(n for n, op in enumerate(phase.operations) if op.kind == "attention")]
     while stack:
@@ -30,7 +35,7 @@ def running(phase: Phase) -> list[Operation]:
         if number not in needed:
             needed.add(number)
             stack += phase.operations[number].operands
-    return [phase.operations[number] for number in sorted(needed)]
+    return needed
 
 
 def _layers(plan: Plan, phase: Phase) -> list[str]:

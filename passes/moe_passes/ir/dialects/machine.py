@@ -3,8 +3,8 @@
 from torch_mlir import ir
 
 from moe_passes.ir.dialects.base import F64, I64, LARGEST, I64Array, MoeOperation, WrongError, array
+from moe_passes.plan.machine import MOST_BANKS
 
-MOST_BANKS = 65536
 LONGEST_LATENCY = 1e3
 
 
