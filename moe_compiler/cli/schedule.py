@@ -43,10 +43,12 @@ def schedule_command(file: Path, time_limit: float, seed: int, workers: int, as_
 
 
 def _report(document: dict[str, Any], as_json: bool) -> None:
+    word = "; CP-SAT says so on one model alone" if document["proof"] == "cp-sat" else ""
+    clock = "; the clock stopped the search" if document["stopped_by_clock"] else ""
     if document["status"] == "infeasible":
         names = ", ".join(f"'{name}'" for name in document["conflict"][:20])
         why = f"the deadlines of these tasks contradict: {names}" if names else "buffers can never be held as asked for"
-        click.echo(f"moec: there is no schedule: {why}", err=True)
+        click.echo(f"moec: there is no schedule: {why}{word}", err=True)
         raise click.exceptions.Exit(EXIT_INFEASIBLE)
     if document["status"] == "unknown":
         click.echo("moec: no schedule was found in the limit (--time-limit)", err=True)
@@ -54,5 +56,6 @@ def _report(document: dict[str, Any], as_json: bool) -> None:
     if not as_json:
         click.echo(
             f"{len(document['tasks'])} tasks in {document['makespan']} ({document['status']}; bound "
-            f"{document['lower_bound']}, gap {document['gap']:.1%}, best list schedule {document['greedy']})"
+            f"{document['lower_bound']}, gap {document['gap']:.1%}, best list schedule {document['greedy']}"
+            f"{word}{clock})"
         )

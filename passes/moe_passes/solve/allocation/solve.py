@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ortools.sat.python import cp_model
 
 from moe_passes.plan.decisions import SolverRecord
+from moe_passes.solve import cp_sat
 from moe_passes.solve.allocation.bound import lower_bound
 from moe_passes.solve.allocation.canonical import search
 from moe_passes.solve.allocation.conflict import clash, fullest_moment, irreducible
@@ -154,7 +155,7 @@ def _cp_sat(problem: Problem, seed: int, limit: float) -> tuple[list[int] | None
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = limit
-    status = solver.solve(model)
+    status = cp_sat.run(solver, model)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         pairs = zip(variables, problem.buffers, strict=True)
         return [solver.value(variable) * problem.alignment(buffer) for variable, buffer in pairs], "feasible"

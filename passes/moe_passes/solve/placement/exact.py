@@ -11,6 +11,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from moe_passes.plan.decisions import Banks
+from moe_passes.solve import cp_sat
 from moe_passes.solve.placement.problem import FloatArray, IntArray
 from moe_passes.solve.placement.search import Offers, State, is_significant
 
@@ -117,7 +118,7 @@ def _cp_sat(state: State, choices: list[_Choice], steps: IntArray, scale: float,
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = DETERMINISTIC_SECONDS
-    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    if cp_sat.run(solver, model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return [choice.old for choice in choices]
     chosen = [next(n for n, pick in enumerate(row) if solver.value(pick)) for row in picks]
     return [choice.homes[n] for choice, n in zip(choices, chosen, strict=True)]

@@ -7,10 +7,12 @@ one must be given up) is either a contradiction, and then there is no smaller on
 be given up beside it is another correction set.
 """
 
+from dataclasses import replace
+
 from ortools.sat.python import cp_model
 
 from moe_passes.plan.round import Schedule
-from moe_passes.solve.rcpsp.model import WHOLE, WholeModel, horizon, run
+from moe_passes.solve.rcpsp.model import WholeModel, horizon, run
 from moe_passes.solve.rcpsp.problem import Budget, Problem
 
 MOST_CORRECTIONS = 200
@@ -35,7 +37,7 @@ def search(problem: Problem, best: Schedule | None, bound: int, budget: Budget) 
     whole = WholeModel(problem, bound, best)
     whole.require(range(len(problem.tasks)))
     whole.model.minimize(whole.makespan)
-    status, solver, _ = run(whole.model, budget, WHOLE)
+    status, solver, _ = run(whole.model, budget)
     if status == cp_model.INFEASIBLE:
         return "infeasible", None, bound
     if status != cp_model.UNKNOWN:
@@ -50,18 +52,21 @@ def search(problem: Problem, best: Schedule | None, bound: int, budget: Budget) 
     return "optimal" if best.makespan(problem) == bound else "feasible", best, bound
 
 
-def conflict(problem: Problem, seed: int) -> tuple[tuple[int, ...], bool]:
+def conflict(problem: Problem, budget: Budget) -> tuple[tuple[int, ...], bool]:
     """Return the smallest set of tasks whose deadlines contradict, or a set that does, and which of both."""
     due = [number for number, task in enumerate(problem.tasks) if task.deadline is not None]
     corrections: list[list[int]] = []
-    for _ in range(MOST_CORRECTIONS):
-        chosen = _smallest_hitting_set(due, corrections, seed)
+    question = replace(budget, seconds=min(CONFLICT_SECONDS, budget.seconds))
+    spent = 0.0
+    while spent < budget.seconds and len(corrections) < MOST_CORRECTIONS:
+        chosen, choosing = _smallest_hitting_set(due, corrections, question)
         model = WholeModel(problem, 0, None)
         met = model.require_if(due)
         for number in chosen:
             model.model.add(met[number] == 1)
         model.model.maximize(sum(met.values()))
-        status, solver, _ = run(model.model, Budget(CONFLICT_SECONDS, seed), WHOLE)
+        status, solver, used = run(model.model, question)
+        spent += choosing + used
         if status == cp_model.INFEASIBLE:
             return tuple(chosen), True
         if status == cp_model.UNKNOWN:
@@ -70,11 +75,14 @@ def conflict(problem: Problem, seed: int) -> tuple[tuple[int, ...], bool]:
     return tuple(due), False
 
 
-def _smallest_hitting_set(elements: list[int], sets: list[list[int]], seed: int) -> list[int]:
+def _smallest_hitting_set(elements: list[int], sets: list[list[int]], budget: Budget) -> tuple[list[int], float]:
+    """Return the elements, and the seconds that it took; all elements where there was no time to choose."""
     model = cp_model.CpModel()
     picks = {element: model.new_bool_var("") for element in elements}
     for members in sets:
         model.add_bool_or([picks[element] for element in members])
     model.minimize(sum(picks.values()))
-    _, solver, _ = run(model, Budget(CONFLICT_SECONDS, seed), WHOLE)
-    return [element for element in elements if solver.value(picks[element])]
+    status, solver, used = run(model, budget)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return elements, used
+    return [element for element in elements if solver.value(picks[element])], used

@@ -28,7 +28,7 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     spent = 0.0
     best = current = schedule
     makespan = best.makespan(problem)
-    while spent + cost < budget.seconds and not budget.is_close(makespan, bound):
+    while spent + cost < budget.seconds and not budget.is_over and not budget.is_close(makespan, bound):
         spent += cost
         turned = _turn(problem, reverse, current)
         gained = turned is not None and turned.makespan(problem) < current.makespan(problem)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ortools.sat.python import cp_model
 
 from moe_passes.plan.round import Schedule
-from moe_passes.solve.rcpsp.model import WholeModel, part_rate, run
+from moe_passes.solve.rcpsp.model import WholeModel, run
 from moe_passes.solve.rcpsp.problem import Budget, Problem
 
 FIRST_SIZE = 120
@@ -40,7 +40,7 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     choose, spent, size, turn = random.Random(budget.seed), 0.0, FIRST_SIZE, 0
     best, makespan = schedule, schedule.makespan(problem)
     overhead = SECONDS_PER_USE * sum(1 + len(mode.uses) for task in problem.tasks for mode in task.modes)
-    while spent < budget.seconds and not budget.is_close(makespan, bound):
+    while spent < budget.seconds and not budget.is_over and not budget.is_close(makespan, bound):
         free = _free(problem, best, choose, size, turn)
         left = replace(budget, seconds=budget.seconds - spent, seed=budget.seed + turn)
         status, found, used = _solve(base, best, free, makespan, bound, left)
@@ -78,7 +78,7 @@ def _free(problem: Problem, schedule: Schedule, choose: random.Random, size: int
 
 def _solve(
     base: WholeModel, schedule: Schedule, free: set[int], makespan: int, bound: int, budget: Budget
-) -> tuple[cp_model.CpSolverStatus, Schedule | None, float]:
+) -> tuple[int, Schedule | None, float]:
     """Look for something shorter; return the status, what was found, and the deterministic seconds."""
     problem, model = base.problem, base.model.clone()
     gain = 1 if len(free) == len(problem.tasks) else max(1, round(makespan * LEAST_GAIN))
@@ -93,10 +93,10 @@ def _solve(
     turn = replace(budget, seconds=min(SECONDS, budget.seconds))
     if problem.buffers:
         most_conflicts = min(MOST_CONFLICTS, 1 + int(budget.seconds / SECONDS_PER_CONFLICT))
-        status, solver, used = run(model, turn, part_rate(problem), most_conflicts)
+        status, solver, used = run(model, turn, most_conflicts, is_part=True)
         used += SECONDS_PER_CONFLICT * solver.num_conflicts
     else:
-        status, solver, used = run(model, turn, part_rate(problem))
+        status, solver, used = run(model, turn, is_part=True)
     found = base.schedule(solver) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
     return status, found, used
 

@@ -19,8 +19,10 @@ A draft-verify round (`tasks/build.py` builds it) is such a problem:
 - buffers b: each staged slot, from the start of its load to the end of the expert, or of the write.
 """
 
+import math
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
@@ -101,6 +103,37 @@ class Problem:
             )
 
     @cached_property
+    def unit(self) -> int:
+        """The largest step of time that divides all durations and releases; 1 where there are none but zeros.
+
+        Some best schedule starts every task at a multiple of it: with modes and orders fixed, the earliest starts are
+        sums of durations and releases.
+        """
+        times = (time for task in self.tasks for time in (task.release, *(mode.duration for mode in task.modes)))
+        return math.gcd(*times) or 1
+
+    def in_units(self, unit: int) -> "Problem":
+        """Return the problem with times in steps that divide all durations and releases; deadlines are rounded down."""
+        if unit == 1:
+            return self
+        tasks = (
+            replace(
+                task,
+                modes=tuple(replace(mode, duration=mode.duration // unit) for mode in task.modes),
+                release=task.release // unit,
+                deadline=None if task.deadline is None else task.deadline // unit,
+            )
+            for task in self.tasks
+        )
+        return Problem(self.capacities, self.names, tuple(tasks), self.buffers)
+
+    def without_deadlines(self, kept: Iterable[int]) -> "Problem":
+        """Return the problem with the deadlines of some tasks only."""
+        due = set(kept)
+        tasks = (task if number in due else replace(task, deadline=None) for number, task in enumerate(self.tasks))
+        return Problem(self.capacities, self.names, tuple(tasks), self.buffers)
+
+    @cached_property
     def signatures(self) -> list[int]:
         """For every task, a number; tasks of the same one can start under the same conditions."""
         numbers: dict[tuple[object, ...], int] = {}
@@ -140,6 +173,11 @@ def _amounts(buffers: Iterable[tuple[int, Buffer]]) -> dict[int, dict[int, int]]
     return result
 
 
+PROOFS = ("bound", "two models", "cp-sat")
+"""Who proves: the formulas of `bound.py`; CP-SAT on two formulations, of which one has linear constraints alone; CP-SAT
+on one formulation."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a search may cost.
@@ -149,12 +187,20 @@ class Budget:
         seed: of the search.
         workers: of CP-SAT, and of the machine's cores.
         close_enough: relative distance to the bound at which the search stops.
+        until: when it stops by the clock (`time.monotonic`), whatever deterministic time says: CP-SAT's can stand still
+            for minutes. Never, unless a caller asks for it: what the clock stops depends on the machine.
     """
 
     seconds: float
     seed: int = 0
     workers: int = 1
     close_enough: float = 0.0
+    until: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the clock has stopped the search."""
+        return time.monotonic() >= self.until
 
     def is_close(self, makespan: int, bound: int) -> bool:
         """Say whether a schedule is good enough."""
@@ -170,16 +216,28 @@ class Answer:
         schedule: the best one, None where there is none.
         lower_bound: proved bound on the makespan.
         greedy: makespan of the best list schedule that meets everything, None if none does.
+        proof: whose word the bound, or that there is no schedule, is; of `PROOFS`.
         rule: the list rule behind it.
         conflict: where infeasible, tasks whose deadlines contradict; none where not even without deadlines there is a
             schedule.
-        is_smallest: whether no smaller set contradicts.
+        is_smallest: whether no smaller set contradicts, by CP-SAT's word.
     """
 
     status: str
     schedule: Schedule | None
     lower_bound: int
     greedy: int | None
+    proof: str
     rule: str | None = None
     conflict: tuple[int, ...] = ()
     is_smallest: bool = True
+
+    def times(self, unit: int) -> "Answer":
+        """Return the answer with every time multiplied."""
+        schedule = self.schedule
+        return replace(
+            self,
+            schedule=schedule and Schedule(tuple(start * unit for start in schedule.starts), schedule.modes),
+            lower_bound=self.lower_bound * unit,
+            greedy=None if self.greedy is None else self.greedy * unit,
+        )

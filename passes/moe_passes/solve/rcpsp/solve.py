@@ -4,7 +4,10 @@
 easy is proved at once. `mixed`: plain CP-SAT for a part of the budget, then large-neighbourhood search. `windows`:
 rolling windows that grow. In all but `list`, iterated justification comes before the long searches. `auto` takes what
 suits the size. Every method starts from the best list schedule, so no answer is worse than it, and reports the larger
-of the bounds of `bound.py` and of CP-SAT, both proved.
+of the bounds of `bound.py` and of CP-SAT.
+
+The formulas of `bound.py` are our proof; CP-SAT's is believed where a second formulation (`pairwise.py`), small enough
+for it, says the same. The answer says whose word it is.
 """
 
 from collections.abc import Callable
@@ -12,10 +15,11 @@ from dataclasses import replace
 
 from moe_passes.plan.decisions import SolverRecord
 from moe_passes.plan.round import Schedule
-from moe_passes.solve.rcpsp import exact, justification, neighbourhoods, windows
+from moe_passes.solve.rcpsp import exact, justification, neighbourhoods, pairwise, windows
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
+from moe_passes.solve.rcpsp.justification import turn_seconds
 from moe_passes.solve.rcpsp.problem import Answer, Budget, Problem
 
 PASS = "schedule-round"
@@ -25,6 +29,9 @@ MIXED_TASKS = 2500
 """Up to so many, it has a share of it; beyond, it finds nothing."""
 GLANCE_SHARE, JUSTIFICATION_SHARE, EXACT_SHARE = 0.05, 0.2, 0.2
 """Of the budget; what follows has the rest."""
+
+SECOND_SHARE = 0.2
+"""Of the budget, for the second formulation, which has it on top."""
 
 Found = tuple[str, Schedule | None, int]
 
@@ -36,25 +43,66 @@ def solve(problem: Problem, budget: Budget, method: str = "auto") -> Answer:
         problem: what to schedule.
         budget: what it may cost.
         method: `auto`, or one of `METHODS`.
+
+    Returns:
+        The answer; its schedule is checked by `check.py`.
     """
+    answer = _solve(problem.in_units(problem.unit), budget, method).times(problem.unit)
+    wrong = [] if answer.schedule is None else violations(problem, answer.schedule)
+    if wrong:
+        raise AssertionError(f"{PASS}: method {method}: " + "; ".join(wrong[:5]))
+    return answer
+
+
+def _solve(problem: Problem, budget: Budget, method: str) -> Answer:
     bound = lower_bound(problem)
-    rule, best = _best_list_schedule(problem)
+    rule, best = _best_list_schedule(problem, budget)
+    budget = replace(budget, seconds=max(0.0, budget.seconds - len(RULES) * turn_seconds(problem) / 2))
     greedy = None if best is None else best.makespan(problem)
     if best is not None and budget.is_close(best.makespan(problem), bound):
-        found: Found = (_status(problem, best, bound), best, bound)
-    else:
-        chosen = METHODS[method if method != "auto" else _suitable(problem, best)]
-        found = chosen(problem, best, bound, budget)
-    status, schedule, bound = found
+        return Answer(_status(problem, best, bound), best, bound, greedy, "bound", rule)
+    chosen = METHODS[method if method != "auto" else _suitable(problem, best)]
+    status, schedule, proved = chosen(problem, best, bound, budget)
     if status == "infeasible":
-        tasks, is_smallest = exact.conflict(problem, budget.seed)
-        return Answer(status, None, bound, None, None, tasks, is_smallest)
-    return Answer(status, schedule, bound, greedy, rule)
+        return _no_schedule(problem, bound, budget)
+    if proved == bound:
+        return Answer(status, schedule, bound, greedy, "bound", rule)
+    answer = Answer(status, schedule, proved, greedy, "cp-sat", rule)
+    return _second_opinion(problem, answer, bound, budget) if status == "optimal" else answer
 
 
-def _best_list_schedule(problem: Problem) -> tuple[str | None, Schedule | None]:
+def _second_opinion(problem: Problem, answer: Answer, bound: int, budget: Budget) -> Answer:
+    """Ask the other formulation whether there is nothing shorter; where they differ, only our own bound is left."""
+    if not pairwise.is_small(problem):
+        return answer
+    status, shorter = pairwise.search(problem, answer.schedule, _share(budget, SECOND_SHARE))
+    if status == "none":
+        return replace(answer, proof="two models")
+    if shorter is None or violations(problem, shorter):
+        return answer
+    return replace(answer, status=_status(problem, shorter, bound), schedule=shorter, lower_bound=bound, proof="bound")
+
+
+def _no_schedule(problem: Problem, bound: int, budget: Budget) -> Answer:
+    """Say which deadlines contradict, if the other formulation agrees that they do."""
+    tasks, is_smallest = exact.conflict(problem, budget)
+    answer = Answer("infeasible", None, bound, None, "cp-sat", None, tasks, is_smallest)
+    if not pairwise.is_small(problem):
+        return answer
+    status, _ = pairwise.search(problem.without_deadlines(tasks), None, _share(budget, SECOND_SHARE))
+    if status == "none":
+        return replace(answer, proof="two models")
+    if status == "unknown":
+        return answer
+    _, found = pairwise.search(problem, None, _share(budget, SECOND_SHARE))
+    if found is None or violations(problem, found):
+        return Answer("unknown", None, bound, None, "bound")
+    return Answer(_status(problem, found, bound), found, bound, None, "bound")
+
+
+def _best_list_schedule(problem: Problem, budget: Budget) -> tuple[str | None, Schedule | None]:
     """Return the shortest list schedule that meets everything, and its rule."""
-    candidates = [(rule, list_schedule(problem, rule)) for rule in RULES]
+    candidates = [(rule, list_schedule(problem, rule)) for rule in RULES if rule == RULES[0] or not budget.is_over]
     shortest = sorted(
         ((rule, schedule) for rule, schedule in candidates if schedule is not None),
         key=lambda pair: pair[1].makespan(problem),
@@ -91,8 +139,16 @@ def _exact(problem: Problem, best: Schedule | None, bound: int, budget: Budget) 
     status, best, bound = exact.search(problem, best, bound, _share(budget, GLANCE_SHARE))
     if status in ("optimal", "infeasible"):
         return status, best, bound
+    if pairwise.is_small(problem):
+        best = _glance(problem, best, budget)
     best = _start(problem, best, bound, budget)
     return exact.search(problem, best, bound, _share(budget, 1 - GLANCE_SHARE - JUSTIFICATION_SHARE))
+
+
+def _glance(problem: Problem, best: Schedule | None, budget: Budget) -> Schedule | None:
+    """Ask the other formulation for something shorter, which it finds where times creep in the first."""
+    _, shorter = pairwise.search(problem, best, _share(budget, GLANCE_SHARE))
+    return best if shorter is None or violations(problem, shorter) else shorter
 
 
 def _mixed(problem: Problem, best: Schedule | None, bound: int, budget: Budget) -> Found:
@@ -109,10 +165,7 @@ def _windows(problem: Problem, best: Schedule | None, bound: int, budget: Budget
     best = _start(problem, best, bound, budget)
     if best is None:
         return "unknown", None, bound
-    # Windows are rebuilt by list scheduling, which knows no deadlines.
-    has_deadlines = any(task.deadline is not None for task in problem.tasks)
-    improve = neighbourhoods.improve if has_deadlines else windows.improve
-    best = improve(problem, best, bound, _share(budget, 1 - JUSTIFICATION_SHARE))
+    best = windows.improve(problem, best, bound, _share(budget, 1 - JUSTIFICATION_SHARE))
     return _status(problem, best, bound), best, bound
 
 

@@ -12,8 +12,9 @@ from ortools.sat.python import cp_model
 
 from moe_passes.plan.round import Schedule
 from moe_passes.solve.rcpsp.bound import longest_tails
+from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import schedule_by
-from moe_passes.solve.rcpsp.model import limit, part_rate, run
+from moe_passes.solve.rcpsp.model import limit, run
 from moe_passes.solve.rcpsp.problem import Budget, Problem
 
 FIRST_SIZE, LARGEST_SIZE = 80, 640
@@ -29,11 +30,11 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
     best, spent, size = schedule, 0.0, FIRST_SIZE
     durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
     tails = longest_tails(problem, durations, problem.successors)
-    while spent < budget.seconds and size <= LARGEST_SIZE:
+    while spent < budget.seconds and size <= LARGEST_SIZE and not budget.is_over:
         before = best.makespan(problem)
         by_start = sorted(range(len(problem.tasks)), key=lambda n: (best.starts[n], n))
         for first in range(0, len(by_start), size // 2):
-            if spent >= budget.seconds or budget.is_close(best.makespan(problem), bound):
+            if spent >= budget.seconds or budget.is_over or budget.is_close(best.makespan(problem), bound):
                 return best
             window = by_start[first : first + size]
             seconds = min(SECONDS_PER_WINDOW, budget.seconds - spent)
@@ -47,11 +48,12 @@ def improve(problem: Problem, schedule: Schedule, bound: int, budget: Budget) ->
 
 
 def _keep_better(problem: Problem, best: Schedule, starts: list[int]) -> Schedule:
-    """Rebuild by the new order; keep it if it is shorter."""
+    """Rebuild by the new order; keep it if it is shorter and legal."""
     rebuilt = schedule_by(problem, starts)
-    if rebuilt is not None and rebuilt.makespan(problem) < best.makespan(problem):
-        return rebuilt
-    return best
+    if rebuilt is None or rebuilt.makespan(problem) >= best.makespan(problem):
+        return best
+    # List scheduling overlooks deadlines, and closes a buffer before it is opened where nothing else orders the two.
+    return best if violations(problem, rebuilt) else rebuilt
 
 
 def _solve_window(
@@ -71,7 +73,7 @@ def _solve_window(
         model.add(goal >= variables.ends[n] + int(tails[n]))
         model.add_hint(variables.starts[n], schedule.starts[n])
     model.minimize(goal)
-    status, solver, spent = run(model, budget, part_rate(problem))
+    status, solver, spent = run(model, budget, is_part=True)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None, spent
     starts = list(schedule.starts)
@@ -103,7 +105,8 @@ class _WindowVariables:
     def _add_task(self, n: int) -> None:
         task, model = self.problem.tasks[n], self.model
         start = model.new_int_var(max(self.low, task.release), self.high, f"s{n}")
-        end = model.new_int_var(self.low, self.high, f"e{n}")
+        latest = self.high if task.deadline is None else min(self.high, task.deadline)
+        end = model.new_int_var(self.low, latest, f"e{n}")
         self.starts[n], self.ends[n], self.optional[n] = start, end, []
         chosen = []
         for m, mode in enumerate(task.modes):
