@@ -1,5 +1,6 @@
-"""Problems with every feature at once: two formulations agree, and brute force with them; every method keeps the rules."""
+"""Problems of all features: two formulations agree, and brute force with them; every method keeps the rules."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -44,10 +45,8 @@ def test_two_formulations_agree(first):
         assert answer.status in ("optimal", "infeasible"), seed
         assert answer.proof in ("bound", "two models"), seed
         if answer.schedule is not None:
-            assert (
-                pairwise.search(problem.in_units(problem.unit), _in_units(problem, answer.schedule), BUDGET)[0]
-                == "none"
-            )
+            in_units = problem.in_units(problem.unit), _in_units(problem, answer.schedule)
+            assert pairwise.search(*in_units, BUDGET) == ("none", None), seed
 
 
 def _in_units(problem, schedule) -> Schedule:
@@ -96,8 +95,6 @@ def test_a_unit_of_time_changes_nothing():
 
 def _times(problem, unit):
     """Multiply all times; deadlines are a little later, which lets nothing else end by them."""
-    from dataclasses import replace
-
     tasks = tuple(
         replace(
             task,
