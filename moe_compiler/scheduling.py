@@ -12,7 +12,7 @@ from moe_passes.plan.request import SEED, WORKERS
 
 from moe_compiler.formats.schedule_file import Loaded, read
 
-MOST_OF_LIMIT, SECONDS_PER_TASK = 1.7, 5e-5
+MOST_OF_LIMIT, SECONDS_PER_TASK = 1.5, 5e-5
 """When the clock stops a search that deterministic time does not: so many limits, and so much for every task."""
 
 if TYPE_CHECKING:

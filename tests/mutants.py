@@ -71,6 +71,7 @@ MUTANTS = (
     noop("no bound by full buffers", f"{SOLVE}/rcpsp/bound.py", RCPSP, "one_machine", "0"),
     wrong("joins are no later than the longest path", f"{SOLVE}/rcpsp/bound.py", RCPSP, "if task not in joins:", "if True:"),
     wrong("one list rule", f"{SOLVE}/rcpsp/greedy.py", SCHEDULE_STAGES, '("program", "tail", "ready", "program-double", "tail-double")', '("program",)', fast=True),
+    wrong("among many kinds, any that fits goes first", f"{SOLVE}/rcpsp/greedy.py", SCHEDULE_STAGES, "first = ready[self.heads[ready] == self.heads[ready].min()].tolist()", "first = ready.tolist()[:1]", fast=True),
     wrong("tails rank nothing", f"{SOLVE}/rcpsp/greedy.py", SCHEDULE_STAGES, 'if rule != "tail":', "if True:", fast=True),
     wrong("arrival ranks nothing", f"{SOLVE}/rcpsp/greedy.py", SCHEDULE_STAGES, 'by_arrival=name == "ready"', "by_arrival=False", fast=True),
     wrong("a double rule keeps room for one", f"{SOLVE}/rcpsp/greedy.py", SCHEDULE_STAGES, "run.reserved = 2 if double else 1", "run.reserved = 1", fast=True),

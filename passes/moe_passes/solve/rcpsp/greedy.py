@@ -47,6 +47,12 @@ def schedule_by(problem: Problem, priority: Sequence[int] | npt.NDArray[np.int64
     return ListScheduler(problem, [int(p) for p in priority], by_arrival=False).run()
 
 
+MANY_QUEUES = 500
+"""Of tasks that start under the same conditions: from so many on, they are looked at all at once."""
+NOTHING = np.iinfo(np.int64).max
+"""The key of an empty queue."""
+
+
 class ListScheduler:
     """The state of one run of list scheduling."""
 
@@ -70,6 +76,9 @@ class ListScheduler:
         self.only_first = False
         self.reserved = 1
         self.events: list[tuple[int, int, int]] = []
+        queues = max(self.signatures, default=0) + 1
+        self.has_many = type(self) is ListScheduler and queues >= MANY_QUEUES and not self.opens
+        self.heads = np.full(queues if self.has_many else 0, NOTHING)
 
     def run(self) -> Schedule | None:
         """Run to the end; None if tasks are left that can never start."""
@@ -82,7 +91,7 @@ class ListScheduler:
             while self.events and self.events[0][0] == now:
                 _, finished, number = heapq.heappop(self.events)
                 self._finish(number, now) if finished else self._arrive(number, now)
-            started += self._start_all(now)
+            started += self._start_many(now) if self.has_many else self._start_all(now)
         is_complete = started + len(self.dropped) == len(self.problem.tasks)
         return Schedule(tuple(self.starts), tuple(self.modes)) if is_complete else None
 
@@ -91,7 +100,10 @@ class ListScheduler:
         self._queue(number, now if self.by_arrival else self.priority[number])
 
     def _queue(self, number: int, key: int) -> None:
-        heapq.heappush(self.ready.setdefault(self.signatures[number], []), (key, number))
+        signature = self.signatures[number]
+        heapq.heappush(self.ready.setdefault(signature, []), (key, number))
+        if self.has_many:
+            self._look_at_head(signature)
 
     def _finish(self, number: int, now: int) -> None:
         for resource, amount in self.problem.tasks[number].modes[self.modes[number]].uses:
@@ -136,6 +148,26 @@ class ListScheduler:
                 return started
             self._start(*best[1:], now)
             started, queues = started + 1, possible
+
+    def _start_many(self, now: int) -> int:
+        """Start what can start, as `_start_all` does, where there are many queues and no buffers."""
+        owners, needs = self.problem.needs
+        started = 0
+        while True:
+            fitting = owners[(needs <= np.array(self.free)[:, None]).all(axis=0)]
+            ready = fitting[self.heads[fitting] < NOTHING]
+            if not len(ready):
+                return started
+            first = ready[self.heads[ready] == self.heads[ready].min()].tolist()
+            _, number = min(self.ready[signature][0] for signature in first)
+            heapq.heappop(self.ready[self.signatures[number]])
+            self._start(number, self._fastest_mode(number), now)
+            self._look_at_head(self.signatures[number])
+            started += 1
+
+    def _look_at_head(self, signature: int) -> None:
+        queue = self.ready[signature]
+        self.heads[signature] = queue[0][0] if queue else NOTHING
 
     def _earliest(self, signature: int) -> int:
         """Return the task for which room is kept, if it has arrived and is of this signature; −1 otherwise."""

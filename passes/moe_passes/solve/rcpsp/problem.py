@@ -26,6 +26,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
+import numpy as np
+import numpy.typing as npt
+
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.round import Buffer, Schedule, Task
 
@@ -139,6 +142,23 @@ class Problem:
         numbers: dict[tuple[object, ...], int] = {}
         keys = ((number in self.opened, *(mode.uses for mode in task.modes)) for number, task in enumerate(self.tasks))
         return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+    @cached_property
+    def needs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """For every signature and mode of it, a column: the signature [column], and what it takes of each resource [k, column]."""
+        owners: list[int] = []
+        rows: list[list[int]] = []
+        for number, signature in enumerate(self.signatures):
+            if owners and signature <= owners[-1]:
+                continue  # Signatures are numbered as they come.
+            for mode in self.tasks[number].modes:
+                row = [0] * len(self.capacities)
+                for resource, amount in mode.uses:
+                    row[resource] = max(row[resource], amount)
+                owners.append(signature)
+                rows.append(row)
+        needs = np.array(rows, dtype=np.int64).reshape(len(rows), len(self.capacities))
+        return np.array(owners, dtype=np.int64), np.ascontiguousarray(needs.T)
 
     def shortest(self, task: int) -> int:
         """Return the duration of a task's shortest mode."""

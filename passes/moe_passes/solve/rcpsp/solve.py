@@ -102,7 +102,9 @@ def _no_schedule(problem: Problem, bound: int, budget: Budget) -> Answer:
 
 def _best_list_schedule(problem: Problem, budget: Budget) -> tuple[str | None, Schedule | None]:
     """Return the shortest list schedule that meets everything, and its rule."""
-    candidates = [(rule, list_schedule(problem, rule)) for rule in RULES if rule == RULES[0] or not budget.is_over]
+    # Without buffers, there is no room to be kept for two of them.
+    rules = [rule for rule in RULES if problem.buffers or not rule.endswith("-double")]
+    candidates = [(rule, list_schedule(problem, rule)) for rule in rules if rule == RULES[0] or not budget.is_over]
     shortest = sorted(
         ((rule, schedule) for rule, schedule in candidates if schedule is not None),
         key=lambda pair: pair[1].makespan(problem),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from moe_passes.plan.round import Buffer, Mode, Task
-from moe_passes.solve.rcpsp import exact, justification, neighbourhoods, windows
+from moe_passes.solve.rcpsp import exact, greedy, justification, neighbourhoods, windows
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
@@ -150,6 +150,26 @@ def test_each_rule_is_the_best_somewhere(rule, problem, makespans):
     answer = solve(problem, SECOND, "list")
     assert (answer.rule, answer.greedy) == (rule, min(makespans))
     assert violations(problem, answer.schedule) == []
+
+
+@pytest.mark.parametrize("rule", ["program", "tail", "ready"])
+def test_many_kinds_of_tasks_are_scheduled_as_few_are(monkeypatch, rule):
+    """Tasks of several hundred kinds are looked at all at once, which changes nothing but the time."""
+    choose = random.Random(4)
+    tasks = []
+    for number in range(300):
+        modes = tuple(
+            Mode(choose.randint(0, 9), ((0, choose.randint(1, 40)), (1, choose.randint(0, 30))))
+            for _ in range(choose.randint(1, 2))
+        )
+        after = tuple(choose.sample(range(number), min(number, choose.randint(0, 2))))
+        tasks.append(Task(modes, after, choose.choice((0, 0, 25))))
+    problem = Problem((50, 30), ("a", "b"), tuple(tasks))
+    monkeypatch.setattr(greedy, "MANY_QUEUES", 1)
+    many = list_schedule(problem, rule)
+    monkeypatch.setattr(greedy, "MANY_QUEUES", 10**9)
+    assert many == list_schedule(problem, rule)
+    assert violations(problem, many) == []
 
 
 def test_room_is_kept_for_what_comes_first_in_program_order():
