@@ -139,6 +139,8 @@ MUTANTS = (
     wrong("one order of first fit", f"{SOLVE}/allocation/solve.py", f"{ALLOCATION}/test_solve.py", "for order in ORDERS[1:]:", "for order in ():"),
     noop("no canonical search", f"{SOLVE}/allocation/canonical.py", ALLOCATION, "search", "Outcome(None, False, 0)", fast=True),
     noop("CP-SAT is not asked to allocate", f"{SOLVE}/allocation/solve.py", f"{ALLOCATION}/test_solve.py", "_cp_sat", 'None, "unknown"', fast=True),
+    noop("every proof is confirmed", f"{SOLVE}/allocation/pairwise.py", ALLOCATION, "is_infeasible", "True", fast=True),
+    wrong("what is alive at no time overlaps", f"{SOLVE}/allocation/problem.py", ALLOCATION, "return self.upper <= self.lower", "return False", fast=True),
     noop("no clash is seen", f"{SOLVE}/allocation/conflict.py", ALLOCATION, "clash", "()", fast=True),
     noop("conflicts are not reduced", f"{SOLVE}/allocation/conflict.py", ALLOCATION, "irreducible", "suspects"),
     noop("no bound on the peak", f"{SOLVE}/allocation/bound.py", ALLOCATION, "lower_bound", "0", fast=True),

@@ -7,7 +7,7 @@ def lower_bound(problem: Problem) -> int:
     """Return the most bytes that are alive at once."""
     changes = []
     for buffer in problem.buffers:
-        if buffer.upper > buffer.lower:
+        if not buffer.is_empty:
             changes += [(buffer.lower, buffer.size), (buffer.upper, -buffer.size)]
     alive = most = 0
     for _, change in sorted(changes):

@@ -11,8 +11,7 @@ def clash(problem: Problem) -> tuple[int, ...]:
     fixed = [(n, b, b.fixed) for n, b in enumerate(problem.buffers) if b.fixed is not None]
     for place, (n, one, first) in enumerate(fixed):
         for m, other, second in fixed[:place]:
-            at_once = one.lower < other.upper and other.lower < one.upper
-            if at_once and first < second + other.size and second < first + one.size:
+            if one.overlaps(other) and first < second + other.size and second < first + one.size:
                 return m, n
     return ()
 

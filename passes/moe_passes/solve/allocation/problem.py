@@ -28,6 +28,15 @@ class Lifetime:
     alignment: int | None = None
     fixed: int | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is alive at no time: [6, 6) has no moment in it, so it overlaps nothing and counts in no peak."""
+        return self.upper <= self.lower
+
+    def overlaps(self, other: "Lifetime") -> bool:
+        """Say whether both are alive at some moment."""
+        return max(self.lower, other.lower) < min(self.upper, other.upper)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -73,11 +82,11 @@ class Solution:
 
     Attributes:
         offsets: one for every buffer.
-        peak_bytes: largest end address.
+        peak_bytes: largest end address of what is alive at all.
         lower_bound_bytes: most bytes alive at once.
         greedy_bytes: peak of first fit in the order of start.
-        status: `optimal` (no lower peak), `feasible`, `infeasible` (proved), or `unknown` (none found in the limit);
-            with the last two, offsets exceed the capacity.
+        status: `optimal` (no lower peak), `feasible`, `infeasible` (proved, and by another method again), or `unknown`
+            (none found in the limit, or not proved twice); with the last two, offsets exceed the capacity.
         conflict: where infeasible, buffers that cannot be placed together; without any one of them they can be, or at
             least that could not be proved to be impossible.
     """

@@ -1,15 +1,18 @@
 """allocate-staging: first fit in several orders; where none stays below the capacity, a canonical search, then CP-SAT.
 
-Where there is no allocation, the answer names buffers that cannot be placed together (`conflict.py`).
+Where there is no allocation, the answer names buffers that cannot be placed together (`conflict.py`), and another
+method has proved that, too (`pairwise.py`).
 """
 
 from bisect import insort
 from collections.abc import Callable
+from dataclasses import replace
 
 from ortools.sat.python import cp_model
 
 from moe_passes.plan.decisions import SolverRecord
 from moe_passes.solve import cp_sat
+from moe_passes.solve.allocation import pairwise
 from moe_passes.solve.allocation.bound import lower_bound
 from moe_passes.solve.allocation.canonical import search
 from moe_passes.solve.allocation.conflict import clash, fullest_moment, irreducible
@@ -29,6 +32,8 @@ CANONICAL_SHARE = 0.85
 """Of the limit; CP-SAT has the rest."""
 CP_SAT_RATE = 0.05
 """CP-SAT's deterministic time per second of the limit, so that it lasts about as long on the clock."""
+LEAST_CONFIRM_SECONDS = 5.0
+"""That the second proof may take, where the limit is shorter."""
 CONFLICT_STATES = 20_000
 """That a proof may take when buffers are left out of a conflict."""
 
@@ -42,6 +47,15 @@ def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 5.0) -> S
         time_limit_seconds: budget of the searches, which are asked only where first fit exceeds the capacity: states of
             the canonical search, at a fixed rate, then CP-SAT's deterministic seconds.
     """
+    alive = [n for n, buffer in enumerate(problem.buffers) if not buffer.is_empty]
+    found = _solve(replace(problem, buffers=tuple(problem.buffers[n] for n in alive)), seed, time_limit_seconds)
+    offsets = [buffer.fixed or 0 for buffer in problem.buffers]
+    for number, offset in zip(alive, found.offsets, strict=True):
+        offsets[number] = offset
+    return replace(found, offsets=tuple(offsets), conflict=tuple(alive[n] for n in found.conflict))
+
+
+def _solve(problem: Problem, seed: int, limit: float) -> Solution:
     bound = lower_bound(problem)
     greedy = first_fit(problem, ORDERS[0])
     best, best_peak = greedy, peak(problem, greedy)
@@ -54,12 +68,20 @@ def solve(problem: Problem, seed: int = 0, time_limit_seconds: float = 5.0) -> S
             best, best_peak = offsets, peak(problem, offsets)
     if best_peak <= problem.capacity_bytes and not clash(problem):
         return Solution(tuple(best), best_peak, bound, greedy_peak, "optimal" if best_peak == bound else "feasible")
-    found, status = _search(problem, bound, seed, time_limit_seconds)
+    found, status = _search(problem, bound, seed, limit)
     if found is not None:
         best, best_peak = found, peak(problem, found)
         status = "optimal" if best_peak == bound else "feasible"
     conflict = _conflict(problem, seed) if status == "infeasible" else ()
+    if status == "infeasible" and not _is_confirmed(problem, conflict, seed, limit):
+        status = "unknown"
     return Solution(tuple(best), best_peak, bound, greedy_peak, status, conflict)
+
+
+def _is_confirmed(problem: Problem, conflict: tuple[int, ...], seed: int, limit: float) -> bool:
+    """Say whether another method proves, too, that these buffers cannot be placed together."""
+    part = replace(problem, buffers=tuple(problem.buffers[n] for n in conflict))
+    return pairwise.is_infeasible(part, seed, CP_SAT_RATE * max(limit, LEAST_CONFIRM_SECONDS))
 
 
 def record(solution: Solution, seed: int) -> SolverRecord:
@@ -122,7 +144,7 @@ def first_fit(problem: Problem, order: Callable[[Lifetime], tuple[int, ...]]) ->
         alignment = problem.alignment(buffer)
         for offset, end, other in placed:
             beside = problem.buffers[other]
-            if beside.lower >= buffer.upper or buffer.lower >= beside.upper:
+            if not buffer.overlaps(beside):
                 continue
             if offset >= address + buffer.size:
                 break
@@ -138,9 +160,6 @@ def _cp_sat(problem: Problem, seed: int, limit: float) -> tuple[list[int] | None
     model = cp_model.CpModel()
     lines, times, variables = [], [], []
     for number, buffer in enumerate(problem.buffers):
-        if buffer.upper == buffer.lower:
-            variables.append(model.new_constant((buffer.fixed or 0) // problem.alignment(buffer)))
-            continue
         unit = problem.alignment(buffer)
         most = (problem.capacity_bytes - buffer.size) // unit
         variable = model.new_int_var(0, most, f"o{number}")

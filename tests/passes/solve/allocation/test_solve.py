@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.plan.errors import InputError
+from moe_passes.solve.allocation import pairwise
 from moe_passes.solve.allocation.bound import lower_bound
 from moe_passes.solve.allocation.canonical import search
 from moe_passes.solve.allocation.check import violations
@@ -32,11 +33,43 @@ def test_every_allocation_is_valid_and_bounded(buffers):
 def test_bound_never_exceeds_brute_force_optimum(buffers):
     problem = Problem(16, tuple(buffers), alignment_bytes=1)
     peaks = [
-        max(o + b.size for o, b in zip(offsets, buffers, strict=True))
+        max((o + b.size for o, b in zip(offsets, buffers, strict=True) if b.upper > b.lower), default=0)
         for offsets in product(range(13), repeat=len(buffers))
         if not violations(problem, offsets)
     ]
     assert lower_bound(problem) <= min(peaks) <= solve(problem).peak_bytes
+
+
+@pytest.mark.parametrize("fixed", [None, 2])
+def test_what_is_alive_at_no_time_overlaps_nothing_and_counts_in_no_peak(fixed):
+    """[6, 6) has no moment in it, within [5, 8) or without."""
+    empty, beside = Lifetime(6, 6, 8, None, fixed), Lifetime(5, 8, 3, None, fixed)
+    solution = solve(Problem(10, (empty, beside, Lifetime(6, 6, 10)), alignment_bytes=1))
+    assert violations(Problem(10, (empty, beside), alignment_bytes=1), solution.offsets[:2]) == []
+    assert (solution.lower_bound_bytes, solution.peak_bytes) == (3, 3 + (fixed or 0))
+    assert solution.offsets[1:] == (fixed or 0, 0)
+
+
+def test_a_conflict_is_of_the_buffers_that_are_alive():
+    empty = Lifetime(2, 2, 9)
+    clashing = Lifetime(0, 3, 5, None, 0), empty, Lifetime(2, 4, 5, None, 4)
+    solution = solve(Problem(10, clashing, alignment_bytes=1))
+    assert (solution.status, solution.conflict) == ("infeasible", (0, 2))
+
+
+def test_a_proof_that_no_other_method_confirms_is_none(monkeypatch):
+    problem = Problem(5, SPLIT, alignment_bytes=1)
+    assert solve(problem).status == "infeasible"
+    monkeypatch.setattr(pairwise, "MOST_PAIRS", 0)
+    assert solve(problem).status == "unknown"
+
+
+@given(st.lists(lifetimes, min_size=1, max_size=4), st.integers(4, 10))
+@settings(max_examples=100, deadline=None)
+def test_the_second_proof_is_right(buffers, capacity):
+    problem = Problem(capacity, tuple(buffers), alignment_bytes=1)
+    exists = any(not violations(problem, offsets) for offsets in product(range(capacity), repeat=len(buffers)))
+    assert pairwise.is_infeasible(problem, 0, 1.0) == (not exists)
 
 
 SPLIT = (Lifetime(3, 6, 2), Lifetime(5, 8, 2), Lifetime(1, 5, 3), Lifetime(5, 8, 2))
