@@ -139,6 +139,8 @@ MUTANTS = (
     wrong("one order of first fit", f"{SOLVE}/allocation/solve.py", f"{ALLOCATION}/test_solve.py", "for order in ORDERS[1:]:", "for order in ():"),
     noop("no canonical search", f"{SOLVE}/allocation/canonical.py", ALLOCATION, "search", "Outcome(None, False, 0)", fast=True),
     noop("CP-SAT is not asked to allocate", f"{SOLVE}/allocation/solve.py", f"{ALLOCATION}/test_solve.py", "_cp_sat", 'None, "unknown"', fast=True),
+    wrong("copies of an expert share banks", f"{SOLVE}/placement/replicate.py", PLACEMENT, "return not shared_banks([home, *self.homes[expert]]) and bool(", "return home not in self.homes[expert] and bool("),
+    noop("the checkers see no shared banks", "passes/moe_passes/plan/decisions.py", f"{PLACEMENT}/test_stages.py", "shared_banks", "()", fast=True),
     noop("every proof is confirmed", f"{SOLVE}/allocation/pairwise.py", ALLOCATION, "is_infeasible", "True", fast=True),
     wrong("what is alive at no time overlaps", f"{SOLVE}/allocation/problem.py", ALLOCATION, "return self.upper <= self.lower", "return False", fast=True),
     noop("no clash is seen", f"{SOLVE}/allocation/conflict.py", ALLOCATION, "clash", "()", fast=True),

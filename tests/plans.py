@@ -146,8 +146,8 @@ def _placed(random, shape, banks, replicas):
     copies = []
     for resident in residency:
         first = tuple(sorted(random.permutation(banks)[: random.integers(1, banks + 1)].tolist()))
-        second = (int(random.integers(banks)),)
-        copies.append(((first, second) if replicas and second != first else (first,)) if resident else ())
+        second = int(random.integers(banks))
+        copies.append(((first, (second,)) if replicas and second not in first else (first,)) if resident else ())
     return PlacedLayer(shape, residency, tuple(copies), random.integers(0, 1001, EXPERTS))
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from moe_passes.plan.decisions import RESIDENCY, Replicas
+from moe_passes.plan.decisions import RESIDENCY, Replicas, shared_banks
 from moe_passes.plan.errors import InputError
 from pydantic import Field, ValidationError
 
@@ -81,5 +81,8 @@ def _check_layer(layer: LayerEntry, at: str, banks: int) -> None:
         for copy in copies:
             if copy[-1] >= banks or len(set(copy)) < len(copy):
                 raise InputError(f"{at}.placement.{expert}: {list(copy)}; valid: distinct banks from 0 to {banks - 1}")
-        if len(set(copies)) < len(copies):
-            raise InputError(f"{at}.placement.{expert}: two replicas on the same banks; valid: distinct replicas")
+        if shared_banks(copies):
+            raise InputError(
+                f"{at}.placement.{expert}: several replicas in banks {list(shared_banks(copies)[:8])}; valid: replicas "
+                "that share no bank"
+            )

@@ -131,9 +131,9 @@ def _replicas(layer: int, row: list[Any], banks: int, experts: int) -> Replicas:
         if isinstance(expert, bool) or not isinstance(expert, int) or not 0 <= expert < experts:
             raise InputError(f"{where}: slot {slot} holds {expert!r}; valid: expert ids from 0 to {experts - 1}")
         bank = (slot // (len(row) // banks),)
-        if bank in copies[expert]:
-            raise InputError(f"{where}: bank {bank[0]} holds expert {expert} twice")
-        copies[expert].append(bank)
+        # Balancers put several replicas of an expert into one bank (most of EPLB's output does): they serve as one.
+        if bank not in copies[expert]:
+            copies[expert].append(bank)
     missing = [expert for expert, held in enumerate(copies) if not held]
     if missing:
         raise InputError(f"{where}: experts {missing[:8]} have no slot")

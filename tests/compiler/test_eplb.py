@@ -36,6 +36,11 @@ def test_what_cannot_be_expressed_is_refused(replicas, says):
         to_eplb([replicas], 2)
 
 
+def test_several_replicas_in_one_bank_are_read_as_one():
+    """Balancers put them there; the second one serves nothing."""
+    assert from_expert_location([[0, 0, 1, 2]], 2, 3) == [(((0,),), ((1,),), ((1,),))]
+
+
 @pytest.mark.parametrize(
     ("document", "says"),
     [
@@ -44,7 +49,6 @@ def test_what_cannot_be_expressed_is_refused(replicas, says):
         ([[0, 1, 2]], "do not divide"),
         ([[0, 9]], "slot 1 holds 9"),
         ([[0, True]], "slot 1 holds True"),
-        ([[0, 0, 1, 1]], "bank 0 holds expert 0 twice"),
         ([[0, 0]], r"experts \[1\] have no slot"),
     ],
 )

@@ -194,7 +194,7 @@ def test_bad_options_are_refused(model, options, says):
         ('{"schema": 99, "banks": 4, "layers": [LAYER]}', "schema: Input should be 1"),
         ('{"banks": 4, "layers": [{}, {}, {}]}', "layers.0.layer: Field required"),
         ('{"banks": 4, "layers": [LAYER, LAYER, LAYER]}', "layer 0 stands where layer 1 is due"),
-        ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1], [1]]]}]}', "two replicas"),
+        ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1], [1]]]}]}', "several replicas"),
         ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1, 1]]]}]}', "distinct banks"),
         ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[]]]}]}', "at least 1 item"),
         ("[[0]]", "slots do not divide"),

@@ -1,6 +1,8 @@
 """What passes decide: residency, replicas, the draft plan, the dispatcher's plan; and what a solver says of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 NONE, MSB, ALL = 0, 1, 2
 """Residency of an expert: nothing, its most significant slice, all of it."""
@@ -11,6 +13,13 @@ Banks = tuple[int, ...]
 """A replica: the banks that it is sharded over in equal parts, ascending."""
 Replicas = tuple[tuple[Banks, ...], ...]
 """The replicas of every expert of a layer: [expert][replica]; none where nothing of it is resident."""
+
+
+def shared_banks(copies: Sequence[Banks]) -> tuple[int, ...]:
+    """Return the banks that hold several replicas of one expert: the second one serves nothing there."""
+    banks = sorted(bank for copy in copies for bank in copy)
+    return tuple(dict.fromkeys(one for one, other in pairwise(banks) if one == other))
+
 
 ORDERS = ("program", "ready", "likelihood")
 """Orders of loads that need no knowledge of the future: program order; first come first served; what is known to be

@@ -1,6 +1,6 @@
 """That HB and external memory hold what they are said to hold, and that every resident has a place in the banks."""
 
-from moe_passes.plan.decisions import ALL, MSB
+from moe_passes.plan.decisions import ALL, MSB, shared_banks
 from moe_passes.plan.phase import MSB_SLICE
 from moe_passes.verify.phases import running
 from moe_passes.verify.plan import Plan
@@ -91,8 +91,8 @@ def _banks(plan: Plan) -> list[str]:
             size = layer.shape.resident_bytes(int(layer.residency[expert]))
             if bool(size) != bool(copies):
                 wrong.append(f"@{name}: expert {expert} has {size} resident bytes and {len(copies)} replicas")
-            if len(set(copies)) < len(copies):
-                wrong.append(f"@{name}: expert {expert} has two replicas on the same banks")
+            if shared_banks(copies):
+                wrong.append(f"@{name}: expert {expert} has several replicas in banks {list(shared_banks(copies)[:8])}")
             for copy in copies:
                 if not copy or list(copy) != sorted(set(copy)) or copy[0] < 0 or copy[-1] >= banks:
                     wrong.append(

@@ -169,7 +169,7 @@ ILLEGAL = {
     "no replicas": (lambda p: replicas_with(p, ()), "0 replicas"),
     "a bank that does not exist": (lambda p: replicas_with(p, ((BANKS,),)), "lies in"),
     "a bank twice": (lambda p: replicas_with(p, ((0, 0),)), "lies in"),
-    "two replicas on the same banks": (lambda p: replicas_with(p, ((0,), (0,))), "same banks"),
+    "two replicas in one bank": (lambda p: replicas_with(p, ((0, 1), (1, 2))), "several replicas in banks [1]"),
     "a bank is overfull": (lambda p: replace(p, draft=replace(p.draft, expert_bytes=400)), "is to hold"),
     "an expert that is not resident has a place": (
         lambda p: layer_with(p, 0, replicas=tuple(copies or ((0,),) for copies in p.layers[0].replicas)),

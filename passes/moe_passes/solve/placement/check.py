@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from moe_passes.plan.decisions import shared_banks
 from moe_passes.solve.placement.problem import Layer, Placement, Problem, Rates, Solution
 
 TOLERANCE = 1e-9
@@ -56,8 +57,8 @@ def _layout(rates: Rates, layer: Layer, placement: Placement, held: list[float])
                 continue
             for bank in copy:
                 held[bank] += size / len(copy)
-        if len(set(copies)) < len(copies):
-            wrong.append(f"expert {expert} has two replicas on the same banks")
+        if shared_banks(copies):
+            wrong.append(f"expert {expert} has several replicas in banks {list(shared_banks(copies)[:8])}")
     return wrong
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ortools.graph.python.linear_sum_assignment import SimpleLinearSumAssignment
 
-from moe_passes.plan.decisions import NONE, Banks, Replicas
+from moe_passes.plan.decisions import NONE, Banks, Replicas, shared_banks
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.placement.bound import lower_bound
 from moe_passes.solve.placement.problem import (
@@ -377,14 +377,13 @@ class _Movers:
         gains = float(before.sum()) - offers.seconds.sum(axis=1)
         sizes = self._sizes(row, piece, offers.starts, offers.lengths)
         rates = np.where((gains > 0) & (sizes <= budget), gains / np.maximum(sizes, 1.0), 0.0)
-        best = int(np.argmax(rates)) if len(rates) else -1
-        if best < 0 or rates[best] <= 0 or not is_significant(before - offers.seconds[best]):
-            return None
         expert, number = self.layers[row].owners[piece]
-        home = offers.banks(best, state.banks)
-        if home in self.current[row].replicas[expert][:number] + self.current[row].replicas[expert][number + 1 :]:
+        others = self.current[row].replicas[expert][:number] + self.current[row].replicas[expert][number + 1 :]
+        promising = (n for n in np.argsort(-rates, kind="stable").tolist() if rates[n] > 0)
+        best = next((n for n in promising if not shared_banks([offers.banks(n, state.banks), *others])), None)
+        if best is None or not is_significant(before - offers.seconds[best]):
             return None
-        return float(rates[best]), home, float(sizes[best])
+        return float(rates[best]), offers.banks(best, state.banks), float(sizes[best])
 
     def _sizes(self, row: int, piece: int, starts: IntArray, lengths: IntArray) -> FloatArray:
         """Bytes that move if the replica goes to each run."""

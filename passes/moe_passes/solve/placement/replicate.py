@@ -8,7 +8,7 @@ the dispatcher then has all steps anew, and a placement with replicas is kept on
 
 import numpy as np
 
-from moe_passes.plan.decisions import Banks, Replicas
+from moe_passes.plan.decisions import Banks, Replicas, shared_banks
 from moe_passes.solve.placement.problem import SLACK_BYTES, FloatArray, LayerProblem
 from moe_passes.solve.placement.search import State, is_significant, run, runs_sum
 
@@ -96,7 +96,9 @@ class _Copies:
     def _has_room(self, expert: int, start: int, length: int) -> bool:
         home = run(start, length, self.state.banks)
         after = self.held[list(home)] + self._part(expert, home)
-        return home not in self.homes[expert] and bool(after.max() <= self.problem.bank_limit_bytes + SLACK_BYTES)
+        return not shared_banks([home, *self.homes[expert]]) and bool(
+            after.max() <= self.problem.bank_limit_bytes + SLACK_BYTES
+        )
 
     def _load_without(self, expert: int) -> FloatArray:
         """Return the load of the expert's steps without it: [step, bank]."""

@@ -189,6 +189,20 @@ def test_a_copy_is_made_of_what_the_busiest_banks_owe_most_to():
     assert replicate(problem, start, 0) == start.replicas(), "without work, none"
 
 
+def test_copies_of_an_expert_share_no_bank():
+    """Every expert on half of the banks, and room for as much again: runs that overlap it would gain here."""
+    problem = drawn(3, 8, 6, 40, 4, 2, room=2.0)
+    copies = replicate(problem, state(problem, [(0, 1, 2), (3, 4, 5)] * 4), 10**7)
+    assert any(len(homes) > 1 for homes in copies)
+    assert not any(set(one) & set(other) for homes in copies for one in homes for other in homes if one != other)
+
+
+def test_the_check_refuses_copies_that_share_a_bank():
+    problem = drawn(3, 2, 3, 4, 2, 1, room=3.0)
+    assert is_valid(problem, (((0, 1), (2,)), ((0,),)))
+    assert not is_valid(problem, (((0, 1), (1, 2)), ((0,),)))
+
+
 def test_clusters_are_a_start_where_the_link_decides():
     """Tokens choose 0 and 1 or 2 and 3; a token hears one group of two banks instead of two, if pairs lie together."""
     problem = layer_problem(np.array([[[0, 1]], [[2, 3]]] * 4), 4, room=1, link=1.0)
