@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_passes.estimate.registry import check_cost_model
 from moe_passes.instrumentation import SolverCall, peak_mib, watch_solver_calls
-from moe_passes.plan.errors import InputError
+from moe_passes.plan.errors import InputError, WrongPlanError
 from moe_passes.plan.model import ExpertLayer
 from moe_passes.plan.request import (
     BATCH,
@@ -312,9 +312,9 @@ def _run(
 
     try:
         run_pipeline(module, steps, Context(reader), Instrumentation(before=before, after=after))
-    except (InputError, KeyboardInterrupt):
-        raise
     except Exception as error:
+        if isinstance(error, InputError) and not isinstance(error, WrongPlanError):
+            raise
         failed = steps[len(snapshots) - 1]
         rest = written(steps[len(snapshots) - 1 :])
         raise PassFailureError(f"pass {failed.name}", rest, snapshots[-1][1], reader.given) from error

@@ -67,6 +67,8 @@ MUTANTS = (
     noop("no conflict is named", f"{SOLVE}/rcpsp/exact.py", RCPSP, "conflict", "(), True"),
     noop("the bound is 0", f"{SOLVE}/rcpsp/bound.py", RCPSP, "lower_bound", "0"),
     wrong("no preemptive bound", f"{SOLVE}/rcpsp/bound.py", RCPSP, "        best = max(best, _preemptive(heads[m], durations[m], tails[m]))\n", ""),
+    wrong("no pool of resources bounds", f"{SOLVE}/rcpsp/bound.py", RCPSP, "return alone + [tuple(pool) for pool in alike.values() if len(pool) > 1]", "return alone", fast=True),
+    wrong("a fast link outruns its banks", "passes/moe_passes/tasks/modes.py", "tests/passes/tasks", "            self.cost.local_read_seconds(read),\n", "            0.0,\n", fast=True),
     noop("no energy bound", f"{SOLVE}/rcpsp/bound.py", RCPSP, "_energy", "0"),
     noop("no bound by full buffers", f"{SOLVE}/rcpsp/bound.py", RCPSP, "one_machine", "0"),
     wrong("joins are no later than the longest path", f"{SOLVE}/rcpsp/bound.py", RCPSP, "if task not in joins:", "if True:"),

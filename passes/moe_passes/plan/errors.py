@@ -1,8 +1,12 @@
-"""The two ways in which a user's input can be refused."""
+"""The ways in which a user's input can be refused."""
 
 
 class InputError(Exception):
     """Input that cannot be compiled as it stands: the message says what, where and what would be valid."""
+
+
+class WrongPlanError(InputError):
+    """A whole plan that the checker refuses: a user's input where he wrote it, a bug where our passes did."""
 
 
 class InfeasibleError(InputError):

@@ -1,8 +1,8 @@
 """The engines that can compute an expert of the verify step, and how long each takes.
 
 Near memory, every element reads what its own bank holds of the expert. As xPU, the elements share all of it: the
-resident part streams past them over the streamline link. Loads travel over the same link, so it is a shared
-resource: streaming either has the link for itself or takes what a load leaves of it.
+resident part streams past them over the streamline link, no faster than its banks give it. Loads travel over the same
+link, so it is a shared resource: streaming either has the link for itself or takes what a load leaves of it.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ class Engines:
     link: int
 
     def load_units(self) -> int:
-        """Units of the streamline link that a load takes."""
-        return min(LINK_UNITS, round(self.cost.load_link_share() * LINK_UNITS))
+        """Units of the streamline link that a load takes: at least one, however fast the link is."""
+        return min(LINK_UNITS, max(1, round(self.cost.load_link_share() * LINK_UNITS)))
 
     def modes(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...]) -> tuple[Mode, ...]:
         """Return the ways to compute an expert whose resident part has replicas on `homes`, the preferred one first.
@@ -56,7 +56,7 @@ class Engines:
         with what a load leaves of it. A way that is slower than another and needs at least the same is left out.
         """
         near = [self._near(work, home) for home in homes or ((),)]
-        found = near + [self._xpu(work, units) for units in (LINK_UNITS, LINK_UNITS - self.load_units())]
+        found = near + [self._xpu(work, homes, units) for units in (LINK_UNITS, LINK_UNITS - self.load_units())]
         kept: list[Mode] = []
         for mode in found:
             if mode is not None and not any(_covers(other, mode) for other in kept):
@@ -71,13 +71,15 @@ class Engines:
         uses = self.all_banks if used == banks else self.banks_of(home)
         return Mode(nanoseconds(max(read, self.cost.mac_seconds(work.macs, 8, used))), uses)
 
-    def _xpu(self, work: ExpertWork, units: int) -> Mode | None:
+    def _xpu(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...], units: int) -> Mode | None:
         if not units or not work.resident_bytes:
             return None
         banks = self.cost.space().banks
+        # What streams past the elements is read out of the banks first: those of the widest replica.
+        read = work.resident_bytes / max(map(len, homes)) + work.staged_bytes / banks
         seconds = max(
             self.cost.stream_seconds(work.resident_bytes * LINK_UNITS / units),
-            self.cost.local_read_seconds(work.staged_bytes / banks),
+            self.cost.local_read_seconds(read),
             self.cost.mac_seconds(work.macs, 8, banks),
         )
         return Mode(nanoseconds(seconds), ((self.link, units), *self.all_banks))

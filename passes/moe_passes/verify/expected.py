@@ -227,7 +227,7 @@ class Derivation:
             after = {self.asking[layer.shape.name][asked[0]]}
         else:
             after = {router}
-        units = min(LINK_UNITS, round(self.prices.load_link_share() * LINK_UNITS))
+        units = self._load_units()
         seconds = self.prices.external_read_seconds(size)
         self.tasks[key] = Expected(
             after,
@@ -241,6 +241,9 @@ class Derivation:
         )
         return key
 
+    def _load_units(self) -> int:
+        return min(LINK_UNITS, max(1, round(self.prices.load_link_share() * LINK_UNITS)))
+
     def _ways(self, layer: PlacedLayer, expert: int, staged: int, macs: int) -> list[tuple[int, Uses]]:
         """Return every legal way to compute an expert: near memory on each replica, as xPU beside a load or not."""
         resident = layer.shape.whole_bytes - staged
@@ -251,12 +254,13 @@ class Derivation:
             seconds = max(self.prices.local_read_seconds(read), self.prices.mac_seconds(macs, FULL_BITS, used))
             banks = copy if used == len(copy) else range(self.banks)
             ways.append((nanoseconds(seconds), frozenset((f"bank {bank}", 1) for bank in banks)))
-        taken = min(LINK_UNITS, round(self.prices.load_link_share() * LINK_UNITS))
+        taken = self._load_units()
+        widest = max((len(copy) for copy in layer.replicas[expert]), default=1)
         for units in (LINK_UNITS, LINK_UNITS - taken):
             if units and resident:
                 seconds = max(
                     self.prices.stream_seconds(resident * LINK_UNITS / units),
-                    self.prices.local_read_seconds(staged / self.banks),
+                    self.prices.local_read_seconds(resident / widest + staged / self.banks),
                     self.prices.mac_seconds(macs, FULL_BITS, self.banks),
                 )
                 ways.append((nanoseconds(seconds), self.everywhere | {("streamline", units)}))

@@ -1,6 +1,5 @@
 """The task graph of a hand-made round, counted by hand."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from moe_passes.plan.decisions import DispatchPlan
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import DensePart, ExpertLayer
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.round import add_up
+from moe_passes.plan.round import Mode, add_up, nanoseconds
 from moe_passes.routing.likelihood import likelihoods, look_up, share_needed, table
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.tasks.build import build, build_unknown
@@ -174,12 +173,24 @@ def engines(*overrides):
 
 
 def test_engines_of_an_expert_on_one_bank():
-    """100 kB on one of 32 banks: near memory, the bank reads it alone; as xPU it streams past all elements."""
-    one = engines().modes(ExpertWork(100_000, 0, 1000), ((0,),))
-    assert [mode.uses for mode in one] == [((3, 1),), ((2, 1000), (3, 1), (4, 1))]
-    assert one[1].duration < one[0].duration
-    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it: what is left is too slow to pay.
-    assert one[1].duration == math.ceil((20e-9 + 100_000 / 128e9) * 1e9)
+    """100 kB on one of 32 banks: its element computes alone; as xPU all do, as fast as the bank gives it."""
+    cost = engines().cost
+    read = nanoseconds(cost.local_read_seconds(100_000))
+    assert engines().modes(ExpertWork(100_000, 0, 1000), ((0,),)) == (Mode(read, ((3, 1),)),), "nothing to gain"
+    macs = round(4 * read * 1e-9 * cost.rates().w8a8_macs_per_second / 32)
+    one = engines().modes(ExpertWork(100_000, 0, macs), ((0,),))
+    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it; what is left streams more slowly, and pays beside a load.
+    assert [mode.uses for mode in one] == [((3, 1),), ((2, 1000), (3, 1), (4, 1)), ((2, 208), (3, 1), (4, 1))]
+    assert (one[1].duration, round(one[0].duration / read)) == (read, 4)
+    assert read < one[2].duration < one[0].duration
+
+
+def test_what_streams_past_the_elements_is_no_faster_than_its_banks():
+    """On a link that is faster than all banks together; the widest replica gives most."""
+    fast = engines("links.streamline.bandwidth_gb_s=2000")
+    for homes in (((0,),), ((0,), (1, 2)), ((0, 1, 2, 3),)):
+        read = nanoseconds(fast.cost.local_read_seconds(100_000 / max(map(len, homes))))
+        assert min(mode.duration for mode in fast.modes(ExpertWork(100_000, 0, 10**7), homes)) >= read
 
 
 def test_replicas_are_alternatives_and_staged_bytes_need_all_banks():

@@ -11,7 +11,7 @@ from moe_passes.ir.phases import DRAFT, VERIFY, read_phase
 from moe_passes.ir.round import read_round
 from moe_passes.ir.states import Addressed, Dispatched, Drafted, Phases, Placed, Scheduled, Steady, Tasks
 from moe_passes.plan.decisions import DraftPlan
-from moe_passes.plan.errors import InputError
+from moe_passes.plan.errors import WrongPlanError
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.request import Request
 from moe_passes.verify.check import violations
@@ -32,13 +32,13 @@ class VerifyPlan(Pass):
         """Check the plan.
 
         Raises:
-            InputError: the plan is wrong.
+            WrongPlanError: the plan is wrong.
         """
         solver_records(module)
         wrong = violations(self.read(module, context))
         if wrong:
             more = [f"and {len(wrong) - MOST_SHOWN} more"] if len(wrong) > MOST_SHOWN else []
-            raise InputError("\n  ".join([f"{self.name}: the plan is wrong:", *wrong[:MOST_SHOWN], *more]))
+            raise WrongPlanError("\n  ".join([f"{self.name}: the plan is wrong:", *wrong[:MOST_SHOWN], *more]))
 
     def read(self, module: ir.Module, context: Context) -> Plan:
         """Read the whole plan.

@@ -13,7 +13,8 @@ The largest of these over all S is the length of Jackson's preemptive schedule: 
 head has passed, the one with the longest tail runs (Carlier, "The one-machine sequencing problem", EJOR 11, 1982).
 
 **Energy.** Task j takes at least e_j = min_m p_jm·r_jmk unit-seconds of resource k, which gives R_k a second. With the
-tasks whose head is at least h: makespan ≥ h + Σ e_j / R_k + min tail.
+tasks whose head is at least h: makespan ≥ h + Σ e_j / R_k + min tail. The same holds for a pool of resources of equal
+capacity R, which give |pool|·R together: where experts have replicas, what no bank must do alone all banks must.
 
 **Joins.** The one-machine bound holds for the start of a task v with T restricted to ancestors of v, with the tail
 replaced by the time that must pass between the end of j and the start of v: 0 if v waits for j directly, else at least
@@ -206,20 +207,37 @@ def _preemptive(heads: Array, durations: Array, tails: Array) -> int:
 
 
 def _energy(problem: Problem, heads: Array, tails: Array) -> int:
-    """Evaluate the energy bound of every resource for every threshold h."""
-    users: dict[int, dict[int, int]] = {}
+    """Evaluate the energy bound of every pool of resources for every threshold h."""
+    return max((_pool_energy(problem, pool, heads, tails) for pool in _pools(problem)), default=0)
+
+
+def _pools(problem: Problem) -> list[tuple[int, ...]]:
+    """Return every resource alone, and those of one capacity of which some task has the choice."""
+    chosen: set[int] = set()
+    for task in problem.tasks:
+        used = [{k for k, amount in mode.uses if amount} for mode in task.modes]
+        chosen |= set.union(*used) - set.intersection(*used)
+    alike: dict[int, list[int]] = {}
+    for resource in sorted(chosen):
+        alike.setdefault(problem.capacities[resource], []).append(resource)
+    alone = [(resource,) for resource in range(len(problem.capacities))]
+    return alone + [tuple(pool) for pool in alike.values() if len(pool) > 1]
+
+
+def _pool_energy(problem: Problem, pool: tuple[int, ...], heads: Array, tails: Array) -> int:
+    inside = set(pool)
+    energy: dict[int, int] = {}
     for number, task in enumerate(problem.tasks):
-        work = [{k: mode.duration * amount for k, amount in mode.uses if amount} for mode in task.modes]
-        for resource in set.intersection(*(set(w) for w in work)):
-            users.setdefault(resource, {})[number] = min(w[resource] for w in work)
-    best = 0
-    for resource, energy in users.items():
-        members = np.array(list(energy), dtype=np.int64)
-        order = members[np.argsort(-heads[members], kind="stable")]
-        # Energies can exceed 64 bits: bytes times nanoseconds.
-        total, least = 0, 1 << 62
-        for n in order.tolist():
-            total += energy[n]
-            least = min(least, int(tails[n]))
-            best = max(best, int(heads[n]) - (-total // problem.capacities[resource]) + least)
+        least = min(sum(mode.duration * amount for k, amount in mode.uses if k in inside) for mode in task.modes)
+        if least:
+            energy[number] = least
+    members = np.array(list(energy), dtype=np.int64)
+    order = members[np.argsort(-heads[members], kind="stable")]
+    # Energies can exceed 64 bits: bytes times nanoseconds.
+    best, total, latest = 0, 0, 1 << 62
+    capacity = len(pool) * problem.capacities[pool[0]]
+    for n in order.tolist():
+        total += energy[n]
+        latest = min(latest, int(tails[n]))
+        best = max(best, int(heads[n]) - (-total // capacity) + latest)
     return best

@@ -145,7 +145,7 @@ class Problem:
 
     @cached_property
     def needs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """For every signature and mode, a column: the signature [column], and what it takes of resources [k, column]."""
+        """For every signature and mode, a column: the signature [column], and what it takes of each [k, column]."""
         owners: list[int] = []
         rows: list[list[int]] = []
         for number, signature in enumerate(self.signatures):

@@ -97,6 +97,28 @@ def test_energy_of_a_shared_resource_by_hand():
     assert lower_bound(Problem((2,), ("pool",), tasks)) == 8
 
 
+def test_energy_of_a_pool_by_hand():
+    """Three tasks of 4, each on one of two banks or as long on both: 12 over 2; none needs a certain bank."""
+    modes = tuple(Mode(4, uses) for uses in (((0, 1),), ((1, 1),), ((0, 1), (1, 1))))
+    assert lower_bound(Problem((1, 1, 1), ("bank0", "bank1", "link"), (Task(modes),) * 3)) == 6
+    # A slower mode elsewhere takes nothing of the pool.
+    assert (
+        lower_bound(
+            Problem(
+                (1, 1, 1),
+                ("bank0", "bank1", "link"),
+                (
+                    Task(
+                        (*modes, Mode(5, ())),
+                    ),
+                )
+                * 3,
+            )
+        )
+        == 4
+    )
+
+
 def test_a_full_buffer_delays_loads_by_hand():
     """Two slots, six loads of 5 from the start, a router that ends at 40: at most two loads run before it."""
     router = Task((Mode(40, ((1, 1),)),))

@@ -1,0 +1,86 @@
+"""Every legal hardware file gives a right plan: random machines, from one trace of a tiny model.
+
+`verify-plan` ends each pipeline, so a plan that our own passes get wrong stops the compile (exit 70).
+"""
+
+import random
+
+import pytest
+from moe_passes.ir.dialects import parse
+from moe_passes.ir.module import text_of
+from moe_passes.plan.errors import InputError
+
+import moe_compiler
+from moe_compiler.evaluate import held_out
+from moe_compiler.frontend import graph
+
+MACHINES, PARTS = 300, 10
+TOLERANCE = 1e-6
+"""Durations are whole nanoseconds, rooflines are not."""
+
+
+TEXTS: dict[int, str] = {}
+
+
+def overrides(seed: int) -> list[str]:
+    """Draw a machine: bandwidths over four decades, few or many banks, more or less room than the model needs."""
+    choose = random.Random(seed)
+    banks = choose.choice((1, 2, 3, 4, 8, 16, 32))
+    values = {
+        "memories.hb.banks": banks,
+        "memories.hb.bank_bandwidth_gb_s": 10 ** choose.uniform(-1, 3),
+        "memories.hb.efficiency": choose.choice((0.2, 0.97, 1.0)),
+        "memories.hb.capacity_gb": choose.choice((0.0003, 0.0004, 0.0006, 0.002, 1.0)),
+        "memories.external.bandwidth_gb_s": 10 ** choose.uniform(-1, 3),
+        "memories.external.efficiency": choose.choice((0.5, 0.99)),
+        "memories.external.latency_ns": choose.choice((0, 100, 10_000)),
+        "engines.elements.w8a8_tops": 10 ** choose.uniform(-2, 3),
+        "engines.elements.w4a8_tops": 10 ** choose.uniform(-2, 3),
+        "links.aggregation.bandwidth_gb_s": 10 ** choose.uniform(-1, 4),
+        "links.aggregation.latency_ns": choose.choice((0, 20, 5000)),
+        "links.streamline.bandwidth_gb_s": 10 ** choose.uniform(-1, 4),
+    }
+    return [f"{path}={value}" for path, value in values.items()]
+
+
+@pytest.fixture
+def traced_once(monkeypatch, tiny):
+    """Trace the tiny model once a batch size; look at one held-out round. Every compile starts from that text."""
+    real = graph.trace
+
+    def trace(source, batch, ctx):
+        if batch not in TEXTS:
+            TEXTS[batch] = text_of(real(source, batch, ctx))
+        return parse(TEXTS[batch], "trace", ctx)
+
+    monkeypatch.setattr(graph, "trace", trace)
+    monkeypatch.setattr(held_out, "CLAIRVOYANT_SECONDS", 0.02)
+    monkeypatch.setattr(held_out, "ROUNDS", 1)
+    return str(tiny(num_hidden_layers=2))
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_legal_machine_gets_a_right_plan(part, traced_once):
+    compiled = 0
+    for seed in range(part, MACHINES, PARTS):
+        choose = random.Random(seed)
+        length, batch = choose.choice((0, 1, 2, "auto")), choose.choice((1, 1, 3))
+        try:
+            made = moe_compiler.compile(
+                traced_once,
+                "elmoe3d-4gb",
+                overrides=overrides(seed),
+                draft_length=length,
+                batch=batch,
+                context=64,
+                time_limit=0.02,
+            )
+        except InputError as error:
+            assert "does not fit" in str(error) or "staging" in str(error), (seed, str(error))
+            continue
+        compiled += 1
+        round_ = made.cost["round"]
+        assert round_["lower_bound_seconds"] <= round_["seconds"], seed
+        for name, seconds in made.cost["roofline_seconds"].items():
+            assert seconds * (1 - TOLERANCE) - 1e-9 <= round_["lower_bound_seconds"], (seed, name)
+    assert compiled >= MACHINES // PARTS // 2
