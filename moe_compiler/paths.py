@@ -1,6 +1,21 @@
-"""Asking the file system without surprises."""
+"""Asking the file system without surprises: only regular files of a stated size are read, and looked at before."""
 
+import math
+import os
+import stat
+import zipfile
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from moe_passes.plan.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_TEXT_BYTES = 512 * 1024**2
+"""Of IR, JSON and CSV: a hundred times what the largest model of ours takes."""
+MOST_ARRAY_BYTES = 1024**3
+"""Of an array in an .npz, unpacked."""
 
 
 def is_file(path: Path) -> bool:
@@ -9,3 +24,93 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT_BYTES, encoding: str = "utf-8") -> str:
+    """Read a regular file as text.
+
+    A device, a pipe or a file without end is refused before anything is read.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `most`.
+        UnicodeDecodeError: it is not text.
+        ValueError: no file system takes its name.
+    """
+    # A pipe without a writer would be waited for; a regular file does not mind.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("is not a regular file")
+        content = _at_most(file, most)
+    return content.decode(encoding)
+
+
+def _at_most(file: IO[bytes], most: int) -> bytes:
+    content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"is larger than {most:,} bytes")
+    return content
+
+
+def read_stream(file: IO[bytes], most: int = MOST_TEXT_BYTES) -> str:
+    """Read a stream to its end, as text.
+
+    Raises:
+        OSError: it is longer than `most`.
+        UnicodeDecodeError: it is not text.
+    """
+    return _at_most(file, most).decode("utf-8")
+
+
+def read_arrays(path: Path, names: set[str]) -> dict[str, "np.ndarray"]:
+    """Read arrays of an .npz that are there; what they take is known from their headers before it is taken.
+
+    Args:
+        path: of the file.
+        names: of the arrays that are wanted.
+
+    Raises:
+        InputError: no .npz, a header that is none, or an array that is too large, of objects, or cut short.
+    """
+    if not is_file(path) or not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: is not an .npz; valid: what numpy.savez_compressed writes")
+    import numpy as np
+
+    name = ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(names & {member.removesuffix(".npy") for member in archive.namelist()}):
+                _check_header(archive, name)
+        with np.load(path, allow_pickle=False) as file:
+            found = {}
+            for name in sorted(names & set(file.files)):
+                found[name] = np.asarray(file[name])
+            return found
+    except InputError as error:
+        raise InputError(f"{path}: array '{name}' {error}") from None
+    except Exception as error:
+        # zipfile, zlib and numpy raise many things over bytes that are no archive: none of them is ours.
+        raise InputError(f"{path}: array '{name}' cannot be read: {str(error)[:200]}") from None
+
+
+def _check_header(archive: zipfile.ZipFile, name: str) -> None:
+    import numpy as np
+
+    member: Any
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(member)
+    size = math.prod(shape) * kind.itemsize
+    if kind.hasobject or size > MOST_ARRAY_BYTES:
+        raise InputError(f"is of {kind} and {size:,} bytes; valid: numbers or text, at most {MOST_ARRAY_BYTES:,} bytes")
+
+
+def names_of(path: Path) -> list[str]:
+    """Return the names of the arrays in an .npz."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [member.removesuffix(".npy") for member in archive.namelist()]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return []

@@ -1,12 +1,40 @@
 """`moec`: the entry point, which turns errors into exit codes."""
 
-import shlex
+import os
+import signal
 import sys
-import tempfile
-import traceback
-from pathlib import Path
+from typing import NoReturn
 
 from moe_compiler.cli.codes import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED
+
+PATIENCE_SECONDS = 1.5
+"""After an interrupt, for what runs outside of Python and hears of it only when it is done."""
+MOST_LINES, MOST_COLUMNS = 30, 600
+"""Of a message."""
+
+SAID: list[int] = []
+"""After an interrupt, the descriptor of stderr as it was."""
+
+
+def entry() -> NoReturn:
+    """Be the console script: run, and end at once.
+
+    Taking down torch and MLIR takes seconds, in which an interrupt would be Python's, without a word.
+    """
+    code: object = 0
+    try:
+        _watch_interrupts()
+        main()
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as stop:
+        code = stop.code
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # Whoever read it has gone.
+        code = code or EXIT_INPUT
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def main() -> None:
@@ -30,30 +58,81 @@ def _run() -> None:
     from moe_compiler.cli.commands import cli
 
     try:
+        _check_words(sys.argv)
         # click returns the code of an `Exit`, and what a command returns, which is None for all of ours.
         code = cli.main(standalone_mode=False)
         if code:
             sys.exit(code)
     except click.ClickException as error:
-        error.show()
+        click.UsageError(_cut(error.format_message()), getattr(error, "ctx", None)).show()
         sys.exit(EXIT_INPUT)
     except click.Abort:
         _interrupted()
     except InputError as error:
-        print(f"moec: error: {error}", file=sys.stderr)
+        print(f"moec: error: {_cut(str(error))}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
     except OSError as error:
-        print(f"moec: error: cannot read or write: {error}", file=sys.stderr)
+        print(f"moec: error: cannot read or write: {_cut(str(error))}", file=sys.stderr)
         sys.exit(EXIT_INPUT)
 
 
-def _interrupted() -> None:
-    print("moec: interrupted; nothing was written", file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
+def _cut(message: str) -> str:
+    """Shorten a message that repeats what it was given: some lines, each of some hundred characters."""
+    half = MOST_COLUMNS // 2
+    lines = [line if len(line) <= MOST_COLUMNS else f"{line[:half]} … {line[-half:]}" for line in message.splitlines()]
+    return "\n".join(lines if len(lines) <= MOST_LINES else [*lines[:MOST_LINES], f"… {len(lines) - MOST_LINES} more"])
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse bytes that are no UTF-8: no output could hold them."""
+    from moe_passes.plan.errors import InputError
+
+    for place, word in enumerate(words):
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            shown = word.encode("utf-8", "backslashreplace").decode()[:80]
+            raise InputError(f"argument {place} has bytes that are not UTF-8: {shown}; valid: names in UTF-8")
+
+
+def _watch_interrupts() -> None:
+    """End the process a while after an interrupt, where native code keeps Python from hearing of it."""
+    import threading
+    import time
+
+    heard, rings = os.pipe()
+    os.set_blocking(rings, False)
+    signal.set_wakeup_fd(rings, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(heard, 1) != bytes([signal.SIGINT]):
+            pass
+        time.sleep(PATIENCE_SECONDS)
+        _interrupted()
+
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, _hear)
+
+
+def _hear(*_: object) -> NoReturn:
+    """Raise; whatever else others say of it (click, native code that calls Python) goes nowhere."""
+    if not SAID:
+        SAID.append(os.dup(2))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> NoReturn:
+    """End at once; what was being written has been taken back by now."""
+    os.write(SAID[0] if SAID else 2, b"moec: interrupted; nothing was written\n")
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _report_bug(error: Exception) -> None:
     """Keep the IR and a command that reproduces the failure."""
+    import shlex
+    import tempfile
+    import traceback
+    from pathlib import Path
+
     from moe_compiler.compilation import PassFailureError
 
     cause = error.__cause__ or error

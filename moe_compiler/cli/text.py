@@ -1,9 +1,10 @@
 """Reading IR that a command is given."""
 
 import sys
-from pathlib import Path
 
 from moe_passes.plan.errors import InputError
+
+from moe_compiler import paths
 
 
 def read_text(file: str) -> str:
@@ -15,10 +16,9 @@ def read_text(file: str) -> str:
     if file == "-" and sys.stdin is None:
         raise InputError("-: stdin is closed")
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return content.decode("utf-8")
+        return paths.read_stream(sys.stdin.buffer) if file == "-" else paths.read_text(file)
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as text: {error}") from None
+        raise InputError(f"{file}: cannot be read as text: {str(error)[:200]}") from None
 
 
 def title(file: str) -> str:

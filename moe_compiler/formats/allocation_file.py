@@ -9,6 +9,8 @@ from pathlib import Path
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.allocation.problem import Lifetime
 
+from moe_compiler.paths import read_text
+
 REQUIRED, OPTIONAL = ("id", "lower", "upper", "size"), ("alignment", "offset")
 LARGEST = 2**53
 _INTEGER = re.compile(r"[0-9]{1,16}")
@@ -46,8 +48,8 @@ def read(path: Path) -> Table:
         InputError: the message names file, line, column, value and what would be valid.
     """
     try:
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(io.StringIO(read_text(path, encoding="utf-8-sig"), newline=""), strict=True))
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {str(error)[:200]}") from None
     numbered = [(number, cells) for number, cells in enumerate(lines, 1) if any(cell.strip() for cell in cells)]
     if not numbered:

@@ -3,10 +3,8 @@
 One strict reader for all of them. Types are not coerced: a bank is an integer, not "3" or 3.0.
 """
 
-import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from moe_passes.plan.decisions import Replicas
@@ -15,6 +13,7 @@ from moe_passes.plan.errors import InputError
 from moe_compiler.documents.json_file import read_json
 from moe_compiler.documents.placement import PlacementDocument, parse
 from moe_compiler.formats.eplb import MAP_KEY, EplbTriple, from_eplb, from_expert_location
+from moe_compiler.paths import read_arrays
 
 EPLB_KEYS = ("physical_to_logical", "logical_to_physical", "counts")
 
@@ -53,11 +52,9 @@ def read(path: str, where: str, banks: int, experts: int) -> PlacementDocument |
 def _triple(path: str, where: str) -> EplbTriple:
     valid = f"valid: an .npz with the integer arrays {', '.join(EPLB_KEYS)}"
     try:
-        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as file:
-            warnings.simplefilter("ignore")
-            arrays = {key: np.asarray(file[key]) for key in EPLB_KEYS if key in file.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{where}: cannot be read: {str(error)[:200]}; {valid}") from None
+        arrays = read_arrays(Path(path), set(EPLB_KEYS))
+    except InputError as error:
+        raise InputError(f"{where}: {error}; {valid}") from None
     for key, rank in zip(EPLB_KEYS, (2, 3, 2), strict=True):
         if key not in arrays:
             raise InputError(f"{where}: has no array '{key}'; {valid}")

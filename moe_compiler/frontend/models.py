@@ -8,9 +8,11 @@ from typing import Any
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.names import did_you_mean, nearest
 
+from moe_compiler.paths import is_file, read_text
 from moe_compiler.runtime.huggingface import configuration, model_types
 
 LONGEST_NAME = 200
+MOST_CONFIG_BYTES = 16 * 1024**2
 LARGEST_COUNT = 4096
 """Layers or experts of a model: the largest published are some hundreds."""
 EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -94,10 +96,10 @@ def _resolve(text: str) -> tuple[str, Path]:
     if len(text) > LONGEST_NAME:
         raise InputError(f"model '{text[:40]}…': a name of {len(text)} characters; valid: at most {LONGEST_NAME}")
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not is_file(path / "config.json"):
             raise InputError(f"{path}: folder has no config.json")
         return path.resolve().name, path / "config.json"
-    if path.is_file():
+    if is_file(path):
         return (path.resolve().parent.name if path.name == "config.json" else path.stem), path
     if path.suffix == ".json" or "/" in text:
         raise InputError(f"{text}: no such file or folder")
@@ -106,7 +108,7 @@ def _resolve(text: str) -> tuple[str, Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, MOST_CONFIG_BYTES))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from moe_passes.plan.names import did_you_mean, nearest
 from pydantic import ValidationError
 
 from moe_compiler.hardware.schema import LARGEST, NOTES, RETIRED, SECTIONS, SMALLEST, Section, Target
-from moe_compiler.paths import is_file
+from moe_compiler.paths import is_file, read_text
 
 LARGEST_FILE_BYTES = 100_000
 DEEPEST_NESTING = 8
@@ -148,9 +148,7 @@ def _resolve(name_or_path: str) -> Path:
 
 def _compose(path: Path) -> yaml.Node:
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise InputError(f"{path}: over {LARGEST_FILE_BYTES:,} bytes; a hardware file is a few kilobytes")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_FILE_BYTES)
         _check_plain(text, path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:

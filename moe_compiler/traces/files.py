@@ -1,7 +1,5 @@
 """Profiles: `.npz` files with a routing trace (docs/profiles.md), and synthetic ones on demand."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from moe_passes.plan.model import ExpertLayer
 from moe_passes.plan.request import ProfileRecord
 from moe_passes.routing.traces import RoutingTrace, validate
 
-from moe_compiler.paths import is_file
+from moe_compiler.paths import is_file, names_of, read_arrays
 from moe_compiler.traces import synthetic
 
 DRAFT_MODEL_SEED = 0
@@ -66,9 +64,9 @@ def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
     path = Path(name_or_path)
     name = path.name
     check_exists(name_or_path)
-    arrays = _read(path)
+    arrays = read_arrays(path, set(ARRAYS))
     if "experts" not in arrays:
-        found = ", ".join(arrays) or "nothing"
+        found = ", ".join(names_of(path))[:200] or "nothing"
         raise InputError(f"profile {path}: has no array 'experts' [token, layer, k]; it has: {found}")
     chosen = validate(arrays["experts"], name, count, top_k, experts)
     measured = "draft_experts" in arrays
@@ -94,22 +92,6 @@ def shape_of(layers: Sequence[ExpertLayer]) -> tuple[int, int, int]:
         raise InputError(f"MoE layers differ in shape ({sorted(shapes)}); valid: one shape in all layers")
     experts, top_k = shapes.pop()
     return len(layers), experts, top_k
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"profile {path}: is not an .npz; valid: what numpy.savez_compressed writes")
-    arrays: dict[str, np.ndarray] = {}
-    name = ""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in set(ARRAYS) & set(file.files):
-                arrays[name] = np.asarray(file[name])
-            return arrays if "experts" in arrays else dict.fromkeys(file.files, np.zeros(0))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise InputError(f"profile {path}: array '{name}' cannot be read: {error}") from None
-    except (NotImplementedError, RuntimeError) as error:
-        raise InputError(f"profile {path}: cannot be read: {error}") from None
 
 
 def _kind(arrays: dict[str, np.ndarray], path: Path) -> str:

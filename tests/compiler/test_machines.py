@@ -61,7 +61,7 @@ def traced_once(monkeypatch, tiny):
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_legal_machine_gets_a_right_plan(part, traced_once):
-    compiled = 0
+    compiled, refused = 0, []
     for seed in range(part, MACHINES, PARTS):
         choose = random.Random(seed)
         length, batch = choose.choice((0, 1, 2, "auto")), choose.choice((1, 1, 3))
@@ -76,7 +76,7 @@ def test_every_legal_machine_gets_a_right_plan(part, traced_once):
                 time_limit=0.02,
             )
         except InputError as error:
-            assert "does not fit" in str(error) or "staging" in str(error), (seed, str(error))
+            refused.append(str(error))
             continue
         compiled += 1
         round_ = made.cost["round"]
@@ -84,3 +84,4 @@ def test_every_legal_machine_gets_a_right_plan(part, traced_once):
         for name, seconds in made.cost["roofline_seconds"].items():
             assert seconds * (1 - TOLERANCE) - 1e-9 <= round_["lower_bound_seconds"], (seed, name)
     assert compiled >= MACHINES // PARTS // 2
+    assert all("does not fit" in text or "staging" in text for text in refused), refused

@@ -179,7 +179,7 @@ def test_engines_of_an_expert_on_one_bank():
     assert engines().modes(ExpertWork(100_000, 0, 1000), ((0,),)) == (Mode(read, ((3, 1),)),), "nothing to gain"
     macs = round(4 * read * 1e-9 * cost.rates().w8a8_macs_per_second / 32)
     one = engines().modes(ExpertWork(100_000, 0, macs), ((0,),))
-    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it; what is left streams more slowly, and pays beside a load.
+    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it; what is left is slower, and pays beside a load.
     assert [mode.uses for mode in one] == [((3, 1),), ((2, 1000), (3, 1), (4, 1)), ((2, 208), (3, 1), (4, 1))]
     assert (one[1].duration, round(one[0].duration / read)) == (read, 4)
     assert read < one[2].duration < one[0].duration

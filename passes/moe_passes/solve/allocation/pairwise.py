@@ -36,4 +36,4 @@ def is_infeasible(problem: Problem, seed: int, deterministic_seconds: float) -> 
     solver.parameters.random_seed = seed % 2**31
     solver.parameters.max_deterministic_time = deterministic_seconds
     solver.parameters.presolve_inclusion_work_limit = 0
-    return cp_sat.run(solver, model) == cp_model.INFEASIBLE
+    return bool(cp_sat.run(solver, model) == cp_model.INFEASIBLE)

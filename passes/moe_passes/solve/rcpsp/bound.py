@@ -216,7 +216,7 @@ def _pools(problem: Problem) -> list[tuple[int, ...]]:
     chosen: set[int] = set()
     for task in problem.tasks:
         used = [{k for k, amount in mode.uses if amount} for mode in task.modes]
-        chosen |= set.union(*used) - set.intersection(*used)
+        chosen.update(k for modes in used for k in modes if any(k not in other for other in used))
     alike: dict[int, list[int]] = {}
     for resource in sorted(chosen):
         alike.setdefault(problem.capacities[resource], []).append(resource)
