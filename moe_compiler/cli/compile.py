@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from moe_compiler.cli.console import plain
 from moe_compiler.cli.progress import progress
 
 EXAMPLES = """
@@ -71,9 +71,9 @@ def _print_summary(plan: dict[str, Any], cost: dict[str, Any], record: dict[str,
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary_rows(plan, cost, record):
         table.add_row(name, value)
-    console = Console(highlight=False, width=None if Console().is_terminal else 120)
+    console = plain(120)
     console.print(table)
-    console.print(f"written to {output}/", markup=False)
+    console.print(f"written to {output}/")
 
 
 def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from moe_compiler.cli.console import plain
 
 
 def show(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -18,8 +19,7 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> None:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+    plain(200).print(table)
 
 
 def _text(value: Any) -> str:

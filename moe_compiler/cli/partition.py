@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from moe_compiler.backend.folder import check_file, write_file
+from moe_compiler.cli.console import plain
 from moe_compiler.cli.progress import progress
 
 EXAMPLES = """
@@ -60,22 +60,20 @@ def partition_command(as_json: bool, output: Path | None, **options: Any) -> Non
 
 def _print_summary(document: dict[str, Any], output: Path | None) -> None:
     score = document["score"]
-    console = Console(highlight=False, width=None if Console().is_terminal else 120)
+    console = plain(120)
     console.print(
         f"{document['model']} on {document['target']}: {len(document['layers'])} layers, {document['banks']} banks, "
         f"batch {document['batch']}, {document['step_tokens']} tokens a sequence",
-        markup=False,
     )
-    console.print(f"trained on {_named(document['trace'])}, scored on {_named(score['trace'])}", markup=False)
+    console.print(f"trained on {_named(document['trace'])}, scored on {_named(score['trace'])}")
     console.print(
         f"training step {document['objective'] * 1e3:.4f} ms, bound {document['lower_bound'] * 1e3:.4f} ms, "
         f"gap {document['gap']:.1%}; {_shards(document)}",
-        markup=False,
     )
     if "migration" in document:
         moved = document["migration"]
         start = moved["curve"][0]["objective"] * 1e3
-        console.print(f"moved {moved['moved_bytes'] / 1e9:.3f} GB; the older plan took {start:.4f} ms", markup=False)
+        console.print(f"moved {moved['moved_bytes'] / 1e9:.3f} GB; the older plan took {start:.4f} ms")
     table = Table("held-out step", "mean ms", "p99 ms", "ours is faster by", box=None, padding=(0, 2, 0, 0))
     table.add_row("ours", f"{score['mean_seconds'] * 1e3:.4f}", f"{score['p99_seconds'] * 1e3:.4f}", "")
     for name, entry in score["baselines"].items():
@@ -84,9 +82,9 @@ def _print_summary(document: dict[str, Any], output: Path | None) -> None:
         table.add_row(name, *figures)
     console.print(table)
     if score["do_not_fit"]:
-        console.print(f"do not fit: {', '.join(score['do_not_fit'])}", markup=False)
+        console.print(f"do not fit: {', '.join(score['do_not_fit'])}")
     if output is not None:
-        console.print(f"written to {output}", markup=False)
+        console.print(f"written to {output}")
 
 
 def _named(trace: dict[str, str]) -> str:

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.text import Text
+
+from moe_compiler.cli.console import plain
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[str], None]]:
     """Show a spinner with the current step; silent where stderr is not a terminal."""
-    console = Console(stderr=True)
+    console = plain(stderr=True)
     if not console.is_terminal:
         yield lambda message: None
         return
-    with console.status(title) as status:
-        yield lambda message: status.update(f"{title}: {message}")
+    with console.status(Text(title)) as status:
+        yield lambda message: status.update(Text(f"{title}: {message}"))

@@ -31,7 +31,10 @@ SHAPE_FIELDS = (
     "sliding_window",
     "decoder_sparse_step",
 )
-COUNT_FIELDS = ("num_hidden_layers", *EXPERT_FIELDS)
+COUNT_FIELDS = EXPERT_FIELDS
+LARGEST_LAYERS = 512
+"""Four times the deepest model that is published; each takes a fifth of a second to trace."""
+TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "top_k")
 POSITIVE_FIELDS = ("rms_norm_eps", "rope_theta")
 
 
@@ -126,7 +129,11 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
     if not isinstance(config.get("model_type"), str):
         found = repr(config["model_type"])[:40] if "model_type" in config else "missing"
         raise InputError(f"{where}: field 'model_type' is {found}; valid: a string, for example \"qwen3_moe\"")
-    for fields, largest in ((SHAPE_FIELDS, 10_000_000), (COUNT_FIELDS, LARGEST_COUNT)):
+    for fields, largest in (
+        (SHAPE_FIELDS, 10_000_000),
+        (COUNT_FIELDS, LARGEST_COUNT),
+        (("num_hidden_layers",), LARGEST_LAYERS),
+    ):
         for field in fields:
             _check_integer(where, field, config.get(field), largest)
     for field in POSITIVE_FIELDS:
@@ -136,6 +143,10 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
         raise InputError(
             f"{where}: '{config['model_type']}' is a dense model: none of {', '.join(EXPERT_FIELDS)} is set; "
             "valid: a mixture-of-experts model"
+        )
+    if not any(config.get(field) is not None for field in TOP_K_FIELDS):
+        raise InputError(
+            f"{where}: no field says how many experts a token uses; valid: one of {', '.join(TOP_K_FIELDS)}"
         )
     top_k = config.get("num_experts_per_tok")
     if top_k is not None and top_k > source.experts:
