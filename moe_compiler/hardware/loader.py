@@ -227,7 +227,8 @@ def _override(data: dict[str, Any], text: str, file: Path) -> None:
             raise InputError(f"--set {text}: {file.stem} has no '{section}'")
         hint = did_you_mean(path, valid)
         known = f"{hint} " if hint else ""
-        raise InputError(f"--set {text}: no field '{path}'; {known}`moec target show {file.stem}` lists all paths")
+        shown = file.stem if shipped_targets().get(file.stem) == file else file
+        raise InputError(f"--set {text}: no field '{path}'; {known}`moec target show {shown}` lists all paths")
     place = data
     for key in section.split("."):
         place = place[key]
