@@ -144,10 +144,6 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
             f"{where}: '{config['model_type']}' is a dense model: none of {', '.join(EXPERT_FIELDS)} is set; "
             "valid: a mixture-of-experts model"
         )
-    if not any(config.get(field) is not None for field in TOP_K_FIELDS):
-        raise InputError(
-            f"{where}: no field says how many experts a token uses; valid: one of {', '.join(TOP_K_FIELDS)}"
-        )
     top_k = config.get("num_experts_per_tok")
     if top_k is not None and top_k > source.experts:
         raise InputError(
@@ -184,6 +180,14 @@ def _check_consistent(where: str, config: dict[str, Any]) -> None:
         raise InputError(f"{where}: {stated}; valid: one number of experts")
 
 
+def _check_top_k(source: ModelSource) -> None:
+    """Refuse what transformers would fill in on its own: another model's number."""
+    if not any(source.config.get(field) is not None for field in TOP_K_FIELDS):
+        raise InputError(
+            f"{source.name}: no field says how many experts a token uses; valid: one of {', '.join(TOP_K_FIELDS)}"
+        )
+
+
 def transformers_config(source: ModelSource) -> Any:
     """Build the transformers configuration.
 
@@ -191,7 +195,9 @@ def transformers_config(source: ModelSource) -> Any:
         InputError: transformers does not know the model type, or refuses a field.
     """
     try:
-        return configuration(source.config)
+        found = configuration(source.config)
+        _check_top_k(source)
+        return found
     except KeyError:
         name = source.config["model_type"]
         hint = did_you_mean(name, model_types())

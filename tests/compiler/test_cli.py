@@ -216,6 +216,7 @@ def test_bad_requests_are_refused_and_nothing_is_written(tmp_path, arguments, wo
         ("{}", ["model_type"]),
         ('{"model_type": "llama", "hidden_size": 64}', ["dense model", "mixture-of-experts"]),
         ('{"model_type": "qwen3_moes", "num_experts": 4}', ["did you mean 'qwen3_moe'"]),
+        ('{"model_type": "qwen3_moe", "num_experts": 4}', ["how many experts a token uses", "num_experts_per_tok"]),
         (
             '{"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 8}',
             ["num_experts_per_tok", "8", "1 to 4"],
@@ -316,7 +317,7 @@ def test_a_bug_exits_with_70_and_keeps_a_reproducer(output, monkeypatch, capsys)
         ({"num_local_experts": 3}, ["num_local_experts", "one number of experts"]),
         ({"rope_theta": 0}, ["rope_theta", "above 0"]),
         ({"rms_norm_eps": float("nan")}, ["rms_norm_eps", "nan", "finite"]),
-        ({"num_hidden_layers": 100_000}, ["num_hidden_layers", "1 to 4,096"]),
+        ({"num_hidden_layers": 100_000}, ["num_hidden_layers", "1 to 512"]),
         ({"num_experts": 16.5}, ["num_experts", "16.5"]),
         ({"model_type": 3}, ["model_type", "a string"]),
     ],
