@@ -74,7 +74,7 @@ def read_arrays(path: Path, names: set[str]) -> dict[str, "np.ndarray"]:
         InputError: no .npz, a header that is none, or an array that is too large, of objects, or cut short.
     """
     if not is_file(path) or not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: is not an .npz; valid: what numpy.savez_compressed writes")
+        raise InputError(f"{path}: cannot be read: is not an .npz; valid: what numpy.savez_compressed writes")
     import numpy as np
 
     name = ""
