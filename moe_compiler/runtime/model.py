@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moe_compiler.runtime import checkpoint
 from moe_compiler.runtime.decoder import Executable, ExpertModule
 from moe_compiler.runtime.huggingface import configuration, quiet_transformers
 from moe_compiler.runtime.kernels import ACTIVE
@@ -36,7 +37,7 @@ def build(config: dict[str, Any], weights: Path | None, seed: int) -> Executable
         with torch.device("meta"):
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(settings, **options).parameters())
         if weights is not None:
-            model = _load(AutoModelForCausalLM, weights, settings, options)
+            model = checkpoint.load(AutoModelForCausalLM, weights, settings, options)
         elif size > MOST_PARAMETERS:
             raise ValueError(
                 f"the model has {size / 1e9:.1f} B parameters, random weights are for up to "
@@ -47,18 +48,6 @@ def build(config: dict[str, Any], weights: Path | None, seed: int) -> Executable
             model = AutoModelForCausalLM.from_config(settings, **options)
             _randomise(model, seed)
     return Executable(model.eval(), tuple(_find_experts(model)))
-
-
-def _load(factory: Any, weights: Path, settings: Any, options: dict[str, Any]) -> nn.Module:
-    if not weights.is_dir() or not list(weights.glob("*.safetensors")):
-        raise ValueError(f"--weights {weights}: valid: a folder with *.safetensors")
-    try:
-        model: nn.Module = factory.from_pretrained(
-            weights, config=settings, use_safetensors=True, local_files_only=True, **options
-        )
-    except Exception as error:
-        raise ValueError(f"--weights {weights}: cannot be loaded: {error}") from None
-    return model
 
 
 def _randomise(model: nn.Module, seed: int) -> None:
