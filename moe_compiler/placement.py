@@ -23,6 +23,7 @@ from moe_passes.solve.placement.problem import IntArray, Layer, Problem, Solutio
 from moe_passes.solve.placement.replan import Plan, Replanned, replan
 from moe_passes.solve.placement.solve import compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
+from moe_passes.solve.placement.trial import cut_trial, unseen, with_prior
 
 from moe_compiler.documents.placement import LayerEntry
 from moe_compiler.formats import placements
@@ -31,6 +32,8 @@ from moe_compiler.hardware.loader import load_target
 from moe_compiler.traces import files as profiles
 
 NAME = "partition"
+VERIFY_BITS = 8
+"""Of the weights that a step computes with: all of them."""
 
 Progress = Callable[[str], None]
 
@@ -78,18 +81,20 @@ def place(request: PlacementRequest, progress: Progress = lambda message: None) 
     shape = _shape(request)
     trace = profiles.load(request.trace, shape.layers)
     score = profiles.load(request.score, shape.layers) if request.score else None
-    train, held_out = _splits(request, trace, score)
-    problem = _problem(shape, train)
+    held_out = _steps(request, score, None, "--score") if score else _steps(request, trace, "held-out", "--trace")
+    # Baselines are made from all training steps as they stand, and so are changes of an older plan.
+    plain = _problem(shape, _steps(request, trace, None if score else "train", "--trace"), None)
+    problem = plain if request.previous else _problem(shape, *_trial(request, trace, shape))
     names = request.baselines or baselines.names(problem.rates.banks)
     for name in names:
         baselines.check_name(name, problem.rates.banks)
     previous = _previous(request.previous, shape, problem.rates.banks)
     progress("place experts as the baselines do")
-    compared = compare(problem, names if previous is not None else None)
+    compared = compare(plain, names)
     progress("place experts")
     again: Replanned | None = None
     if previous is None:
-        solution = solve(problem, request.seed, request.jobs, compared=compared)
+        solution = solve(problem, request.seed, request.jobs)
     else:
         budget = math.inf if request.max_migration_gb is None else request.max_migration_gb * 1e9
         again = replan(problem, previous, budget, request.seed, request.jobs)
@@ -99,8 +104,14 @@ def place(request: PlacementRequest, progress: Progress = lambda message: None) 
         raise AssertionError(f"{NAME}: " + "; ".join(wrong[:5]))
     progress("score")
     document = _document(request, shape, problem, solution)
-    document["trace"] = {"name": trace.record.name, "kind": trace.record.kind}
-    document["score"] = _score(problem, solution, {name: compared[name] for name in names}, held_out)
+    chosen_from = sum(layer.experts for layer in plain.layers)
+    document["trace"] = {
+        "name": trace.record.name,
+        "kind": trace.record.kind,
+        "experts": chosen_from,
+        "unseen_experts": sum(unseen(layer.routing, layer.experts) for layer in plain.layers),
+    }
+    document["score"] = _score(problem, solution, compared, held_out)
     document["score"]["trace"] = {
         "name": score.record.name if score else f"{trace.record.name}, held-out split",
         "kind": score.record.kind if score else trace.record.kind,
@@ -158,15 +169,19 @@ def _shape(request: PlacementRequest) -> _Shape:
     return _Shape(cost, of)
 
 
-def _splits(
-    request: PlacementRequest, trace: profiles.Profile, score: profiles.Profile | None
-) -> tuple[IntArray, IntArray]:
-    """Return routing to train on and routing to score on: [step, token, layer, k] each."""
-    if score is not None:
-        train, held_out = _steps(request, trace, None, "--trace"), _steps(request, score, None, "--score")
-    else:
-        train, held_out = _steps(request, trace, "train", "--trace"), _steps(request, trace, "held-out", "--trace")
-    return train, held_out
+def _trial(request: PlacementRequest, trace: profiles.Profile, shape: _Shape) -> tuple[IntArray, IntArray | None]:
+    """Return routing to make placements from and to judge them on: [step, token, layer, k] each."""
+    first, length = (0, trace.trace.tokens) if request.score else split_of(trace.trace.tokens, "train")
+    making, trial = cut_trial(first, length, request.batch, request.step_tokens)
+
+    def steps_of(tokens: IntArray) -> IntArray:
+        chosen = trace.trace.experts[tokens.reshape(len(tokens), -1)]
+        experts, choices = shape.layers[0].experts, length * shape.layers[0].top_k
+        everyone = np.ones(experts, dtype=np.int64)
+        layers = [with_prior(chosen[:, :, row], everyone, choices) for row in range(len(shape.layers))]
+        return np.stack(layers, axis=2)
+
+    return steps_of(making), None if trial is None else steps_of(trial)
 
 
 def _steps(request: PlacementRequest, profile: profiles.Profile, split: str | None, option: str) -> IntArray:
@@ -184,12 +199,20 @@ def _steps(request: PlacementRequest, profile: profiles.Profile, split: str | No
     return profile.trace.experts[steps.reshape(len(steps), -1)]
 
 
-def _problem(shape: _Shape, routing: IntArray) -> Problem:
+def _problem(shape: _Shape, routing: IntArray, trial: IntArray | None) -> Problem:
     room = free_bytes(shape.cost, shape.footprint) - least_staging(shape.cost, shape.footprint)
     return Problem(
-        placement_rates(shape.cost, room, shape.footprint.model.hidden, loads=True),
+        placement_rates(shape.cost, room, shape.footprint.model.hidden, VERIFY_BITS, loads=True),
         tuple(
-            Layer(layer.name, layer.experts, layer.msb_bytes, layer.whole_bytes, routing[:, :, row])
+            Layer(
+                layer.name,
+                layer.experts,
+                layer.msb_bytes,
+                layer.whole_bytes,
+                routing[:, :, row],
+                trial=None if trial is None else trial[:, :, row],
+                macs_per_token=layer.parameters,
+            )
             for row, layer in enumerate(shape.layers)
         ),
     )

@@ -59,15 +59,20 @@ def partition_command(as_json: bool, output: Path | None, **options: Any) -> Non
 
 
 def _print_summary(document: dict[str, Any], output: Path | None) -> None:
-    score = document["score"]
+    score, trace = document["score"], document["trace"]
     console = plain(120)
     console.print(
         f"{document['model']} on {document['target']}: {len(document['layers'])} layers, {document['banks']} banks, "
         f"batch {document['batch']}, {document['step_tokens']} tokens a sequence",
     )
-    console.print(f"trained on {_named(document['trace'])}, scored on {_named(score['trace'])}")
+    console.print(f"trained on {_named(trace)}, scored on {_named(score['trace'])}")
+    if trace["unseen_experts"]:
+        console.print(
+            f"warning: no training token chooses {trace['unseen_experts']} of {trace['experts']} experts; they are "
+            "placed as if any expert were as likely. Valid: a longer trace, or one of what will be run",
+        )
     console.print(
-        f"training step {document['objective'] * 1e3:.4f} ms, bound {document['lower_bound'] * 1e3:.4f} ms, "
+        f"step it is judged on {document['objective'] * 1e3:.4f} ms, bound {document['lower_bound'] * 1e3:.4f} ms, "
         f"gap {document['gap']:.1%}; {_shards(document)}",
     )
     if "migration" in document:

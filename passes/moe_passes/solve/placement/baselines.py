@@ -4,23 +4,21 @@
 - `lpt`: whole experts, longest processing time first on mean load (Graham, SIAM J. Appl. Math. 17, 1969).
 - `eplb`: DeepSeek's expert-parallel load balancer without replicas: the same greedy, with equally many experts a bank.
 - `eplb-replicas`: with the spare capacity filled by replicas of whichever expert has the largest load per replica.
-- `hd-moe`: the fractional placement of HD-MoE (arXiv 2509.09420, section IV), as a linear program on our model; a bank
-  that holds a fraction of an expert becomes one of the banks that it is sharded over in equal parts.
+- `eplb-steps`: the same, fed with the steps that use an expert instead of the tokens: a step reads an expert once.
 - `shard-N`: every expert over N banks, groups of banks balanced on mean load; over all banks it always fits.
 
-The mean load of an expert is its resident bytes times the share of training steps that use it; `eplb` counts tokens,
-as published.
+The mean load of an expert is its resident bytes times the share of the steps that use it; `eplb` and `eplb-replicas`
+count tokens, as published.
 """
 
 import numpy as np
-from ortools.linear_solver import pywraplp
 
 from moe_passes.plan.decisions import Banks, Replicas
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.placement.problem import SLACK_BYTES, FloatArray, LayerProblem
 
-WHOLE = ("contiguous", "round-robin", "lpt", "eplb", "eplb-replicas", "hd-moe")
-LEAST_FRACTION = 1e-6
+REPLICATED = ("eplb-replicas", "eplb-steps")
+WHOLE = ("contiguous", "round-robin", "lpt", "eplb", *REPLICATED)
 
 
 def names(banks: int) -> tuple[str, ...]:
@@ -46,7 +44,7 @@ def check_name(name: str, banks: int) -> None:
 
 def place(name: str, problem: LayerProblem) -> Replicas | None:
     """Place a layer as a baseline does; None where that does not fit the banks."""
-    banks, load = problem.rates.banks, mean_load(problem)
+    banks = problem.rates.banks
     resident = np.flatnonzero(problem.sizes)
     if name in ("contiguous", "round-robin"):
         count = len(resident)
@@ -55,11 +53,10 @@ def place(name: str, problem: LayerProblem) -> Replicas | None:
     if name == "lpt":
         return uniform(problem, 1)
     if name == "eplb":
-        return _packed(problem, np.ones(len(problem.sizes), dtype=np.int64))
-    if name == "eplb-replicas":
-        return _packed(problem, _replica_counts(problem))
-    if name == "hd-moe":
-        return _fractional(problem, load)
+        return _packed(problem, np.ones(len(problem.sizes), dtype=np.int64), _token_load(problem))
+    if name in REPLICATED:
+        load = _token_load(problem) if name == "eplb-replicas" else mean_load(problem)
+        return _packed(problem, _replica_counts(problem, load), load)
     return uniform(problem, int(name.removeprefix("shard-")))
 
 
@@ -103,12 +100,12 @@ def _token_load(problem: LayerProblem) -> FloatArray:
     return np.asarray(counts * (problem.sizes > 0), dtype=np.float64)
 
 
-def _replica_counts(problem: LayerProblem) -> np.ndarray:
+def _replica_counts(problem: LayerProblem, load: FloatArray) -> np.ndarray:
     """Hand spare slots out as replicas, one by one, to the expert with the largest load per replica.
 
     Every bank has equally many slots, as EPLB asks for, if there are enough spare bytes for that.
     """
-    banks, load = problem.rates.banks, _token_load(problem)
+    banks = problem.rates.banks
     count = np.ones(len(load), dtype=np.int64)
     resident, largest = int((problem.sizes > 0).sum()), float(problem.sizes.max(initial=1.0))
     affordable = resident + int(problem.spare_bytes // largest)
@@ -121,9 +118,9 @@ def _replica_counts(problem: LayerProblem) -> np.ndarray:
     return count
 
 
-def _packed(problem: LayerProblem, counts: np.ndarray) -> Replicas | None:
+def _packed(problem: LayerProblem, counts: np.ndarray, load: FloatArray) -> Replicas | None:
     """Pack replicas into banks: heaviest first into the lightest bank with a free place, never two of one expert."""
-    banks, load = problem.rates.banks, _token_load(problem)
+    banks = problem.rates.banks
     copies = [int(e) for e in np.flatnonzero(problem.sizes) for _ in range(counts[e])]
     copies.sort(key=lambda expert: (-load[expert] / counts[expert], expert))
     places = -(-len(copies) // banks)
@@ -143,30 +140,3 @@ def _packed(problem: LayerProblem, counts: np.ndarray) -> Replicas | None:
         used[bank] += 1
         placed[expert].append((bank,))
     return tuple(tuple(sorted(copies)) for copies in placed)
-
-
-def _fractional(problem: LayerProblem, load: FloatArray) -> Replicas | None:
-    """Solve min T: Σ_e load(e)·x(e,b) ≤ T and Σ_e bytes(e)·x(e,b) ≤ limit for every bank, Σ_b x(e,b) = 1."""
-    resident, banks = np.flatnonzero(problem.sizes), problem.rates.banks
-    solver = pywraplp.Solver.CreateSolver("GLOP")
-    makespan = solver.NumVar(0, solver.infinity(), "")
-    solver.Minimize(makespan)
-    share = [[solver.NumVar(0, 1, "") for _ in range(banks)] for _ in resident]
-    for row in share:
-        whole = solver.Constraint(1, 1)
-        for variable in row:
-            whole.SetCoefficient(variable, 1)
-    scale = float(max(1.0, load.max(initial=0.0)))
-    for bank in range(banks):
-        busy = solver.Constraint(-solver.infinity(), 0)
-        busy.SetCoefficient(makespan, -1)
-        room = solver.Constraint(-solver.infinity(), problem.bank_limit_bytes / scale)
-        for row, expert in zip(share, resident, strict=True):
-            busy.SetCoefficient(row[bank], load[expert] / scale)
-            room.SetCoefficient(row[bank], problem.sizes[expert] / scale)
-    if solver.Solve() != pywraplp.Solver.OPTIMAL:
-        return None
-    chosen = {}
-    for row, expert in zip(share, resident, strict=True):
-        chosen[int(expert)] = tuple(b for b, x in enumerate(row) if x.solution_value() > LEAST_FRACTION)
-    return _fitting(problem, chosen)

@@ -15,7 +15,7 @@ TOLERANCE = 1e-9
 
 
 Choose = Callable[[Layer, Placement, Rates], Sequence[dict[int, int]]]
-"""For every training step of a layer, the replica that serves each of its experts that has a choice."""
+"""For every step of a layer, the replica that serves each of its experts that has a choice."""
 
 
 def violations(problem: Problem, solution: Solution, choose: Choose) -> list[str]:
@@ -64,8 +64,8 @@ def _layout(rates: Rates, layer: Layer, placement: Placement, held: list[float])
 
 def _figures(rates: Rates, layer: Layer, placement: Placement, choose: Choose) -> list[str]:
     wrong = []
-    chosen = choose(layer, placement, rates)
-    seconds = _mean_seconds(rates, layer, placement, chosen)
+    judged = layer.judged
+    seconds = _mean_seconds(rates, judged, placement, choose(judged, placement, rates))
     if abs(seconds - placement.objective) > TOLERANCE * seconds:
         wrong.append(f"objective is {placement.objective}, but the placement takes {seconds}")
     most = placement.objective * (1 + TOLERANCE)
@@ -96,10 +96,13 @@ def _mean_seconds(rates: Rates, layer: Layer, placement: Placement, chosen: Sequ
         resident = [expert for expert in experts if sizes[expert]]
         part = np.array([sizes[expert] / here[expert].sum() for expert in resident])
         busiest = float((here[resident] * part[:, None]).sum(axis=0).max()) if resident else 0.0
+        share = np.array([np.count_nonzero(step == expert) / here[expert].sum() for expert in resident])
+        most = float((here[resident] * share[:, None]).sum(axis=0).max()) if resident else 0.0
         heard = int(here[step].any(axis=1).sum())
         missing = sum(whole - sizes[expert] for expert in experts)
         total += max(
             busiest / rates.bank_bytes_per_second,
+            most * layer.macs_per_token / rates.bank_macs_per_second,
             heard * rates.partial_sum_bytes / rates.link_bytes_per_second,
             missing / rates.external_bytes_per_second,
         )

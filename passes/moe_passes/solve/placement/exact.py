@@ -43,7 +43,7 @@ def improve(state: State, seed: int) -> None:
 
 def _busiest(state: State, random: np.random.Generator) -> list[int]:
     """Draw experts, those that lie more often in the bank that a step waits for the more likely."""
-    busiest = state.load.argmax(axis=1)
+    busiest = state.load.max(axis=0).argmax(axis=1)
     blame = {
         expert: float(np.isin(busiest[state.visits.steps[expert]], home).sum()) / len(home)
         for expert, home in sorted(state.homes.items())
@@ -95,17 +95,17 @@ def _cp_sat(state: State, choices: list[_Choice], steps: IntArray, scale: float,
     for number, step in enumerate(steps):
         time = model.new_int_var(0, 64 * UNITS, "")
         times.append(time)
-        terms = [
-            (state.sizes[c.expert] / len(home) * state.bank_rate * scale, home, pick)
-            for c, row, uses in zip(choices, picks, active, strict=True)
-            if uses[number]
-            for home, pick in zip(c.homes, row, strict=True)
-        ]
-        base = state.load[step] * state.bank_rate * scale
-        model.add(time >= round(float(base.max())))
-        for bank in sorted({bank for _, home, _ in terms for bank in home}):
-            here = [(round(part), pick) for part, home, pick in terms if bank in home]
-            model.add(time >= round(float(base[bank])) + sum(part * pick for part, pick in here))
+        for channel, load in enumerate(state.load[:, step] * scale):
+            terms = [
+                (_need(state, c.expert, channel, step) / len(home) * scale, home, pick)
+                for c, row, uses in zip(choices, picks, active, strict=True)
+                if uses[number]
+                for home, pick in zip(c.homes, row, strict=True)
+            ]
+            model.add(time >= round(float(load.max())))
+            for bank in sorted({bank for _, home, _ in terms for bank in home}):
+                here = [(round(part), pick) for part, home, pick in terms if bank in home]
+                model.add(time >= round(float(load[bank])) + sum(part * pick for part, pick in here))
         link = [
             round(float(heard[c][h][number]) * state.link_rate * scale) * picks[c][h]
             for c in range(len(choices))
@@ -122,6 +122,11 @@ def _cp_sat(state: State, choices: list[_Choice], steps: IntArray, scale: float,
         return [choice.old for choice in choices]
     chosen = [next(n for n, pick in enumerate(row) if solver.value(pick)) for row in picks]
     return [choice.homes[n] for choice, n in zip(choices, chosen, strict=True)]
+
+
+def _need(state: State, expert: int, channel: int, step: int) -> float:
+    """Seconds that one bank takes for all of an expert in a step that uses it."""
+    return float(state.need[expert][channel, np.searchsorted(state.visits.steps[expert], step)])
 
 
 def _capacity(

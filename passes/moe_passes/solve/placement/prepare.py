@@ -16,10 +16,13 @@ from moe_passes.routing.traces import (
     membership,
     popularity,
     restrict,
+    split_of,
 )
-from moe_passes.solve.placement.problem import NOBODY, IntArray, Layer, Problem, Rates
+from moe_passes.solve.placement.problem import NOBODY, IntArray, Layer, Problem, Rates, evenly
+from moe_passes.solve.placement.trial import cut_trial, with_prior
 
 TRAINING_STEPS = 256
+"""Steps that placements are made from, and at most as many that they are judged on."""
 
 
 def prepare(
@@ -44,9 +47,11 @@ def prepare(
         InputError: the trace is too short.
         InfeasibleError: the residents do not fit the banks.
     """
+    # One round must fit into the split; the error says what would do.
+    cut_rounds(trace.tokens, batch, 1, "train", 1)
     order = by_popularity(popularity(trace))
     return Problem(
-        rates=rates(cost, draft.expert_bytes, hidden),
+        rates=rates(cost, draft.expert_bytes, hidden, draft.bits),
         layers=tuple(
             _layer(trace, batch, draft, layer, row, residency, order[row])
             for row, (layer, residency) in enumerate(layers)
@@ -54,13 +59,14 @@ def prepare(
     )
 
 
-def rates(cost: CostModel, expert_bytes: int, hidden: int, loads: bool = False) -> Rates:
+def rates(cost: CostModel, expert_bytes: int, hidden: int, bits: int, loads: bool = False) -> Rates:
     """Return what placements are judged by.
 
     Args:
         cost: the machine.
         expert_bytes: of the near memory, for experts.
         hidden: width of the residual stream.
+        bits: of the weights that are computed with.
         loads: whether a step loads what is not resident. A draft step does not: its channel is never waited for.
     """
     banks, of = cost.space().banks, cost.rates()
@@ -71,6 +77,7 @@ def rates(cost: CostModel, expert_bytes: int, hidden: int, loads: bool = False) 
         link_bytes_per_second=of.link_bytes_per_second,
         external_bytes_per_second=of.far_bytes_per_second if loads else math.inf,
         partial_sum_bytes=hidden * BYTES_PER_ACTIVATION,
+        bank_macs_per_second=1 / cost.mac_seconds(1.0, bits, 1),
     )
 
 
@@ -84,12 +91,26 @@ def _layer(
     order: IntArray,
 ) -> Layer:
     """Cut training steps: draft steps with the restricted choice, or decoding steps where γ is 0."""
-    tokens = cut_rounds(trace.tokens, batch, 1, "train", TRAINING_STEPS).tokens[:, :, 0]
+    first, length = split_of(trace.tokens, "train")
     source = trace.draft_experts if draft.length else trace.experts
-    asked = membership(source[tokens, row], layer.experts)
     resident = levels > 0
-    used = restrict(asked, resident, order, layer.top_k) if draft.length else asked & resident
-    return Layer(layer.name, layer.experts, layer.msb_bytes, layer.whole_bytes, _ids(used, layer.top_k), levels)
+
+    def steps_of(tokens: IntArray) -> IntArray:
+        asked = membership(source[tokens[evenly(len(tokens), TRAINING_STEPS), :, 0], row], layer.experts)
+        used = restrict(asked, resident, order, layer.top_k) if draft.length else asked & resident
+        return with_prior(_ids(used, layer.top_k), levels, length * layer.top_k)
+
+    making, trial = cut_trial(first, length, batch, 1)
+    return Layer(
+        layer.name,
+        layer.experts,
+        layer.msb_bytes,
+        layer.whole_bytes,
+        steps_of(making),
+        levels,
+        None if trial is None else steps_of(trial),
+        layer.parameters,
+    )
 
 
 def _ids(used: BoolArray, top_k: int) -> IntArray:

@@ -1,17 +1,21 @@
 """partition-experts: what HB keeps of each expert, over how many banks, in how many replicas, and in which banks.
 
-A step runs the tokens of a batch through every layer. A layer of a step takes the longest of three times:
+A step runs the tokens of a batch through every layer. A layer of a step takes the longest of four times:
 
 1. the busiest bank: the resident bytes of the step's distinct experts that lie in it, one replica of each, over the
    bandwidth of a bank;
-2. the aggregation link: for every token, the number of distinct banks that hold a part of its resident experts, times
+2. the busiest elements: the multiply-accumulates of the step's tokens on what lies in a bank, over the rate of the
+   elements at one bank; an expert that is sharded over n banks is computed in n equal parts;
+3. the aggregation link: for every token, the number of distinct banks that hold a part of its resident experts, times
    the bytes of a partial sum, over the bandwidth of the link;
-3. the external channel: the bytes of the step's distinct experts that are not resident, over its bandwidth.
+4. the external channel: the bytes of the step's distinct experts that are not resident, over its bandwidth.
 
-Minimise the mean over training steps of the sum over layers, under the capacity of every bank.
+Minimise the mean over steps of the sum over layers, under the capacity of every bank. Candidates are made from the
+earlier part of the training steps and judged on the latest, which made none of them (`Layer.trial`).
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +45,7 @@ class Rates:
         link_bytes_per_second: bandwidth of the aggregation link.
         external_bytes_per_second: bandwidth of the external channel; infinite where a step loads nothing.
         partial_sum_bytes: of one token from one bank.
+        bank_macs_per_second: of the elements at one bank; infinite where computation is not priced.
     """
 
     banks: int
@@ -49,6 +54,7 @@ class Rates:
     link_bytes_per_second: float
     external_bytes_per_second: float
     partial_sum_bytes: int
+    bank_macs_per_second: float = math.inf
 
     def __post_init__(self) -> None:
         if not 1 <= self.banks <= MOST_BANKS:
@@ -61,8 +67,9 @@ class Rates:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise InputError(f"{name} is {value}; valid: a finite number above 0")
-        if not self.external_bytes_per_second > 0:
-            raise InputError(f"external_bytes_per_second is {self.external_bytes_per_second}; valid: above 0")
+        for name in ("external_bytes_per_second", "bank_macs_per_second"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; valid: above 0")
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,11 @@ class Layer:
         experts: how many.
         msb_bytes: of one expert's most significant slice.
         whole_bytes: of one expert in full precision.
-        routing: [step, token, k], expert ids of training steps, `NOBODY` where a place is not filled.
+        routing: [step, token, k], expert ids of the steps that placements are made from, `NOBODY` where a place is
+            not filled.
         residency: [expert], `NONE`, `MSB` or `ALL` where that is decided already; None where it is to be.
+        trial: [step, token, k], later steps that placements are judged on; None: on those they are made from.
+        macs_per_token: multiply-accumulates of a token on one expert.
     """
 
     name: str
@@ -84,6 +94,8 @@ class Layer:
     whole_bytes: int
     routing: IntArray
     residency: IntArray | None = None
+    trial: IntArray | None = None
+    macs_per_token: int = 0
 
     def __post_init__(self) -> None:
         where = f"layer '{self.name}'"
@@ -91,17 +103,36 @@ class Layer:
             raise InputError(f"{where}: {self.experts} experts; valid: 1 to {MOST_EXPERTS}")
         if not 1 <= self.msb_bytes <= self.whole_bytes < 2**53:
             raise InputError(f"{where}: slices of {self.msb_bytes} of {self.whole_bytes} bytes; valid: 1 ≤ msb ≤ all")
-        if self.routing.ndim != 3 or self.routing.dtype.kind not in "iu" or not self.routing.size:
-            raise InputError(
-                f"{where}: routing has type {self.routing.dtype} and shape {self.routing.shape}; "
-                "valid: integers [step, token, k], at least one"
-            )
-        if self.routing.min() < NOBODY or self.routing.max() >= self.experts:
-            raise InputError(f"{where}: routing holds an expert id outside -1 to {self.experts - 1}")
+        if not 0 <= self.macs_per_token < 2**53:
+            raise InputError(f"{where}: macs_per_token is {self.macs_per_token}; valid: 0 or more")
+        for name, steps in (("routing", self.routing), ("trial", self.trial)):
+            if steps is not None:
+                self._check_steps(f"{where}: {name}", steps)
         if self.residency is not None and (
             self.residency.shape != (self.experts,) or not np.isin(self.residency, (NONE, MSB, ALL)).all()
         ):
             raise InputError(f"{where}: residency must hold 0, 1 or 2 for each of {self.experts} experts")
+
+    def _check_steps(self, where: str, steps: IntArray) -> None:
+        if steps.ndim != 3 or steps.dtype.kind not in "iu" or not steps.size:
+            raise InputError(
+                f"{where} has type {steps.dtype} and shape {steps.shape}; "
+                "valid: integers [step, token, k], at least one"
+            )
+        if steps.min() < NOBODY or steps.max() >= self.experts:
+            raise InputError(f"{where} holds an expert id outside -1 to {self.experts - 1}")
+
+    @cached_property
+    def judged(self) -> "Layer":
+        """The layer with the steps that placements are judged on."""
+        return self if self.trial is None else replace(self, routing=self.trial, trial=None)
+
+    @cached_property
+    def known(self) -> "Layer":
+        """The layer with all its steps, those of the trial last."""
+        if self.trial is None:
+            return self
+        return replace(self, routing=np.concatenate([self.routing, self.trial]), trial=None)
 
     def resident_bytes(self, residency: IntArray) -> IntArray:
         """Return the bytes of each expert that HB keeps: [expert]."""
@@ -128,9 +159,12 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.layers:
             raise InputError("no layers; valid: at least one")
-        counts = {len(layer.routing) for layer in self.layers}
-        if len(counts) != 1:
-            raise InputError(f"layers have {sorted(counts)} training steps; valid: one number for all")
+        for name, counts in (
+            ("steps", {len(layer.routing) for layer in self.layers}),
+            ("steps of a trial", {len(layer.judged.routing) for layer in self.layers}),
+        ):
+            if len(counts) != 1:
+                raise InputError(f"layers have {sorted(counts)} {name}; valid: one number for all")
         fixed = [int(la.resident_bytes(la.residency).sum()) for la in self.layers if la.residency is not None]
         if len(fixed) not in (0, len(self.layers)):
             raise InputError("residency is given for some layers; valid: for all or none")
@@ -149,6 +183,7 @@ class LayerProblem:
         residency: [expert].
         bank_limit_bytes: bytes of this layer that one bank may hold; at least an even share of what is resident.
         spare_bytes: bytes, in all banks together, that replicas may take.
+        free_bytes: bytes that all layers together leave free: what replicas could take if no other layer took any.
     """
 
     rates: Rates
@@ -156,6 +191,7 @@ class LayerProblem:
     residency: IntArray
     bank_limit_bytes: float
     spare_bytes: float
+    free_bytes: float = math.inf
 
     @cached_property
     def sizes(self) -> FloatArray:
@@ -170,7 +206,7 @@ class Placement:
     Attributes:
         residency: [expert], `NONE`, `MSB` or `ALL`.
         replicas: banks of every replica of every expert.
-        objective: mean seconds of a training step.
+        objective: mean seconds of a step that it is judged on.
         lower_bound: proved bound on it, over all placements of this residency.
         greedy: objective of `lpt`, or of `shard-N` over all banks where whole experts do not fit.
         baseline: the best baseline and its objective, which the answer is never above.
@@ -205,6 +241,13 @@ def distinct(routing: IntArray, experts: int) -> npt.NDArray[np.bool_]:
     used = np.zeros((len(routing), experts + 1), dtype=np.bool_)
     np.put_along_axis(used, routing.reshape(len(routing), -1), True, axis=1)
     return used[:, :experts]
+
+
+def tokens_of(routing: IntArray, experts: int) -> IntArray:
+    """Return how many tokens of each step use each expert: [step, expert], from routing [step, token, k]."""
+    steps, width = len(routing), experts + 1
+    flat = routing.reshape(steps, -1) + 1 + width * np.arange(steps)[:, None]
+    return np.bincount(flat.ravel(), minlength=steps * width).reshape(steps, width)[:, 1:]
 
 
 def evenly(count: int, most: int) -> IntArray:

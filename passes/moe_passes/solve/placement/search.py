@@ -73,6 +73,22 @@ def visits(routing: IntArray, experts: int) -> Visits:
     return result
 
 
+def needs(problem: LayerProblem, where: Visits) -> list[FloatArray]:
+    """Return the seconds that one bank takes for all of each expert: per expert, [channel, its steps].
+
+    The first channel is reading. The second, computing, is left out where no expert in no step takes longer to compute
+    than to read: then no bank does either.
+    """
+    per_token = problem.layer.macs_per_token / problem.rates.bank_macs_per_second
+    reading = problem.sizes / problem.rates.bank_bytes_per_second
+    counts = [np.diff(firsts, append=len(tokens)) for firsts, tokens in zip(where.firsts, where.tokens, strict=True)]
+    computes = any(len(c) and c.max() * per_token > read for c, read in zip(counts, reading, strict=True))
+    return [
+        np.stack([np.full(len(c), read), *([c * per_token] if computes else [])])
+        for c, read in zip(counts, reading, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class Offers:
     """Every run that an expert fits, priced.
@@ -97,7 +113,10 @@ class State:
 
     Attributes:
         homes: banks (or the group) of every resident expert that has a place.
-        load, held: bytes that a step reads from each bank, and that lie there; of a group, from each of its banks.
+        need: per expert, [channel, its steps] seconds that one bank would take for all of it: reading, and computing
+            where that can take longer.
+        load: [channel, step, bank], seconds of each bank; of a group, of each of its banks.
+        held: [bank], bytes that lie there.
         seconds: [step].
         cells: table cells priced so far.
     """
@@ -122,15 +141,15 @@ class State:
         rates, self.problem, self.sizes = problem.rates, problem, problem.sizes
         self.width = np.ones(rates.banks) if widths is None else np.array(widths, dtype=np.float64)
         self.banks = len(self.width)
-        self.bank_rate = 1 / rates.bank_bytes_per_second
         self.link_rate = rates.partial_sum_bytes / rates.link_bytes_per_second
         used = {len(copy) for copies in replicas for copy in copies}
         self.lengths = tuple(sorted({*run_lengths(self.banks), *used})) if widths is None else (1,)
         resident = np.append(self.sizes > 0, False)
         routing = np.where(resident[routing], routing, NOBODY)
         self.visits = visits(routing, len(self.sizes))
+        self.need = needs(problem, self.visits)
         steps, tokens = routing.shape[:2]
-        self.load = np.zeros((steps, self.banks))
+        self.load = np.zeros((len(self.need[0]), steps, self.banks))
         self.cover = np.zeros((steps * tokens, self.banks), dtype=np.int16)
         self.heard = np.zeros(steps)
         self.held = np.zeros(self.banks)
@@ -155,19 +174,20 @@ class State:
 
     def _change(self, expert: int, home: Banks, sign: int) -> None:
         where = np.array(home)
-        part = sign * self.sizes[expert] / len(home) / self.width[where]
+        share = sign / len(home) / self.width[where]
         steps, tokens, firsts = self.visits.steps[expert], self.visits.tokens[expert], self.visits.firsts[expert]
-        self.held[where] += part
+        self.held[where] += share * self.sizes[expert]
         if not len(steps):
             return
         everywhere = len(home) == self.banks
-        self.load[steps if everywhere else np.ix_(steps, where)] += part
+        for load, need in zip(self.load, self.need[expert], strict=True):
+            load[steps if everywhere else np.ix_(steps, where)] += need[:, None] * share
         rows = tokens if everywhere else np.ix_(tokens, where)
         cover = self.cover[rows]
         alone = (cover == (0 if sign > 0 else 1)) @ self.width[where]
         self.cover[rows] = cover + sign
         self.heard[steps] += sign * np.add.reduceat(alone, firsts)
-        banks = self.load[steps].max(axis=1) * self.bank_rate
+        banks = self.load[:, steps].max(axis=(0, 2))
         self.seconds[steps] = np.maximum(np.maximum(banks, self.heard[steps] * self.link_rate), self.floor[steps])
         self.cells += (len(steps) + len(tokens)) * len(home) + CALL_CELLS
 
@@ -179,8 +199,9 @@ class State:
         """Price every run that an expert fits, as if it had no place; `limit` replaces the bytes a bank may hold."""
         size, limit = self.sizes[expert], (self.problem.bank_limit_bytes if limit is None else limit) + SLACK_BYTES
         steps, load, free, heard, held = self._without(expert)
-        floor, highest = self.floor[steps][:, None], load.max(axis=1)[:, None]
-        windows, rooms = _Windows(load), _Windows(held[None])
+        floor, need = self.floor[steps][:, None], self.need[expert][:, :, None]
+        highest = load.max(axis=2)[:, :, None]
+        windows, rooms = _Windows(load.reshape(-1, self.banks)), _Windows(held[None])
         sums = _prefix_sums(free * self.width)
         blocks, starts_of, lengths_of = [], [], []
         for length in self.lengths:
@@ -189,8 +210,8 @@ class State:
             starts = starts[:1] if length == self.banks else starts
             if not len(starts):
                 continue
-            part = part[starts]
-            busiest = np.maximum(highest, windows.maximum(length)[:, starts] + part) * self.bank_rate
+            fullest = windows.maximum(length)[:, starts].reshape(*load.shape[:2], len(starts))
+            busiest = np.maximum(highest, fullest + need / length / self.width[starts]).max(axis=0)
             link = (heard[:, None] + (sums[:, starts + length] - sums[:, starts])) * self.link_rate
             blocks.append(np.maximum(np.maximum(busiest, link), floor))
             starts_of.append(starts)
@@ -204,19 +225,19 @@ class State:
     def _without(self, expert: int) -> tuple[IntArray, FloatArray, IntArray, FloatArray, FloatArray]:
         """Return what would be without an expert.
 
-        Its steps; their load [step, bank], the tokens of each step that would newly hear each bank [step, bank], the
-        banks that the others hear [step]; and the bytes in each bank.
+        Its steps; their load [channel, step, bank], the tokens of each step that would newly hear each bank [step,
+        bank], the banks that the others hear [step]; and the bytes in each bank.
         """
         steps, tokens, firsts = self.visits.steps[expert], self.visits.tokens[expert], self.visits.firsts[expert]
-        load, heard, held = self.load[steps], self.heard[steps], self.held
+        load, heard, held = self.load[:, steps], self.heard[steps], self.held
         unheard = self.cover[tokens] == 0
         home = self.homes.get(expert)
         if home is not None:
             where = np.array(home)
-            part = self.sizes[expert] / len(home) / self.width[where]
-            load[:, where] -= part
+            share = 1 / len(home) / self.width[where]
+            load[:, :, where] -= self.need[expert][:, :, None] * share
             held = held.copy()
-            held[where] -= part
+            held[where] -= share * self.sizes[expert]
             unheard[:, where] = alone = self.cover[tokens[:, None], where] == 1
             heard = heard - np.add.reduceat(alone @ self.width[where], firsts)
         return steps, load, np.add.reduceat(unheard, firsts, axis=0, dtype=np.int32), heard, held

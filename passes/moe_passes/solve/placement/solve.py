@@ -1,5 +1,7 @@
 """partition-experts: the best baseline at once, then local search from several of them, CP-SAT, then replicas.
 
+Every candidate is made from the earlier training steps and judged on the latest (`Layer.trial`), baselines too.
+
 Layers are solved on their own, each within `mean + slack` bytes a bank, where slack is what HB has to spare in a bank
 over all layers. A placement costs the same however its banks are numbered; so where banks would overflow, the layers
 are put together by numbering them anew (`assemble.py`). If that is not enough, the slack is halved and the search
@@ -19,6 +21,7 @@ from moe_passes.solve.placement import baselines, residency
 from moe_passes.solve.placement.assemble import numbering
 from moe_passes.solve.placement.bound import lower_bound
 from moe_passes.solve.placement.cluster import tighten
+from moe_passes.solve.placement.concentrate import chosen, narrowed, spans
 from moe_passes.solve.placement.exact import improve
 from moe_passes.solve.placement.groups import refine
 from moe_passes.solve.placement.problem import (
@@ -35,14 +38,12 @@ from moe_passes.solve.placement.problem import (
 from moe_passes.solve.placement.replicate import replicate
 from moe_passes.solve.placement.search import State, search
 from moe_passes.solve.placement.starts import starts
-from moe_passes.solve.placement.step_time import least_seconds, mean_seconds, missing_bytes, step_seconds
+from moe_passes.solve.placement.step_time import least_seconds, mean_seconds, missing_bytes
 
 WORK = 80_000_000
 """Table cells that the search of a layer may price."""
 STARTS, FINISHERS = 6, 2
 """Starts in groups of banks that are searched, and how many of them then over runs of any width."""
-GLANCE_STEPS = 96
-"""Training steps on which placements with replicas are compared with one another."""
 MOST_VISITS = 1 << 16
 """Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
 PROVED = 1e-9
@@ -54,13 +55,7 @@ FILLINGS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
 """Shares of HB that a baseline tries to fill."""
 
 
-def solve(
-    problem: Problem,
-    seed: int = 0,
-    jobs: int = 1,
-    work: int = WORK,
-    compared: dict[str, Solution | None] | None = None,
-) -> Solution:
+def solve(problem: Problem, seed: int = 0, jobs: int = 1, work: int = WORK) -> Solution:
     """Place the experts of every layer.
 
     Args:
@@ -68,18 +63,16 @@ def solve(
         seed: of the search; the same seed gives the same answer, whatever `jobs` is.
         jobs: processes that share the layers.
         work: table cells that the search of a layer may price; 0 for the best baseline.
-        compared: what `compare` returns, if the caller has it already.
 
     Returns:
-        A placement whose training steps are, on the mean, never longer than those of the best baseline.
+        A placement whose steps (those it is judged on) are, on the mean, never longer than the best baseline's.
     """
     found = _solve_with(problem, residency.most_popular(problem), seed, jobs, work)
     is_decided = all(layer.residency is not None for layer in problem.layers)
     if is_decided and found.objective <= found.lower_bound * (1 + PROVED):
         return found
     # A layer is measured against baselines of its own residency and slack; a baseline on its own may have another one.
-    placed = compare(problem) if compared is None else compared
-    others = [replace(other, seed=seed) for other in placed.values() if other is not None]
+    others = [replace(other, seed=seed) for other in compare(problem).values() if other is not None]
     best = min(others, key=lambda other: other.objective)
     if best.objective >= found.objective * (1 - PROVED):
         return found
@@ -116,7 +109,7 @@ def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
     best, objective = fitting[order[0]], scores[order[0]]
     stages = [(order[0], objective)]
     if work and objective > bound * (1 + WORTH_SEARCHING):
-        for stage, replicas in _searched(problem, seed, work):
+        for stage, replicas in _searched(problem, fitting.get("eplb-steps"), seed, work):
             score = mean_seconds(problem, replicas)
             if score < objective:
                 best, objective = replicas, score
@@ -172,7 +165,7 @@ def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: f
     spare = max(0, rates.banks * rates.bank_capacity_bytes - sum(sizes))
     slack, each = slack_share * spare / rates.banks, spare / len(sizes)
     return [
-        LayerProblem(rates, layer, chosen, size / rates.banks + slack, each)
+        LayerProblem(rates, layer, chosen, size / rates.banks + slack, each, spare)
         for layer, chosen, size in zip(problem.layers, residencies, sizes, strict=True)
     ]
 
@@ -185,11 +178,27 @@ def _solve_with(problem: Problem, residencies: list[IntArray], seed: int, jobs: 
     # Where HB is full, layers that each bend their banks by the little that is left cannot all have their way.
     for share in (*SLACK_SHARES, certain) if spare >= smallest else (certain,):
         layers = layer_problems(problem, residencies, share)
-        tasks = [(layer, seed + number, work) for number, layer in enumerate(layers)]
-        solution = _assemble(problem, list(_spread(tasks, jobs)), seed)
+        wide = list(_spread([(layer, seed + number, work) for number, layer in enumerate(layers)], jobs))
+        best = _concentrated(layers, wide, seed, jobs, work) if work else wide
+        solution = _assemble(problem, best, seed) or _assemble(problem, wide, seed)
         if solution is not None:
             return solution
     raise AssertionError("layers that keep to their own part of every bank fit together")
+
+
+def _concentrated(
+    layers: list[LayerProblem], wide: list[Placement], seed: int, jobs: int, work: int
+) -> list[Placement]:
+    """Let layers share the banks unevenly, where that gains."""
+    where = spans(layers)
+    rows = [row for row, span in enumerate(where) if span is not None]
+    tasks = [
+        (narrowed(layers[row], span.width), seed + row, work) for row, span in enumerate(where) if span is not None
+    ]
+    narrow: list[Placement | None] = [None] * len(layers)
+    for row, placed in zip(rows, _spread(tasks, jobs), strict=True):
+        narrow[row] = placed
+    return chosen(wide, narrow, where)
 
 
 def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[Placement]:
@@ -199,26 +208,27 @@ def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[P
         return list(pool.map(solve_layer, *zip(*tasks, strict=True)))
 
 
-def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str, Replicas]]:
+def _searched(
+    problem: LayerProblem, replicated: Replicas | None, seed: int, work: int
+) -> Iterable[tuple[str, Replicas]]:
     """Yield what each stage of the search makes of the most promising starts."""
     routing = _sample(problem.layer)
     floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
     smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
     has_spare = problem.spare_bytes >= smallest
-    found, copied = [], []
+    found = []
     for number, start in enumerate(starts(problem, routing, floor)[:STARTS]):
         replicas = tighten(problem, routing, start.replicas, start.widths) if start.clustered else start.replicas
         state = State(problem, routing, replicas, floor, start.widths)
         search(state, seed + number, work // (4 * STARTS))
-        found.append((float(state.seconds.sum()), number, refine(state.replicas(), start.widths)))
-        if has_spare:
-            copied.append(refine(replicate(problem, state, work // (4 * STARTS)), start.widths))
+        found.append((float(state.seconds.sum()), number, start.widths, state))
     if not found:
         return
-    found.sort()
-    yield "groups", found[0][2]
+    found.sort(key=lambda entry: entry[:2])
+    groups = [(number, refine(state.replicas(), widths)) for _, number, widths, state in found[:FINISHERS]]
+    yield "groups", groups[0][1]
     fine = []
-    for _, number, replicas in found[:FINISHERS]:
+    for number, replicas in groups:
         fine.append(State(problem, routing, replicas, floor))
         search(fine[-1], seed + number, work // (4 * FINISHERS))
     best = min(fine, key=lambda state: float(state.seconds.sum()))
@@ -226,19 +236,18 @@ def _searched(problem: LayerProblem, seed: int, work: int) -> Iterable[tuple[str
     improve(best, seed)
     yield "CP-SAT", best.replicas()
     if has_spare:
-        copied.append(replicate(problem, best, work // 4))
-        few = routing[evenly(len(routing), GLANCE_STEPS)]
-        promised = min(copied, key=lambda replicas: _seconds(problem, replicas, few))
-        if _seconds(problem, promised, few) < _seconds(problem, best.replicas(), few):
-            yield "replicas", promised
-
-
-def _seconds(problem: LayerProblem, replicas: Replicas, routing: IntArray) -> float:
-    return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas, routing).mean())
+        banks = (1,) * problem.rates.banks
+        entries = [(state, state.replicas(), widths) for _, _, widths, state in found[:FINISHERS]]
+        entries.append((best, best.replicas(), banks))
+        if replicated is not None:
+            entries.append((State(problem, routing, replicated, floor), replicated, banks))
+        for state, replicas, widths in entries:
+            copied = replicate(problem, state, replicas, seed, work // len(entries))
+            yield "replicas", copied if widths == banks else refine(copied, widths)
 
 
 def _sample(layer: Layer) -> IntArray:
-    """Return training steps, evenly spread, with at most `MOST_VISITS` choices."""
+    """Return steps to make placements from, evenly spread, with at most `MOST_VISITS` choices."""
     steps, tokens, k = layer.routing.shape
     return layer.routing[evenly(steps, MOST_VISITS // (tokens * k))]
 
@@ -268,7 +277,7 @@ def record(name: str, placement: Placement, seed: int) -> SolverRecord:
     """Say what is known of a layer's placement."""
     return SolverRecord(
         pass_name="partition-experts",
-        instance=f"{name}: mean seconds of a training step, closed form",
+        instance=f"{name}: mean seconds of a step it is judged on, closed form",
         status="optimal" if placement.lower_bound >= placement.objective * (1 - 1e-9) else "feasible",
         objective=placement.objective,
         lower_bound=placement.lower_bound,

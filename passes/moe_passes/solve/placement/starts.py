@@ -5,10 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_passes.plan.decisions import Replicas
-from moe_passes.solve.placement.baselines import mean_load
 from moe_passes.solve.placement.cluster import cluster
 from moe_passes.solve.placement.groups import Widths, groupings
-from moe_passes.solve.placement.problem import SLACK_BYTES, FloatArray, IntArray, LayerProblem, distinct, evenly
+from moe_passes.solve.placement.problem import (
+    SLACK_BYTES,
+    FloatArray,
+    IntArray,
+    LayerProblem,
+    distinct,
+    evenly,
+    tokens_of,
+)
 
 GLANCE_TOKENS = 768
 """Tokens on which all groupings are judged."""
@@ -43,7 +50,7 @@ def starts(problem: LayerProblem, routing: IntArray, floor: FloatArray) -> list[
         routing: [step, token, k], the steps that count.
         floor: [step], seconds that a step takes whatever the placement.
     """
-    load = mean_load(problem)
+    load = _mean_seconds(problem)
     balanced = [(widths, balance(problem, widths, load)) for widths in groupings(problem.rates.banks)]
     few = evenly(len(routing), GLANCE_TOKENS // routing.shape[1])
     glance = _Judge(problem, routing[few], floor[few])
@@ -58,6 +65,14 @@ def starts(problem: LayerProblem, routing: IntArray, floor: FloatArray) -> list[
                 if clustered is not None:
                     found.append(Start(widths, clustered, judge.mean(widths, clustered), True))
     return sorted(found, key=lambda start: start.seconds)
+
+
+def _mean_seconds(problem: LayerProblem) -> FloatArray:
+    """Return the mean seconds that one bank would take to read or to compute each expert: [expert]."""
+    layer, rates = problem.layer, problem.rates
+    reading = layer.used * (problem.sizes / rates.bank_bytes_per_second)
+    computing = tokens_of(layer.routing, layer.experts) * (layer.macs_per_token / rates.bank_macs_per_second)
+    return np.asarray(np.where(problem.sizes > 0, np.maximum(reading, computing), 0.0).mean(axis=0))
 
 
 def balance(problem: LayerProblem, widths: Widths, load: FloatArray) -> Replicas | None:
@@ -93,7 +108,10 @@ class _Judge:
         self.problem, self.floor, self.shape = problem, floor, routing.shape
         experts = problem.layer.experts
         resident = (problem.sizes > 0).astype(np.float32)
-        self.steps = distinct(routing, experts) * problem.sizes.astype(np.float32)
+        reading = distinct(routing, experts) * (problem.sizes / problem.rates.bank_bytes_per_second)
+        per_token = problem.layer.macs_per_token / problem.rates.bank_macs_per_second
+        computing = [tokens_of(routing, experts) * (resident * per_token)] if per_token else []
+        self.channels = [table.astype(np.float32) for table in (reading, *computing)]
         self.tokens = distinct(routing.reshape(-1, 1, routing.shape[2]), experts) * resident
 
     def mean(self, widths: Widths, replicas: Replicas) -> float:
@@ -108,7 +126,7 @@ class _Judge:
         for expert, copies in enumerate(replicas):
             if copies:
                 member[expert, copies[0][0]] = 1.0
-        bank = (self.steps @ (member / width)).max(axis=1) / rates.bank_bytes_per_second
+        bank = np.max([(channel @ (member / width)).max(axis=1) for channel in self.channels], axis=0)
         heard = ((self.tokens @ member) > 0) @ width
         link = heard.reshape(self.shape[:2]).sum(axis=1) * (rates.partial_sum_bytes / rates.link_bytes_per_second)
         return bank.astype(np.float64), link.astype(np.float64)

@@ -15,6 +15,7 @@ from moe_passes.solve.placement.problem import (
     Placement,
     Rates,
     distinct,
+    tokens_of,
 )
 from moe_passes.solve.replica.dispatcher import Dispatcher
 
@@ -61,7 +62,7 @@ def _chosen(replicas: Replicas, sizes: FloatArray, routing: IntArray, banks: int
 
 
 def chosen_replicas(layer: Layer, placement: Placement, rates: Rates) -> list[dict[int, int]]:
-    """Return, for every training step of a layer, the replica that serves each expert that has a choice."""
+    """Return, for every step of a layer, the replica that serves each expert that has a choice."""
     sizes = layer.resident_bytes(placement.residency).astype(np.float64)
     free = np.array([len(copies) > 1 for copies in placement.replicas])
     if not free.any():
@@ -75,11 +76,16 @@ def chosen_replicas(layer: Layer, placement: Placement, rates: Rates) -> list[di
     return result
 
 
-def bank_seconds(rates: Rates, by: Served) -> FloatArray:
-    """Seconds of the busiest bank: [step]."""
+def bank_seconds(rates: Rates, macs_per_token: int, by: Served) -> FloatArray:
+    """Seconds of the busiest bank, reading or computing, whichever takes longer: [step]."""
     used = distinct(by.routing, len(by.sizes))
     held = by.rows * by.sizes[:, None]
-    return np.asarray((used @ held).max(axis=1, initial=0.0) / rates.bank_bytes_per_second)
+    reading = (used @ held).max(axis=1, initial=0.0) / rates.bank_bytes_per_second
+    seconds_per_token = macs_per_token / rates.bank_macs_per_second
+    if not seconds_per_token:
+        return np.asarray(reading)
+    computing = (tokens_of(by.routing, len(by.sizes)) @ by.rows).max(axis=1, initial=0.0) * seconds_per_token
+    return np.asarray(np.maximum(reading, computing))
 
 
 def link_seconds(rates: Rates, by: Served) -> FloatArray:
@@ -116,17 +122,18 @@ def missing_bytes(layer: Layer, residency: IntArray, routing: IntArray) -> Float
 def step_seconds(
     rates: Rates, layer: Layer, residency: IntArray, replicas: Replicas, routing: IntArray | None = None
 ) -> FloatArray:
-    """Seconds of a layer in each step: [step]; of the training steps, or of other routing [step, token, k]."""
+    """Seconds of a layer in each step: [step]; of its own steps, or of other routing [step, token, k]."""
     routing = layer.routing if routing is None else routing
     sizes = layer.resident_bytes(residency).astype(np.float64)
     by = served(replicas, sizes, routing, rates.banks)
     external = missing_bytes(layer, residency, routing) / rates.external_bytes_per_second
-    return np.asarray(np.maximum(np.maximum(bank_seconds(rates, by), link_seconds(rates, by)), external))
+    bank = bank_seconds(rates, layer.macs_per_token, by)
+    return np.asarray(np.maximum(np.maximum(bank, link_seconds(rates, by)), external))
 
 
 def mean_seconds(problem: LayerProblem, replicas: Replicas) -> float:
-    """Mean seconds of the layer over its training steps."""
-    return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas).mean())
+    """Mean seconds of the layer over the steps that it is judged on."""
+    return float(step_seconds(problem.rates, problem.layer.judged, problem.residency, replicas).mean())
 
 
 def least_seconds(problem: LayerProblem, replicas: Replicas) -> float:
@@ -135,5 +142,5 @@ def least_seconds(problem: LayerProblem, replicas: Replicas) -> float:
         min((size / len(copy) for copy in copies), default=0.0)
         for copies, size in zip(replicas, problem.sizes.tolist(), strict=True)
     ]
-    largest = np.array([*part, 0.0])[problem.layer.routing].max(axis=(1, 2))
+    largest = np.array([*part, 0.0])[problem.layer.judged.routing].max(axis=(1, 2))
     return float(largest.mean() / problem.rates.bank_bytes_per_second)
