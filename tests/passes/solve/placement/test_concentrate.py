@@ -181,14 +181,16 @@ def test_a_copy_takes_the_place_of_one_that_serves_nobody():
     assert found.spare_bytes() == 0
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_replicas_are_improved_beyond_replicating_first_and_packing_then(seed):
-    layer = Layer("l", 24, 50, SIZE, drawn(seed, 24, 1, steps=60, tokens=3, k=3)[0])
-    problem = Problem(Rates(6, 700, 100.0, 1e6, 1e9, 2), (layer,))
-    layer = layer_problems(problem, [np.full(24, ALL)], 1.0)[0]
-    packed = solving.baselines.place("eplb-steps", layer)
-    assert sum(map(len, packed)) == 42
-    state = State(layer, layer.layer.routing, packed, np.zeros(60))
-    improved = replicate(layer, state, packed, 0, 10**8)
-    assert mean_seconds(layer, improved) < mean_seconds(layer, packed)
-    assert parts(improved, layer.sizes, 6).max() <= 701
+def test_replicas_are_improved_beyond_replicating_first_and_packing_then():
+    before = after = 0.0
+    for seed in range(4):
+        layer = Layer("l", 24, 50, SIZE, drawn(seed, 24, 1, steps=60, tokens=3, k=3)[0])
+        problem = Problem(Rates(6, 700, 100.0, 1e6, 1e9, 2), (layer,))
+        part = layer_problems(problem, [np.full(24, ALL)], 1.0)[0]
+        packed = solving.baselines.place("eplb-steps", part)
+        assert sum(map(len, packed)) == 42
+        state = State(part, layer.routing, packed, np.zeros(60))
+        improved = replicate(part, state, packed, 0, 10**8)
+        assert parts(improved, part.sizes, 6).max() <= 701
+        before, after = before + mean_seconds(part, packed), after + mean_seconds(part, improved)
+    assert after < 0.95 * before
