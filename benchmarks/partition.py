@@ -168,7 +168,9 @@ def steps_of(instance: Instance, tokens: np.ndarray) -> np.ndarray:
     return tokens[steps.reshape(len(steps), -1)]
 
 
-def problem(instance: Instance, making: np.ndarray, trial: np.ndarray | None) -> Problem:
+def problem(instance: Instance, train: np.ndarray) -> Problem:
+    """The problem as `moec partition` solves it."""
+    routing, (making, trial) = steps_of(instance, train), trial_of(instance, train)
     machine = load_target("elmoe3d-8gb", ()).machine()
     rates, banks = cost_model("analytic", machine).rates(), machine.hb.banks
     real = instance.source.startswith("mixtral")
@@ -190,8 +192,9 @@ def problem(instance: Instance, making: np.ndarray, trial: np.ndarray | None) ->
                 instance.experts,
                 msb,
                 whole,
-                making[:, :, row],
-                trial=None if trial is None else trial[:, :, row],
+                routing[:, :, row],
+                making=making[:, :, row],
+                trial=trial[:, :, row],
                 macs_per_token=macs,
             )
             for row in range(instance.layers)
@@ -199,8 +202,8 @@ def problem(instance: Instance, making: np.ndarray, trial: np.ndarray | None) ->
     )
 
 
-def judged(instance: Instance, train: np.ndarray) -> Problem:
-    """The problem as `moec partition` solves it: judged on later steps than it is made from."""
+def trial_of(instance: Instance, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps to make placements from, and later ones to choose between them on."""
     everyone = np.ones(instance.experts, dtype=np.int64)
 
     def with_all(tokens: np.ndarray) -> np.ndarray:
@@ -210,7 +213,7 @@ def judged(instance: Instance, train: np.ndarray) -> Problem:
         return np.stack(layers, axis=2)
 
     making, trial = cut_trial(0, len(train), instance.batch, instance.width)
-    return problem(instance, with_all(making), None if trial is None else with_all(trial))
+    return with_all(making), with_all(trial)
 
 
 def held_out(here: Problem, solution: Solution, test: np.ndarray) -> dict[str, float]:
@@ -223,21 +226,21 @@ def held_out(here: Problem, solution: Solution, test: np.ndarray) -> dict[str, f
 def held_out_bound(here: Problem, solution: Solution, test: np.ndarray) -> float:
     total = 0.0
     for row, (layer, placed) in enumerate(zip(here.layers, solution.layers, strict=True)):
-        seen = replace(layer, routing=test[:, :, row], trial=None)
+        seen = replace(layer, routing=test[:, :, row], making=None, trial=None)
         total += lower_bound(LayerProblem(here.rates, seen, placed.residency, 0.0, 0.0))
     return total
 
 
 def hindsight(here: Problem, test: np.ndarray) -> float:
     """A bound on held-out steps for any residency at all, also one that is chosen on those very steps."""
-    seen = (replace(layer, routing=test[:, :, row], trial=None) for row, layer in enumerate(here.layers))
+    seen = (replace(layer, routing=test[:, :, row], making=None, trial=None) for row, layer in enumerate(here.layers))
     return any_residency_bound(Problem(here.rates, tuple(seen)))
 
 
 def run(instance: Instance) -> dict[str, object]:
     train, held = choices(instance)
-    test, here = steps_of(instance, held), judged(instance, train)
-    compared = compare(problem(instance, steps_of(instance, train), None))
+    test, here = steps_of(instance, held), problem(instance, train)
+    compared = compare(here)
     start = time.perf_counter()
     solution = solve(here)
     seconds = time.perf_counter() - start
@@ -249,8 +252,8 @@ def run(instance: Instance) -> dict[str, object]:
     return {
         **asdict(instance),
         "kind": "real" if instance.source.startswith("mixtral") else "synthetic",
-        "steps": {"made_from": len(here.layers[0].routing), "held_out": len(test)},
-        "judged": {"objective": solution.objective, "lower_bound": solution.lower_bound},
+        "steps": {"train": len(here.layers[0].routing), "held_out": len(test)},
+        "train": {"objective": solution.objective, "lower_bound": solution.lower_bound},
         "gap": 1 - solution.lower_bound / solution.objective,
         "held_out": {
             **held_out(here, solution, test),

@@ -21,12 +21,14 @@ from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.prepare import rates as placement_rates
 from moe_passes.solve.placement.problem import IntArray, Layer, Problem, Solution
 from moe_passes.solve.placement.replan import Plan, Replanned, replan
+from moe_passes.solve.placement.slots import solve_slots
 from moe_passes.solve.placement.solve import compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 from moe_passes.solve.placement.trial import cut_trial, unseen, with_prior
 
 from moe_compiler.documents.placement import LayerEntry
 from moe_compiler.formats import placements
+from moe_compiler.formats.eplb import Decoder
 from moe_compiler.frontend.models import load_model
 from moe_compiler.hardware.loader import load_target
 from moe_compiler.traces import files as profiles
@@ -53,6 +55,7 @@ class PlacementRequest:
     baselines: tuple[str, ...] = ()
     previous: str | None = None
     max_migration_gb: float | None = None
+    equal_slots: bool = False
     seed: int = 0
     jobs: int = 1
 
@@ -82,18 +85,19 @@ def place(request: PlacementRequest, progress: Progress = lambda message: None) 
     trace = profiles.load(request.trace, shape.layers)
     score = profiles.load(request.score, shape.layers) if request.score else None
     held_out = _steps(request, score, None, "--score") if score else _steps(request, trace, "held-out", "--trace")
-    # Baselines are made from all training steps as they stand, and so are changes of an older plan.
-    plain = _problem(shape, _steps(request, trace, None if score else "train", "--trace"), None)
-    problem = plain if request.previous else _problem(shape, *_trial(request, trace, shape))
+    training = _steps(request, trace, None if score else "train", "--trace")
+    problem = _problem(shape, training, *((None, None) if request.previous else _trial(request, trace, shape)))
     names = request.baselines or baselines.names(problem.rates.banks)
     for name in names:
         baselines.check_name(name, problem.rates.banks)
     previous = _previous(request.previous, shape, problem.rates.banks)
     progress("place experts as the baselines do")
-    compared = compare(plain, names)
+    compared = compare(problem, names)
     progress("place experts")
     again: Replanned | None = None
-    if previous is None:
+    if request.equal_slots:
+        solution = solve_slots(problem, request.seed, request.jobs)
+    elif previous is None:
         solution = solve(problem, request.seed, request.jobs)
     else:
         budget = math.inf if request.max_migration_gb is None else request.max_migration_gb * 1e9
@@ -104,12 +108,12 @@ def place(request: PlacementRequest, progress: Progress = lambda message: None) 
         raise AssertionError(f"{NAME}: " + "; ".join(wrong[:5]))
     progress("score")
     document = _document(request, shape, problem, solution)
-    chosen_from = sum(layer.experts for layer in plain.layers)
+    chosen_from = sum(layer.experts for layer in problem.layers)
     document["trace"] = {
         "name": trace.record.name,
         "kind": trace.record.kind,
         "experts": chosen_from,
-        "unseen_experts": sum(unseen(layer.routing, layer.experts) for layer in plain.layers),
+        "unseen_experts": sum(unseen(layer.routing, layer.experts) for layer in problem.layers),
     }
     document["score"] = _score(problem, solution, compared, held_out)
     document["score"]["trace"] = {
@@ -135,6 +139,8 @@ def _check(request: PlacementRequest) -> None:
         raise InputError(f"--max-migration-gb {budget}; valid: a number of 0 or more")
     if budget is not None and request.previous is None:
         raise InputError("--max-migration-gb needs --previous: the plan that is migrated from")
+    if request.equal_slots and request.previous is not None:
+        raise InputError("--equal-slots with --previous; valid: one of them")
     if request.previous is not None and not Path(request.previous).is_file():
         what = "is a folder" if Path(request.previous).is_dir() else "no such file"
         raise InputError(f"--previous {request.previous}: {what}; valid: a plan.json, an expert location or an .npz")
@@ -169,8 +175,8 @@ def _shape(request: PlacementRequest) -> _Shape:
     return _Shape(cost, of)
 
 
-def _trial(request: PlacementRequest, trace: profiles.Profile, shape: _Shape) -> tuple[IntArray, IntArray | None]:
-    """Return routing to make placements from and to judge them on: [step, token, layer, k] each."""
+def _trial(request: PlacementRequest, trace: profiles.Profile, shape: _Shape) -> tuple[IntArray, IntArray]:
+    """Return routing to make placements from and to choose between them on: [step, token, layer, k] each."""
     first, length = (0, trace.trace.tokens) if request.score else split_of(trace.trace.tokens, "train")
     making, trial = cut_trial(first, length, request.batch, request.step_tokens)
 
@@ -181,7 +187,7 @@ def _trial(request: PlacementRequest, trace: profiles.Profile, shape: _Shape) ->
         layers = [with_prior(chosen[:, :, row], everyone, choices) for row in range(len(shape.layers))]
         return np.stack(layers, axis=2)
 
-    return steps_of(making), None if trial is None else steps_of(trial)
+    return steps_of(making), steps_of(trial)
 
 
 def _steps(request: PlacementRequest, profile: profiles.Profile, split: str | None, option: str) -> IntArray:
@@ -199,7 +205,7 @@ def _steps(request: PlacementRequest, profile: profiles.Profile, split: str | No
     return profile.trace.experts[steps.reshape(len(steps), -1)]
 
 
-def _problem(shape: _Shape, routing: IntArray, trial: IntArray | None) -> Problem:
+def _problem(shape: _Shape, routing: IntArray, making: IntArray | None, trial: IntArray | None) -> Problem:
     room = free_bytes(shape.cost, shape.footprint) - least_staging(shape.cost, shape.footprint)
     return Problem(
         placement_rates(shape.cost, room, shape.footprint.model.hidden, VERIFY_BITS, loads=True),
@@ -210,6 +216,7 @@ def _problem(shape: _Shape, routing: IntArray, trial: IntArray | None) -> Proble
                 layer.msb_bytes,
                 layer.whole_bytes,
                 routing[:, :, row],
+                making=None if making is None else making[:, :, row],
                 trial=None if trial is None else trial[:, :, row],
                 macs_per_token=layer.parameters,
             )
@@ -223,6 +230,7 @@ def _document(request: PlacementRequest, shape: _Shape, problem: Problem, soluti
     return {
         "schema": 1,
         "model": shape.footprint.model.name,
+        "decoder_layers": shape.footprint.model.layers,
         "target": shape.cost.space().machine,
         "overrides": list(request.overrides),
         "batch": request.batch,
@@ -236,6 +244,7 @@ def _document(request: PlacementRequest, shape: _Shape, problem: Problem, soluti
         "external_bytes_per_second": rates.external_bytes_per_second,
         "hidden": shape.footprint.model.hidden,
         "objective": solution.objective,
+        "trial_objective": solution.trial,
         "lower_bound": solution.lower_bound,
         "gap": gap(solution.objective, solution.lower_bound),
         "lower_bound_any_residency": min(any_residency_bound(problem), solution.objective),
@@ -301,7 +310,8 @@ def _previous(path: str | None, shape: _Shape, banks: int) -> list[Plan] | None:
     if path is None:
         return None
     where = f"--previous {path}"
-    found = placements.read(path, where, banks, shape.layers[0].experts)
+    decoder = Decoder(shape.footprint.model.layers, tuple(layer.layer for layer in shape.layers))
+    found = placements.read(path, where, banks, shape.layers[0].experts, decoder)
     if isinstance(found, placements.Slots):
         return [Plan(np.full(len(replicas), ALL, dtype=np.int64), replicas) for replicas in found.layers]
     if found.model not in (None, shape.footprint.model.name):

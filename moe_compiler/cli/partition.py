@@ -16,6 +16,7 @@ EXAMPLES = """
 Examples:
   moec partition --trace coding.npz --score math.npz --model mixtral-8x7b --target elmoe3d-64gb
   moec partition --trace my.npz --model qwen3-30b-a3b --target elmoe3d-64gb --batch 4 --json -o plan.json
+  moec partition --trace my.npz --model qwen3-30b-a3b --target elmoe3d-64gb --equal-slots -o slots.json
   moec partition --trace new.npz --model qwen3-30b-a3b --target elmoe3d-64gb --previous plan.json
       --max-migration-gb 1 -o plan2.json
 
@@ -36,8 +37,9 @@ What a step costs is a closed form: docs/partition.md.
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")
 @click.option("--step-tokens", type=int, default=1, show_default=True, help="Tokens of each sequence in a step: γ + 1.")
 @click.option("--baseline", "baselines", multiple=True, metavar="NAME", help="Compare with this one only; repeatable.")
-@click.option("--previous", metavar="PLAN", help="Older plan to change: plan.json, expert-location JSON, EPLB .npz.")
+@click.option("--previous", metavar="PLAN", help="Older plan to change: plan.json, expert location or map, EPLB .npz.")
 @click.option("--max-migration-gb", type=float, help="Bytes that may move from --previous, in 10⁹; default: any.")
+@click.option("--equal-slots", is_flag=True, help="Whole experts, equally many a bank, as EPLB and SGLang load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes; the answer does not depend on it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and its score as one JSON document.")
@@ -72,7 +74,7 @@ def _print_summary(document: dict[str, Any], output: Path | None) -> None:
             "placed as if any expert were as likely. Valid: a longer trace, or one of what will be run",
         )
     console.print(
-        f"step it is judged on {document['objective'] * 1e3:.4f} ms, bound {document['lower_bound'] * 1e3:.4f} ms, "
+        f"training step {document['objective'] * 1e3:.4f} ms, bound {document['lower_bound'] * 1e3:.4f} ms, "
         f"gap {document['gap']:.1%}; {_shards(document)}",
     )
     if "migration" in document:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from moe_compiler.documents.base import Document
 from moe_compiler.documents.json_file import malformed, read_json
 
-MOST_BANKS = 65536
+MOST_BANKS, MOST_LAYERS = 65536, 65536
 
 Bank = Annotated[int, Field(ge=0, lt=MOST_BANKS)]
 
@@ -44,6 +44,7 @@ class PlacementDocument(Document):
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
     model: str | None = None
+    decoder_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
     banks: Annotated[int, Field(ge=1, le=MOST_BANKS)]
     layers: Annotated[list[LayerEntry], Field(min_length=1)]
 

@@ -2,24 +2,39 @@
 
 All of them number *physical slots*: a bank (a GPU, there) has equally many, slot p is in bank p // (slots a bank), and
 holds one whole expert. So a placement can be expressed where every expert is resident, none is sharded, and every bank
-holds equally many replicas; and nothing else can.
+holds equally many replicas; and nothing else can. `moec partition --equal-slots` makes such placements.
 
 - The EPLB triple, what `eplb.rebalance_experts` returns: physical→logical [layer, slot], logical→physical
   [layer, expert, replica] (−1 where there are fewer), and the number of replicas [layer, expert].
-- The expert-location JSON: SGLang's `--init-expert-location` reads an object with `physical_to_logical_map`
-  [layer][slot]; vLLM's expert-map files are that list itself.
+- The expert-location JSON of SGLang (`--init-expert-location`, as of 0.5): an object with `physical_to_logical_map`,
+  [layer][slot], with a row for every *decoder* layer: the loader takes rows by decoder layer. Rows of dense layers are
+  not used; they number the experts in their order, as its own `trivial` does.
+- The expert map of vllm-ascend (`expert_map_path`, as of 0.11): MoE layers only, [layer][device][slot] in objects.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from moe_passes.plan.decisions import Replicas
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.placement.problem import IntArray
 
-MAP_KEY = "physical_to_logical_map"
+MAP_KEY, MAP_LAYERS = "physical_to_logical_map", "layer_list"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Where MoE layers stand among a model's layers.
+
+    Attributes:
+        layers: decoder layers, dense ones included.
+        moe: number of every MoE layer, ascending.
+    """
+
+    layers: int
+    moe: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,11 @@ def from_eplb(triple: EplbTriple, banks: int) -> list[Replicas]:
     Raises:
         InputError: the arrays contradict one another, or the slots do not divide among the banks.
     """
-    placements = from_expert_location(triple.physical_to_logical.tolist(), banks, triple.counts.shape[-1])
+    experts = triple.counts.shape[-1]
+    placements = [
+        _replicas(f"EPLB triple: layer {layer}", row, banks, experts)
+        for layer, row in enumerate(triple.physical_to_logical.tolist())
+    ]
     again = np.stack([np.bincount(row, minlength=triple.counts.shape[1]) for row in triple.physical_to_logical])
     if triple.counts.shape != again.shape or (again != triple.counts).any():
         raise InputError("EPLB triple: the counts are not those of physical_to_logical")
@@ -81,25 +100,84 @@ def from_eplb(triple: EplbTriple, banks: int) -> list[Replicas]:
     return placements
 
 
-def to_expert_location(layers: Sequence[Replicas], banks: int) -> dict[str, list[list[int]]]:
-    """Write placements as SGLang's expert-location object; its one value is vLLM's list.
+def to_expert_location(layers: Sequence[Replicas], banks: int, decoder: Decoder) -> dict[str, list[list[int]]]:
+    """Write placements as SGLang's expert-location object.
 
     Raises:
         InputError: a placement cannot be expressed.
     """
-    return {MAP_KEY: to_eplb(layers, banks).physical_to_logical.tolist()}
+    placed = to_eplb(layers, banks).physical_to_logical
+    rows = np.tile(np.arange(placed.shape[1]) % len(layers[0]), (decoder.layers, 1))
+    rows[list(decoder.moe)] = placed
+    return {MAP_KEY: rows.tolist()}
 
 
-def from_expert_location(document: Any, banks: int, experts: int) -> list[Replicas]:
-    """Read placements from an expert-location document: SGLang's object or vLLM's list of lists.
+def from_expert_location(document: Any, banks: int, experts: int, decoder: Decoder) -> list[Replicas]:
+    """Read placements from SGLang's expert-location object.
 
     Raises:
         InputError: malformed, an expert without a slot, or slots that do not divide among the banks.
     """
-    rows = document.get(MAP_KEY) if isinstance(document, dict) else document
+    rows = document.get(MAP_KEY) if isinstance(document, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
-        raise InputError(f"expert location: valid: [layer][slot] expert ids, or an object with '{MAP_KEY}'")
-    return [_replicas(layer, row, banks, experts) for layer, row in enumerate(rows)]
+        raise InputError(f"expert location: valid: an object with '{MAP_KEY}', [layer][slot] expert ids")
+    if len(rows) != decoder.layers:
+        raise InputError(
+            f"expert location: has {len(rows)} rows; valid: {decoder.layers}, one for every decoder layer of the model"
+        )
+    return [_replicas(f"expert location: layer {layer}", rows[layer], banks, experts) for layer in decoder.moe]
+
+
+def to_expert_map(layers: Sequence[Replicas], banks: int) -> dict[str, Any]:
+    """Write placements as vllm-ascend's expert map.
+
+    Raises:
+        InputError: a placement cannot be expressed.
+    """
+    placed = to_eplb(layers, banks).physical_to_logical.reshape(len(layers), banks, -1).tolist()
+    return {
+        "moe_layer_count": len(placed),
+        MAP_LAYERS: [
+            {
+                "layer_id": number,
+                "device_count": banks,
+                "device_list": [
+                    {"device_id": device, "device_expert": experts} for device, experts in enumerate(devices)
+                ],
+            }
+            for number, devices in enumerate(placed)
+        ],
+    }
+
+
+def from_expert_map(document: Any, banks: int, experts: int) -> list[Replicas]:
+    """Read placements from vllm-ascend's expert map.
+
+    Raises:
+        InputError: malformed, an expert without a slot, or other than `banks` devices with equally many slots.
+    """
+    layers = document.get(MAP_LAYERS) if isinstance(document, dict) else None
+    if not isinstance(layers, list) or not layers or document.get("moe_layer_count") != len(layers):
+        raise InputError(f"expert map: valid: an object with '{MAP_LAYERS}' and their number, 'moe_layer_count'")
+    return [
+        _replicas(f"expert map: layer {number}", _device_slots(number, layer, banks), banks, experts)
+        for number, layer in enumerate(layers)
+    ]
+
+
+def _device_slots(number: int, layer: Any, banks: int) -> list[Any]:
+    devices = layer.get("device_list") if isinstance(layer, dict) else None
+    rows = [device.get("device_expert") for device in devices if isinstance(device, dict)] if _is_list(devices) else []
+    held = [row for row in rows if _is_list(row)]
+    if len(held) != banks or len({len(row) for row in held}) != 1 or not held[0]:
+        raise InputError(
+            f"expert map: layer {number}: valid: 'device_list' of {banks} devices, 'device_expert' equally long in all"
+        )
+    return [expert for slots in held for expert in slots]
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _slots(layer: int, replicas: Replicas, banks: int) -> list[int]:
@@ -110,20 +188,19 @@ def _slots(layer: int, replicas: Replicas, banks: int) -> list[int]:
             raise InputError(f"{where}: expert {expert} is not resident; valid: all experts resident")
         for copy in copies:
             if len(copy) > 1:
-                raise InputError(f"{where}: expert {expert} is sharded over {len(copy)} banks; valid: whole experts")
+                raise InputError(f"{where}: expert {expert} is sharded over {len(copy)} banks; valid: --equal-slots")
             held[copy[0]].append(expert)
     counts = [len(inside) for inside in held]
     if len(set(counts)) != 1:
         least, most = int(np.argmin(counts)), int(np.argmax(counts))
         raise InputError(
             f"{where}: bank {least} holds {counts[least]} replicas and bank {most} {counts[most]}; "
-            "valid: equally many in every bank"
+            "valid: equally many in every bank, as `moec partition --equal-slots` places them"
         )
     return [expert for inside in held for expert in inside]
 
 
-def _replicas(layer: int, row: list[Any], banks: int, experts: int) -> Replicas:
-    where = f"expert location: layer {layer}"
+def _replicas(where: str, row: list[Any], banks: int, experts: int) -> Replicas:
     if len(row) % banks:
         raise InputError(f"{where}: {len(row)} slots do not divide among {banks} banks")
     copies: list[list[tuple[int, ...]]] = [[] for _ in range(experts)]

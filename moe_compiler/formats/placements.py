@@ -1,4 +1,4 @@
-"""Placements on disk in any format: ours, an expert-location JSON, or an EPLB triple as .npz.
+"""Placements on disk in any format: ours, an expert location or expert map as JSON, or an EPLB triple as .npz.
 
 One strict reader for all of them. Types are not coerced: a bank is an integer, not "3" or 3.0.
 """
@@ -12,7 +12,15 @@ from moe_passes.plan.errors import InputError
 
 from moe_compiler.documents.json_file import read_json
 from moe_compiler.documents.placement import PlacementDocument, parse
-from moe_compiler.formats.eplb import MAP_KEY, EplbTriple, from_eplb, from_expert_location
+from moe_compiler.formats.eplb import (
+    MAP_KEY,
+    MAP_LAYERS,
+    Decoder,
+    EplbTriple,
+    from_eplb,
+    from_expert_location,
+    from_expert_map,
+)
 from moe_compiler.paths import read_arrays
 
 EPLB_KEYS = ("physical_to_logical", "logical_to_physical", "counts")
@@ -25,7 +33,7 @@ class Slots:
     layers: list[Replicas]
 
 
-def read(path: str, where: str, banks: int, experts: int) -> PlacementDocument | Slots:
+def read(path: str, where: str, banks: int, experts: int, decoder: Decoder) -> PlacementDocument | Slots:
     """Read a plan in any format.
 
     Args:
@@ -33,6 +41,7 @@ def read(path: str, where: str, banks: int, experts: int) -> PlacementDocument |
         where: how messages name it.
         banks: of the machine, for formats that do not say.
         experts: of a layer, likewise.
+        decoder: which of the model's layers are MoE.
 
     Raises:
         InputError: not such a file.
@@ -41,8 +50,10 @@ def read(path: str, where: str, banks: int, experts: int) -> PlacementDocument |
         if path.endswith(".npz"):
             return Slots(from_eplb(_triple(path, where), banks))
         document = read_json(path, where)
-        if isinstance(document, list) or (isinstance(document, dict) and MAP_KEY in document):
-            return Slots(from_expert_location(document, banks, experts))
+        if isinstance(document, dict) and MAP_KEY in document:
+            return Slots(from_expert_location(document, banks, experts, decoder))
+        if isinstance(document, dict) and MAP_LAYERS in document:
+            return Slots(from_expert_map(document, banks, experts))
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(where) else f"{where}: {text}") from None

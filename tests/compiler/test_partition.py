@@ -141,7 +141,7 @@ def test_export_and_import(model, document, tmp_path):
     whole = [[[e // slots]] for e in range(experts)]
     plan = {**document, "layers": [{**entry, "placement": whole} for entry in document["layers"]]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    for form, name in (("eplb", "triple.npz"), ("expert-location", "location.json")):
+    for form, name in (("eplb", "triple.npz"), ("expert-location", "location.json"), ("vllm-ascend", "map.json")):
         arguments = ["placement", "export", str(tmp_path / "plan.json"), "--format", form, "-o", str(tmp_path / name)]
         assert CliRunner().invoke(cli, arguments).exit_code == 0
         again = partition(
@@ -157,9 +157,37 @@ def test_export_and_import(model, document, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_equal_slots_can_be_exported(model, tmp_path):
+    plan = tmp_path / "plan.json"
+    made = partition(model, *SLOW, *ONE_COMPARISON, "--equal-slots", "--batch", 2, "--json", "-o", plan)
+    assert made.exit_code == 0, made.exception
+    document = json.loads(made.stdout)
+    for layer in document["layers"]:
+        assert set(layer["residency"]) == {"all"}
+        assert all(len(copy) == 1 for copies in layer["placement"] for copy in copies)
+        held = np.bincount([copy[0] for copies in layer["placement"] for copy in copies], minlength=4)
+        assert len(set(held.tolist())) == 1
+        assert layer["objective"] <= layer["baseline"]["objective"]
+        assert layer["stages"][-1]["stage"] == "exchanges"
+    for form in ("eplb", "expert-location", "vllm-ascend"):
+        arguments = ["placement", "export", str(plan), "--format", form, "-o", str(tmp_path / form)]
+        assert CliRunner().invoke(cli, arguments).exit_code == 0, form
+
+
+def test_experts_that_no_training_token_chooses_are_named(model, tmp_path):
+    few = np.tile(np.arange(4), (40, 3, 1))
+    np.savez(tmp_path / "few.npz", experts=few)
+    shown = partition(model, *ONE_COMPARISON, trace=str(tmp_path / "few.npz"))
+    assert shown.exit_code == 0, shown.exception
+    assert "no training token chooses 36 of 48 experts" in shown.stdout
+    told = partition(model, *ONE_COMPARISON, "--json", trace=str(tmp_path / "few.npz"))
+    assert json.loads(told.stdout)["trace"]["unseen_experts"] == 36
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (("--equal-slots", "--previous", __file__), "--equal-slots with --previous"),
         (("--batch", 0), "--batch 0"),
         (("--step-tokens", 0), "--step-tokens 0"),
         (("--batch", 4096), "too few for one step"),
@@ -197,7 +225,8 @@ def test_bad_options_are_refused(model, options, says):
         ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1], [1]]]}]}', "several replicas"),
         ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[1, 1]]]}]}', "distinct banks"),
         ('{"banks": 4, "layers": [{"layer": 0, "residency": ["all"], "placement": [[[]]]}]}', "at least 1 item"),
-        ("[[0]]", "slots do not divide"),
+        ('{"physical_to_logical_map": [[0], [0], [0]]}', "slots do not divide"),
+        ("[[0]]", "is not a plan"),
     ],
 )
 def test_bad_previous_plans_are_refused(model, tmp_path, content, says):

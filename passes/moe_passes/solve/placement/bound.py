@@ -1,4 +1,4 @@
-"""A lower bound on the mean seconds of the steps that a layer is judged on, over every placement of its residency.
+"""A lower bound on the mean seconds of a layer's training steps, over every placement of its residency.
 
 Write b for the bandwidth of a bank, M for the number of banks, C for the bytes that one holds, c for the link seconds
 of one partial sum, W for the resident bytes of a step's distinct experts, W(t) for those of token t's experts, h(t) for
@@ -34,7 +34,7 @@ CHUNK_TOKENS = 4096
 
 
 def any_residency_bound(problem: Problem) -> float:
-    """Return a bound on the mean seconds of a step that layers are judged on, over every residency and placement.
+    """Return a bound on the mean seconds of a training step, over every residency and placement of all layers.
 
     The largest of two, each a sum over layers:
 
@@ -44,7 +44,7 @@ def any_residency_bound(problem: Problem) -> float:
     2. *All channels*: a layer of τ seconds gets at most τ·(M·b + external bandwidth) bytes.
     """
     rates, layers = problem.rates, problem.layers
-    use = np.concatenate([layer.judged.used.mean(axis=0) for layer in layers])
+    use = np.concatenate([layer.used.mean(axis=0) for layer in layers])
     sizes = np.concatenate([np.full(layer.experts, float(layer.whole_bytes)) for layer in layers])
     order = np.argsort(-use, kind="stable")
     before = np.cumsum(sizes[order]) - sizes[order]
@@ -55,13 +55,13 @@ def any_residency_bound(problem: Problem) -> float:
 
 
 def lower_bound(problem: LayerProblem) -> float:
-    """Return a proved lower bound on the mean seconds of a step that the layer is judged on."""
+    """Return a proved lower bound on the mean seconds of a training step."""
     return max(float(step_bounds(problem).mean()), _company(problem))
 
 
 def step_bounds(problem: LayerProblem) -> FloatArray:
-    """Return the bound of every step that the layer is judged on: [step]."""
-    rates, layer = problem.rates, problem.layer.judged
+    """Return the bound of every training step: [step]."""
+    rates, layer = problem.rates, problem.layer
     sizes = np.append(problem.sizes, 0.0)
     of_tokens = sizes[layer.routing].sum(axis=2)
     reading = layer.used @ problem.sizes / rates.bank_bytes_per_second
@@ -99,7 +99,7 @@ def _link(need: FloatArray, seconds: FloatArray | float, partial: float) -> Floa
 
 def _company(problem: LayerProblem) -> float:
     """Bound the link's mean seconds by who shares a bank with whom; 0 where experts may have replicas."""
-    rates, layer, resident = problem.rates, problem.layer.judged, np.flatnonzero(problem.sizes)
+    rates, layer, resident = problem.rates, problem.layer, np.flatnonzero(problem.sizes)
     sizes = problem.sizes[resident]
     if not len(resident) or problem.free_bytes >= sizes.min():
         return 0.0

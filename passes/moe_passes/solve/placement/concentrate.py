@@ -79,7 +79,7 @@ def chosen(wide: list[Placement], narrow: list[Placement | None], where: list[Sp
     for block in sorted({span.block for span in where if span is not None}):
         rows = [row for row, span in enumerate(where) if span is not None and span.block == block]
         pairs = [(wide[row], placed) for row in rows if (placed := narrow[row]) is not None]
-        gains = [all_.objective - placed.objective for all_, placed in pairs]
+        gains = [all_.trial - placed.trial for all_, placed in pairs]
         if sum(gains) > 0 and all(placed.objective <= all_.baseline[1] for all_, placed in pairs):
             for row, (all_, placed) in zip(rows, pairs, strict=True):
                 span = where[row]
@@ -88,6 +88,7 @@ def chosen(wide: list[Placement], narrow: list[Placement | None], where: list[Sp
                     all_,
                     replicas=_shifted(placed.replicas, span.first),
                     objective=placed.objective,
+                    trial=placed.trial,
                     lower_bound=min(all_.lower_bound, placed.objective),
                     stages=(*all_.stages, (f"on {span.width} banks", placed.objective)),
                 )
@@ -106,8 +107,9 @@ def _is_open(layer: LayerProblem) -> bool:
 
 def _quick(layer: LayerProblem) -> float:
     """Return about what a search would reach: the best of its starts and of the baselines with one replica."""
-    routing: IntArray = layer.layer.routing[evenly(len(layer.layer.routing), GLANCE_STEPS)]
-    glance = replace(layer, layer=replace(layer.layer, routing=routing, trial=None))
+    made = layer.layer.made
+    routing: IntArray = made.routing[evenly(len(made.routing), GLANCE_STEPS)]
+    glance = replace(layer, layer=replace(made, routing=routing))
     floor = missing_bytes(layer.layer, layer.residency, routing) / layer.rates.external_bytes_per_second
     found = [start.seconds for start in starts(glance, routing, floor)]
     for count in (1, *baselines.shard_counts(layer.rates.banks)):

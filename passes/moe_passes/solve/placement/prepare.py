@@ -22,7 +22,6 @@ from moe_passes.solve.placement.problem import NOBODY, IntArray, Layer, Problem,
 from moe_passes.solve.placement.trial import cut_trial, with_prior
 
 TRAINING_STEPS = 256
-"""Steps that placements are made from, and at most as many that they are judged on."""
 
 
 def prepare(
@@ -47,8 +46,6 @@ def prepare(
         InputError: the trace is too short.
         InfeasibleError: the residents do not fit the banks.
     """
-    # One round must fit into the split; the error says what would do.
-    cut_rounds(trace.tokens, batch, 1, "train", 1)
     order = by_popularity(popularity(trace))
     return Problem(
         rates=rates(cost, draft.expert_bytes, hidden, draft.bits),
@@ -98,17 +95,21 @@ def _layer(
     def steps_of(tokens: IntArray) -> IntArray:
         asked = membership(source[tokens[evenly(len(tokens), TRAINING_STEPS), :, 0], row], layer.experts)
         used = restrict(asked, resident, order, layer.top_k) if draft.length else asked & resident
-        return with_prior(_ids(used, layer.top_k), levels, length * layer.top_k)
+        return _ids(used, layer.top_k)
 
-    making, trial = cut_trial(first, length, batch, 1)
+    training = cut_rounds(trace.tokens, batch, 1, "train", TRAINING_STEPS).tokens
+    making, trial = (
+        with_prior(steps_of(tokens), levels, length * layer.top_k) for tokens in cut_trial(first, length, batch, 1)
+    )
     return Layer(
         layer.name,
         layer.experts,
         layer.msb_bytes,
         layer.whole_bytes,
-        steps_of(making),
+        steps_of(training),
         levels,
-        None if trial is None else steps_of(trial),
+        making,
+        trial,
         layer.parameters,
     )
 

@@ -10,8 +10,8 @@ A step runs the tokens of a batch through every layer. A layer of a step takes t
    the bytes of a partial sum, over the bandwidth of the link;
 4. the external channel: the bytes of the step's distinct experts that are not resident, over its bandwidth.
 
-Minimise the mean over steps of the sum over layers, under the capacity of every bank. Candidates are made from the
-earlier part of the training steps and judged on the latest, which made none of them (`Layer.trial`).
+Minimise the mean over training steps of the sum over layers, under the capacity of every bank. Where a layer has a
+trial, candidates are made from the earlier training tokens and chosen on the latest, which made none of them.
 """
 
 import math
@@ -81,10 +81,10 @@ class Layer:
         experts: how many.
         msb_bytes: of one expert's most significant slice.
         whole_bytes: of one expert in full precision.
-        routing: [step, token, k], expert ids of the steps that placements are made from, `NOBODY` where a place is
-            not filled.
+        routing: [step, token, k], expert ids of training steps, `NOBODY` where a place is not filled.
         residency: [expert], `NONE`, `MSB` or `ALL` where that is decided already; None where it is to be.
-        trial: [step, token, k], later steps that placements are judged on; None: on those they are made from.
+        making: [step, token, k], steps that placements are made from; None: the training steps.
+        trial: [step, token, k], later steps that the best of them is chosen on; None: the training steps.
         macs_per_token: multiply-accumulates of a token on one expert.
     """
 
@@ -94,6 +94,7 @@ class Layer:
     whole_bytes: int
     routing: IntArray
     residency: IntArray | None = None
+    making: IntArray | None = None
     trial: IntArray | None = None
     macs_per_token: int = 0
 
@@ -105,7 +106,7 @@ class Layer:
             raise InputError(f"{where}: slices of {self.msb_bytes} of {self.whole_bytes} bytes; valid: 1 ≤ msb ≤ all")
         if not 0 <= self.macs_per_token < 2**53:
             raise InputError(f"{where}: macs_per_token is {self.macs_per_token}; valid: 0 or more")
-        for name, steps in (("routing", self.routing), ("trial", self.trial)):
+        for name, steps in (("routing", self.routing), ("making", self.making), ("trial", self.trial)):
             if steps is not None:
                 self._check_steps(f"{where}: {name}", steps)
         if self.residency is not None and (
@@ -123,16 +124,14 @@ class Layer:
             raise InputError(f"{where} holds an expert id outside -1 to {self.experts - 1}")
 
     @cached_property
-    def judged(self) -> "Layer":
-        """The layer with the steps that placements are judged on."""
-        return self if self.trial is None else replace(self, routing=self.trial, trial=None)
+    def made(self) -> "Layer":
+        """The layer with the steps that placements are made from."""
+        return self if self.making is None else replace(self, routing=self.making, making=None)
 
     @cached_property
-    def known(self) -> "Layer":
-        """The layer with all its steps, those of the trial last."""
-        if self.trial is None:
-            return self
-        return replace(self, routing=np.concatenate([self.routing, self.trial]), trial=None)
+    def judged(self) -> "Layer":
+        """The layer with the steps that placements are chosen on."""
+        return self if self.trial is None else replace(self, routing=self.trial, making=None, trial=None)
 
     def resident_bytes(self, residency: IntArray) -> IntArray:
         """Return the bytes of each expert that HB keeps: [expert]."""
@@ -159,12 +158,9 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.layers:
             raise InputError("no layers; valid: at least one")
-        for name, counts in (
-            ("steps", {len(layer.routing) for layer in self.layers}),
-            ("steps of a trial", {len(layer.judged.routing) for layer in self.layers}),
-        ):
-            if len(counts) != 1:
-                raise InputError(f"layers have {sorted(counts)} {name}; valid: one number for all")
+        counts = {len(layer.routing) for layer in self.layers}
+        if len(counts) != 1:
+            raise InputError(f"layers have {sorted(counts)} training steps; valid: one number for all")
         fixed = [int(la.resident_bytes(la.residency).sum()) for la in self.layers if la.residency is not None]
         if len(fixed) not in (0, len(self.layers)):
             raise InputError("residency is given for some layers; valid: for all or none")
@@ -206,10 +202,11 @@ class Placement:
     Attributes:
         residency: [expert], `NONE`, `MSB` or `ALL`.
         replicas: banks of every replica of every expert.
-        objective: mean seconds of a step that it is judged on.
+        objective: mean seconds of a training step.
+        trial: mean seconds of a step that it was chosen on; without a trial, the objective.
         lower_bound: proved bound on it, over all placements of this residency.
         greedy: objective of `lpt`, or of `shard-N` over all banks where whole experts do not fit.
-        baseline: the best baseline and its objective, which the answer is never above.
+        baseline: the best baseline on the trial and its objective, which the answer is never above.
         stages: (stage, objective after it), in order.
     """
 
@@ -220,6 +217,7 @@ class Placement:
     greedy: float
     baseline: tuple[str, float]
     stages: tuple[tuple[str, float], ...]
+    trial: float
 
 
 @dataclass(frozen=True)
@@ -230,9 +228,11 @@ class Solution:
     seed: int
     objective: float = field(init=False)
     lower_bound: float = field(init=False)
+    trial: float = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objective", sum(layer.objective for layer in self.layers))
+        object.__setattr__(self, "trial", sum(layer.trial for layer in self.layers))
         object.__setattr__(self, "lower_bound", sum(layer.lower_bound for layer in self.layers))
 
 

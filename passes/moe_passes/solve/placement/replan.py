@@ -220,7 +220,7 @@ def _placement(problem: Problem, layer: Layer, plan: Plan, old: Plan) -> Placeme
     bound = min(seconds, lower_bound(_layer_problem(problem, layer, plan)))
     reference = max(seconds, then)
     stages = (("previous", then), ("re-plan", seconds))
-    return Placement(plan.residency, plan.replicas, seconds, bound, reference, ("previous", reference), stages)
+    return Placement(plan.residency, plan.replicas, seconds, bound, reference, ("previous", reference), stages, seconds)
 
 
 def _exchange_residents(

@@ -9,6 +9,8 @@ First copies are added of whichever expert the busiest banks owe most to, while 
 replicas move, change places or give up their place for a copy of another expert.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from moe_passes.plan.decisions import Banks, Replicas, shared_banks
@@ -52,7 +54,17 @@ def fill(copies: "Copies", end: int) -> None:
 
 
 def improve(copies: "Copies", random: np.random.Generator, end: int) -> None:
-    """Move replicas, the most blamed the most likely, until nothing has gained for long."""
+    """Move replicas until nothing has gained for long."""
+    _repeat(copies, random, end, (copies.relocate, copies.exchange, copies.displace))
+
+
+def swap(copies: "Copies", random: np.random.Generator, end: int) -> None:
+    """Move replicas, every bank keeping as many as it has, until nothing has gained for long."""
+    _repeat(copies, random, end, (copies.exchange, copies.displace))
+
+
+def _repeat(copies: "Copies", random: np.random.Generator, end: int, moves: tuple[Callable[[int], bool], ...]) -> None:
+    """Try moves on one expert after the other, the most blamed the most likely."""
     failures = 0
     while copies.state.cells < end and failures < PATIENCE:
         blame = copies.blame()
@@ -60,8 +72,7 @@ def improve(copies: "Copies", random: np.random.Generator, end: int) -> None:
         if not total:
             return
         expert = int(random.choice(len(blame), p=blame / total))
-        gained = copies.relocate(expert) or copies.exchange(expert) or copies.displace(expert)
-        failures = 0 if gained else failures + 1
+        failures = 0 if any(move(expert) for move in moves) else failures + 1
 
 
 class Copies:

@@ -37,4 +37,4 @@ def most_popular(problem: Problem, share: float = 1.0) -> list[IntArray]:
 
 def _popularity(layer: Layer) -> FloatArray:
     """Count the training tokens that use each expert: [expert]."""
-    return np.bincount(layer.known.routing.ravel() + 1, minlength=layer.experts + 1)[1:].astype(np.float64)
+    return np.bincount(layer.routing.ravel() + 1, minlength=layer.experts + 1)[1:].astype(np.float64)

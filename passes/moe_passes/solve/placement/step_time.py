@@ -132,12 +132,17 @@ def step_seconds(
 
 
 def mean_seconds(problem: LayerProblem, replicas: Replicas) -> float:
-    """Mean seconds of the layer over the steps that it is judged on."""
+    """Mean seconds of the layer over its training steps."""
+    return float(step_seconds(problem.rates, problem.layer, problem.residency, replicas).mean())
+
+
+def trial_seconds(problem: LayerProblem, replicas: Replicas) -> float:
+    """Mean seconds of the layer over the steps that placements are chosen on."""
     return float(step_seconds(problem.rates, problem.layer.judged, problem.residency, replicas).mean())
 
 
 def least_seconds(problem: LayerProblem, replicas: Replicas) -> float:
-    """Bound the mean from below without dispatch: a step reads some replica of each of its experts from some bank."""
+    """Bound the trial's mean without dispatch: a step reads some replica of each of its experts from some bank."""
     part = [
         min((size / len(copy) for copy in copies), default=0.0)
         for copies, size in zip(replicas, problem.sizes.tolist(), strict=True)

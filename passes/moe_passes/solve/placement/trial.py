@@ -1,7 +1,7 @@
-"""The steps of a layer that placements are made from, and the later ones that they are judged on.
+"""The steps of a layer that placements are made from, and the later ones that the best of them is chosen on.
 
 A placement that fits the noise of its steps, or what was popular then, is slow on the steps that come. So the latest
-quarter of the training tokens makes no candidate and judges them all.
+quarter of the training tokens makes no candidate and decides between them.
 
 Few tokens say little about many experts: those that none of them chose will be chosen, and who was chosen together may
 never be so again. So both parts get steps more, drawn as if every expert were as likely as any other: as many as give
@@ -25,8 +25,8 @@ FEWEST_STEPS = 32
 SEED = 13
 
 
-def cut_trial(first: int, length: int, batch: int, width: int) -> tuple[IntArray, IntArray | None]:
-    """Cut training tokens into steps to make placements from and steps to judge them on.
+def cut_trial(first: int, length: int, batch: int, width: int) -> tuple[IntArray, IntArray]:
+    """Cut training tokens into steps to make placements from and steps to choose between them on.
 
     Args:
         first: training token.
@@ -35,12 +35,12 @@ def cut_trial(first: int, length: int, batch: int, width: int) -> tuple[IntArray
         width: consecutive tokens of a sequence in a step.
 
     Returns:
-        Token indices [step, batch, width] of both; where the trial would have no step, all of them and None.
+        Token indices [step, batch, width] of both; where one would have no step, both are all steps.
     """
     border = length - int(length * TRIAL_SHARE)
     making, trial = cut(first, border, batch, width), cut(first + border, length - border, batch, width)
     if not len(making) or not len(trial):
-        return _combined(cut(first, length, batch, width)), None
+        making = trial = cut(first, length, batch, width)
     return _combined(making), _combined(trial)
 
 

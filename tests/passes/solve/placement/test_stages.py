@@ -45,7 +45,7 @@ def state(problem, homes):
 def is_valid(problem, replicas):
     """Check a placement of one layer with the checker, at what it claims to cost."""
     seconds = mean_seconds(problem, replicas)
-    placement = Placement(problem.residency, replicas, seconds, 0.0, seconds, ("none", seconds), ())
+    placement = Placement(problem.residency, replicas, seconds, 0.0, seconds, ("none", seconds), (), seconds)
     whole = Problem(problem.rates, (problem.layer,))
     return violations(whole, Solution((placement,), 0), chosen_replicas) == []
 
