@@ -69,16 +69,16 @@ def solve(problem: Problem, seed: int = 0, jobs: int = 1, work: int = WORK) -> S
         A placement whose steps are, on the mean over the trial, never longer than those of a baseline that was made
         from the same steps, and on the mean over training steps never longer than those of the best of these.
     """
-    found = _solve_with(problem, residency.most_popular(problem), seed, jobs, work)
+    found, share = _solve_with(problem, residency.most_popular(problem), seed, jobs, work)
     is_decided = all(layer.residency is not None for layer in problem.layers)
     if is_decided and found.objective <= found.lower_bound * (1 + PROVED):
         return found
     # A layer is measured against baselines of its own residency and slack; a baseline on its own may have another one.
-    others = [replace(other, seed=seed) for other in _rivals(problem) if other is not None]
-    best = min(others, key=lambda other: other.trial)
+    others = _rivals(problem, FILLINGS if share < 1 else FILLINGS[1:])
+    best = min((replace(other, seed=seed) for other in others), key=lambda other: other.trial, default=found)
     if best.trial >= found.trial * (1 - PROVED):
         return found
-    again = _solve_with(problem, [layer.residency for layer in best.layers], seed, jobs, work)
+    again, _ = _solve_with(problem, [layer.residency for layer in best.layers], seed, jobs, work)
     return min(best, again, key=lambda solution: solution.trial)
 
 
@@ -91,9 +91,17 @@ def compare(problem: Problem, names: Sequence[str] | None = None) -> dict[str, S
     return {name: place_baseline(problem, name) for name in names or baselines.names(problem.rates.banks)}
 
 
-def _rivals(problem: Problem) -> Iterable[Solution | None]:
-    """Place every layer as each baseline does from the steps that candidates are made from."""
-    return (_place_as(problem, name, True) for name in baselines.names(problem.rates.banks))
+def _rivals(problem: Problem, fillings: Sequence[float]) -> Iterable[Solution]:
+    """Place layers as baselines do from the steps that candidates are made from.
+
+    Args:
+        problem: machine and layers.
+        fillings: shares of HB; what fits only with a larger one is left out, as layers on their own were told of it.
+    """
+    for name in baselines.names(problem.rates.banks):
+        solution = _place_as(problem, name, fillings, True)
+        if solution is not None:
+            yield solution
 
 
 def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Placement:
@@ -146,30 +154,32 @@ def place_baseline(problem: Problem, name: str) -> Solution | None:
         InputError: no such baseline.
     """
     baselines.check_name(name, problem.rates.banks)
-    return _place_as(problem, name, False)
+    return _place_as(problem, name, FILLINGS, False)
 
 
-def _place_as(problem: Problem, name: str, from_making: bool) -> Solution | None:
+def _place_as(problem: Problem, name: str, fillings: Sequence[float], from_making: bool) -> Solution | None:
+    """Place every layer as a baseline does, unless it fits only with another share of HB than these."""
     is_decided = all(layer.residency is not None for layer in problem.layers)
     for share in FILLINGS[:1] if is_decided else FILLINGS:
         layers = layer_problems(problem, residency.most_popular(problem, share), 1.0)
-        solution = _place_all(problem, layers, name, from_making)
+        sources = [replace(layer, layer=layer.layer.made) if from_making else layer for layer in layers]
+        placed = [replicas for source in sources if (replicas := baselines.place(name, source)) is not None]
+        if len(placed) < len(layers):
+            continue
+        if share not in fillings:
+            return None
+        placements = [_scored(layer, replicas, name) for layer, replicas in zip(layers, placed, strict=True)]
+        solution = _assemble(problem, placements, 0)
         if solution is not None:
             return solution
     return None
 
 
-def _place_all(problem: Problem, layers: list[LayerProblem], name: str, from_making: bool) -> Solution | None:
-    placements = []
-    for layer in layers:
-        replicas = baselines.place(name, replace(layer, layer=layer.layer.made) if from_making else layer)
-        if replicas is None:
-            return None
-        seconds = mean_seconds(layer, replicas)
-        bound = min(seconds, lower_bound(layer))
-        stages, trial = ((name, seconds),), trial_seconds(layer, replicas)
-        placements.append(Placement(layer.residency, replicas, seconds, bound, seconds, (name, seconds), stages, trial))
-    return _assemble(problem, placements, 0)
+def _scored(layer: LayerProblem, replicas: Replicas, name: str) -> Placement:
+    seconds = mean_seconds(layer, replicas)
+    trial = seconds if layer.layer.trial is None else trial_seconds(layer, replicas)
+    bound, stages = min(seconds, lower_bound(layer)), ((name, seconds),)
+    return Placement(layer.residency, replicas, seconds, bound, seconds, (name, seconds), stages, trial)
 
 
 def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: float) -> list[LayerProblem]:
@@ -190,7 +200,10 @@ def layer_problems(problem: Problem, residencies: list[IntArray], slack_share: f
     ]
 
 
-def _solve_with(problem: Problem, residencies: list[IntArray], seed: int, jobs: int, work: int) -> Solution:
+def _solve_with(
+    problem: Problem, residencies: list[IntArray], seed: int, jobs: int, work: int
+) -> tuple[Solution, float]:
+    """Place layers of these residencies; returns also the share of the slack that a layer had."""
     rates, certain = problem.rates, 1 / len(problem.layers)
     sizes = [la.resident_bytes(levels) for la, levels in zip(problem.layers, residencies, strict=True)]
     spare = rates.banks * rates.bank_capacity_bytes - sum(int(size.sum()) for size in sizes)
@@ -202,7 +215,7 @@ def _solve_with(problem: Problem, residencies: list[IntArray], seed: int, jobs: 
         best = _concentrated(layers, wide, seed, jobs, work) if work else wide
         solution = _assemble(problem, best, seed) or _assemble(problem, wide, seed)
         if solution is not None:
-            return solution
+            return solution, share
     raise AssertionError("layers that keep to their own part of every bank fit together")
 
 
@@ -262,7 +275,7 @@ def _searched(
         if replicated is not None:
             entries.append((State(problem, routing, replicated, floor), replicated, banks))
         for state, replicas, widths in entries:
-            copied = replicate(problem, state, replicas, seed, work // len(entries))
+            copied = replicate(problem, state, replicas, seed, work // (2 * len(entries)))
             yield "replicas", copied if widths == banks else refine(copied, widths)
 
 
