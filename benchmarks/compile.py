@@ -4,6 +4,7 @@ Growth is measured on Qwen3-30B-A3B with fewer layers or experts than it has; `r
 those of the entry before it, where size doubles.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -42,6 +43,8 @@ def growth(field: str, sizes: tuple[int, ...], folder: Path) -> list[dict[str, A
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     print("demo", file=sys.stderr)
     demo = summary(compile_once("qwen3-30b-a3b", "elmoe3d-8gb"))
     print("deepseek-v3", file=sys.stderr)

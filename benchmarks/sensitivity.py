@@ -3,6 +3,7 @@
 python benchmarks/sensitivity.py [MODEL [TARGET]] [--json]
 """
 
+import argparse
 import json
 import sys
 from typing import Any
@@ -42,11 +43,14 @@ def rows(model: str, target: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    names = [text for text in sys.argv[1:] if not text.startswith("--")]
-    model, target = (names + ["qwen3-30b-a3b", "elmoe3d-8gb"][len(names) :])[:2]
-    table = rows(model, target)
-    if "--json" in sys.argv:
-        print(json.dumps({"model": model, "target": target, "figures": table}, indent=1))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="qwen3-30b-a3b", help="default: qwen3-30b-a3b")
+    parser.add_argument("target", nargs="?", default="elmoe3d-8gb", help="default: elmoe3d-8gb")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
+    table = rows(options.model, options.target)
+    if options.json:
+        print(json.dumps({"model": options.model, "target": options.target, "figures": table}, indent=1))
         return
     print("| assumed figure | value | token time, halved | doubled | token energy, halved | doubled |")
     print("|---|---|---|---|---|---|")

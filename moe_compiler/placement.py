@@ -242,6 +242,7 @@ def _document(request: PlacementRequest, shape: _Shape, problem: Problem, soluti
         "bank_bytes_per_second": rates.bank_bytes_per_second,
         "link_bytes_per_second": rates.link_bytes_per_second,
         "external_bytes_per_second": rates.external_bytes_per_second,
+        "bank_macs_per_second": rates.bank_macs_per_second,
         "hidden": shape.footprint.model.hidden,
         "objective": solution.objective,
         "trial_objective": solution.trial,
@@ -252,6 +253,7 @@ def _document(request: PlacementRequest, shape: _Shape, problem: Problem, soluti
             {
                 "layer": shape.layers[row].layer,
                 "expert_bytes": {"msb": layer.msb_bytes, "all": layer.whole_bytes},
+                "macs_per_token": layer.macs_per_token,
                 "residency": [RESIDENCY[level] for level in placement.residency],
                 "placement": [[list(copy) for copy in copies] for copies in placement.replicas],
                 "objective": placement.objective,

@@ -20,7 +20,8 @@ from moe_passes.solve.placement.search import State
 from moe_passes.solve.placement.solve import WORK, layer_problems, sample
 from moe_passes.solve.placement.step_time import mean_seconds, trial_seconds
 
-NAMES = ("eplb", *baselines.REPLICATED)
+NAMES = baselines.REPLICATED
+"""They fill every layer's part of the spare capacity, so that all layers have as many slots."""
 
 
 def solve_slots(problem: Problem, seed: int = 0, jobs: int = 1, work: int = WORK) -> Solution:
@@ -68,7 +69,9 @@ def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
         best, trial = improved, trial_seconds(problem, improved)
     objective = mean_seconds(problem, best)
     stages = ((first, baseline), ("exchanges", objective))
-    bound, greedy = min(lower_bound(problem), objective), mean_seconds(problem, fitting.get("eplb", fitting[first]))
+    alone = baselines.place("eplb", made)
+    greedy = mean_seconds(problem, alone) if alone is not None else baseline
+    bound = min(lower_bound(problem), objective)
     return Placement(problem.residency, best, objective, bound, greedy, (first, baseline), stages, trial)
 
 
