@@ -46,6 +46,7 @@ def wrong(name: str, file: str, tests: str, old: str, new: str, fast: bool = Fal
 
 RCPSP, PLACEMENT, DRAFT = "tests/passes/solve/rcpsp", "tests/passes/solve/placement", "tests/passes/solve/draft"
 SCHEDULE_STAGES, PLACEMENT_STAGES = f"{RCPSP}/test_stages.py", f"{PLACEMENT}/test_stages.py"
+PLACEMENT_SHARED, PLACEMENT_TRIAL = f"{PLACEMENT}/test_concentrate.py", f"{PLACEMENT}/test_trial.py"
 ALLOCATION, DISPATCH = "tests/passes/solve/allocation", "tests/passes/solve/dispatch"
 ESTIMATE, TASKS, ROUTING = "tests/passes/estimate", "tests/passes/tasks", "tests/passes/routing"
 
@@ -87,12 +88,22 @@ MUTANTS = (
     noop("nothing is relocated", f"{SOLVE}/placement/search.py", PLACEMENT_STAGES, "relocate", "False", fast=True),
     noop("nothing is exchanged", f"{SOLVE}/placement/search.py", PLACEMENT_STAGES, "exchange", "False", fast=True),
     noop("nothing is rebuilt", f"{SOLVE}/placement/search.py", PLACEMENT_STAGES, "rebuild", "False", fast=True),
-    noop("no replicas", f"{SOLVE}/placement/replicate.py", PLACEMENT_STAGES, "replicate", "state.replicas()", fast=True),
+    noop("no replicas", f"{SOLVE}/placement/replicate.py", PLACEMENT_STAGES, "replicate", "replicas", fast=True),
+    noop("replicas do not move", f"{SOLVE}/placement/replicate.py", PLACEMENT_SHARED, "relocate", "False", fast=True),
+    noop("replicas do not change places", f"{SOLVE}/placement/replicate.py", PLACEMENT_SHARED, "exchange", "False", fast=True),
+    noop("no copy gives up its place", f"{SOLVE}/placement/replicate.py", PLACEMENT_SHARED, "displace", "False", fast=True),
+    noop("all layers use all banks", f"{SOLVE}/placement/concentrate.py", PLACEMENT_SHARED, "spans", "[None] * len(layers)", fast=True),
+    noop("nobody needs company", f"{SOLVE}/placement/bound.py", PLACEMENT_SHARED, "_company", "0.0", fast=True),
+    wrong("computation costs nothing", f"{SOLVE}/placement/step_time.py", PLACEMENT_SHARED, "return np.asarray(np.maximum(reading, computing))", "return np.asarray(reading)", fast=True),
+    wrong("the search forgets computation", f"{SOLVE}/placement/search.py", PLACEMENT_SHARED, "    computes = any(", "    computes = False and any(", fast=True),
+    noop("no trial", f"{SOLVE}/placement/trial.py", PLACEMENT_TRIAL, "cut_trial", "cut(first, length, batch, width), cut(first, length, batch, width)", fast=True),
+    noop("unseen experts count nothing", f"{SOLVE}/placement/trial.py", PLACEMENT_TRIAL, "with_prior", "steps", fast=True),
+    wrong("training steps choose", f"{SOLVE}/placement/solve.py", PLACEMENT_TRIAL, "scores = {name: trial_seconds(", "scores = {name: mean_seconds(", fast=True),
     wrong("groups are not searched", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, "        search(state, seed + number, work // (4 * STARTS))\n", "", fast=True),
     wrong("runs of any width are not searched", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, "        search(fine[-1], seed + number, work // (4 * FINISHERS))\n", "", fast=True),
     wrong("CP-SAT is not asked to place", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, "    improve(best, seed)\n", "", fast=True),
-    wrong("what replicas promise is not weighed", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, '            yield "replicas", promised\n', "            pass\n", fast=True),
-    wrong("a baseline of another residency is not taken", f"{SOLVE}/placement/solve.py", PLACEMENT, "if best.objective >= found.objective * (1 - PROVED):", "if True:"),
+    wrong("replicas are thrown away", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, 'yield "replicas", copied if widths == banks else refine(copied, widths)', "pass", fast=True),
+    wrong("a baseline of another residency is not taken", f"{SOLVE}/placement/solve.py", PLACEMENT, "if best.trial >= found.trial * (1 - PROVED):", "if True:"),
     noop("re-planning adopts no layer", f"{SOLVE}/placement/replan.py", f"{PLACEMENT}/test_replan.py", "_adopt", "plans, []"),
     noop("re-planning exchanges no residents", f"{SOLVE}/placement/replan.py", f"{PLACEMENT}/test_replan.py", "_exchange_residents", "previous, []", fast=True),
     noop("re-planning moves no single expert", f"{SOLVE}/placement/replan.py", f"{PLACEMENT}/test_replan.py", "run", "[]"),
@@ -145,7 +156,7 @@ MUTANTS = (
     wrong("arrays of any size are unpacked", "moe_compiler/paths.py", "tests/compiler/test_files.py", "if kind.hasobject or size > MOST_ARRAY_BYTES:", "if False:", fast=True),
     wrong("notes are markup", "moe_compiler/cli/console.py", "tests/compiler/test_files.py", "Console(markup=False, emoji=False, highlight=False, stderr=stderr, width=width)", "Console(stderr=stderr, width=width)", fast=True),
     noop("messages are not cut", "moe_compiler/cli/main.py", "tests/compiler/test_files.py", "_cut", "message", fast=True),
-    wrong("copies of an expert share banks", f"{SOLVE}/placement/replicate.py", PLACEMENT, "return not shared_banks([home, *self.homes[expert]]) and bool(", "return home not in self.homes[expert] and bool("),
+    wrong("copies of an expert share banks", f"{SOLVE}/placement/replicate.py", PLACEMENT, "taken[list(other)] = 1.0", "taken[list(other)] = 0.0"),
     noop("the checkers see no shared banks", "passes/moe_passes/plan/decisions.py", f"{PLACEMENT}/test_stages.py", "shared_banks", "()", fast=True),
     noop("every proof is confirmed", f"{SOLVE}/allocation/pairwise.py", ALLOCATION, "is_infeasible", "True", fast=True),
     wrong("what is alive at no time overlaps", f"{SOLVE}/allocation/problem.py", ALLOCATION, "return self.upper <= self.lower", "return False", fast=True),

@@ -147,8 +147,9 @@ class Copies:
         return self._try(expert, [*homes, offer], is_sure=False)
 
     def relocate(self, expert: int) -> bool:
-        """Move the replica of an expert to where it gains most; say whether one gains."""
-        for number in range(len(self.homes[expert])):
+        """Move one of the replicas that serve an expert most to where it gains most; say whether one gains."""
+        used = np.bincount(self.serving[expert], minlength=len(self.homes[expert]))
+        for number in np.argsort(-used, kind="stable")[:PARTNERS].tolist():
             others = self.homes[expert][:number] + self.homes[expert][number + 1 :]
             offer = self._best_run(expert, others, self.homes[expert][number])
             if offer is not None and self._try(expert, [*others, offer]):
@@ -271,6 +272,7 @@ class Copies:
     def _prices(self, expert: int, without: FloatArray, homes: list[Banks]) -> FloatArray:
         """Return the norm of every step if each replica served it: [replica, its steps]."""
         rest = _power(without) @ self.state.width
+        self.state.cells += len(homes) * (len(rest[0]) + CALL_CELLS)
         prices = []
         for home in homes:
             where = np.array(home)
@@ -288,7 +290,7 @@ class Copies:
         for channel, powers, grown in zip(without, rest, part, strict=True):
             more = runs_sum((_power(channel + grown) - powers) * width, length)
             after.append((powers @ width)[:, None] + more)
-        self.state.cells += 4 * without.size
+        self.state.cells += 4 * without.size + CALL_CELLS
         prices = np.maximum(np.max(after, axis=0), 0.0) ** (1 / POWER)
         if others:
             prices = np.minimum(prices, self._prices(expert, without, others).min(axis=0)[:, None])
@@ -298,15 +300,17 @@ class Copies:
         """Return the run with room, of the width of the expert's replicas, that keeps its steps' norms lowest."""
         length = len(old if old is not None else others[0])
         banks = self.state.banks
-        held = self.held.copy()
+        if length == banks or not len(self.serving[expert]):
+            return None
+        held, taken = self.held.copy(), np.zeros(banks)
+        for other in others:
+            taken[list(other)] = 1.0
         if old is not None:
             held[list(old)] -= self._bytes(expert, old)
         limit = self.problem.bank_limit_bytes + SLACK_BYTES
         part = self.problem.sizes[expert] / length / self.state.width
-        fits = runs_sum((held + part > limit).astype(np.float64)[None], length)[0] == 0
-        for start in np.flatnonzero(fits):
-            fits[start] = length < banks and not shared_banks([run(int(start), length, banks), *others])
-        if not fits.any() or not len(self.serving[expert]):
+        fits = runs_sum(np.maximum(held + part > limit, taken)[None], length)[0] == 0
+        if not fits.any():
             return None
         cost = np.where(fits, self._run_prices(expert, others, length).sum(axis=0), np.inf)
         best = run(int(np.argmin(cost)), length, banks)

@@ -1,0 +1,120 @@
+"""Every command that README and docs show is run, as it stands there, where files of the names that it uses lie.
+
+Shipped models are replaced by one of one small layer, long traces by short ones: the commands are what is tested.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM
+
+from moe_compiler.cli.commands import cli
+from moe_compiler.runtime.huggingface import configuration
+from tests.conftest import tiny_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "CONTRIBUTING.md")
+COMMAND = re.compile(r"    (?:\.venv/bin/)?(moec|python|make|torch-mlir-opt) ")
+SHIPPED = re.compile(r"\b(qwen3-30b-a3b|mixtral-8x7b|olmoe-1b-7b)\b")
+SMALL = "folder-with-config-json"
+
+
+def commands(page):
+    """Return the commands of a page; what follows two blanks and a # is a remark, a \\ goes on in the next line."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    found = [line for line in text.splitlines() if COMMAND.match(line)]
+    return [re.split(r"  +#", line.strip())[0].strip() for line in found]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with what the commands read, a compilation in `compiled` among it."""
+    here = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "benchmarks", here / "benchmarks")
+    (here / SMALL).mkdir()
+    (here / SMALL / "config.json").write_text(json.dumps(tiny_config("olmoe", num_hidden_layers=1)))
+    (here / "folder-with-safetensors").mkdir()
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(configuration(tiny_config("olmoe", num_hidden_layers=1))).save_pretrained(
+        here / "folder-with-safetensors"
+    )
+    shutil.copy(ROOT / "targets" / "elmoe3d-8gb.yaml", here / "my-box.yaml")
+    for number, name in enumerate(("coding", "math", "new", "mine", "my-trace")):
+        chosen = np.random.default_rng(number).random((400, 1, 16)).argsort(axis=2)[:, :, :4]
+        np.savez(here / f"{name}.npz", experts=chosen)
+    rows = [f"b{n},{n},{n + 3},{1 + n % 3}" for n in range(8)]
+    (here / "buffers.csv").write_text("\n".join(["id,lower,upper,size", *rows]) + "\n")
+    task = {"modes": [{"duration": 2, "uses": {"m": 1}}]}
+    problem = {"schema": 1, "resources": {"m": 1}, "tasks": [{"id": 0, **task}, {"id": 1, **task, "after": [0]}]}
+    (here / "problem.json").write_text(json.dumps(problem))
+    shop = {"ft10": {"duration_matrix": [[3, 2], [2, 4]], "machines_matrix": [[0, 1], [1, 0]]}}
+    (here / "benchmark_instances.json").write_text(json.dumps(shop))
+    compiled = f"compile {SMALL} --target elmoe3d-8gb --set memories.hb.capacity_gb=0.0003 --draft-length 2 -o compiled"
+    assert run(f"moec {compiled}", here)[0] == 0
+    return here
+
+
+def run(command, here):
+    """Run a command in a folder; ours in this process, which has loaded torch already. Returns code and errors."""
+    words = shlex.split(command)
+    if words[0].endswith("moec"):
+        output = here / words[words.index(">") + 1] if ">" in words else None
+        arguments = words[1 : words.index(">")] if output else words[1:]
+        with contextlib.chdir(here):
+            done = CliRunner().invoke(cli, arguments)
+        if output:
+            output.write_text(done.stdout)
+        return done.exit_code, f"{done.stderr} {done.exception}"
+    path = f"{Path(sys.executable).parent}:{torch_mlir_binaries()}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(command, shell=True, cwd=here, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stderr
+
+
+def torch_mlir_binaries():
+    import torch_mlir
+
+    return Path(torch_mlir.__path__[0]) / "_mlir_libs"
+
+
+def test_commands_are_found():
+    assert "make demo" in commands("README.md")
+    assert sum(len(commands(page)) for page in PAGES) >= 30
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_every_command_runs(page, source, tmp_path):
+    place = Path(shutil.copytree(source, tmp_path / "place", symlinks=True))
+    if not any(command.endswith("-o out") for command in commands(page)):
+        (place / "compiled").rename(place / "out")
+    for command in commands(page):
+        if command.startswith("make "):
+            # `make test` runs this very test: here it is only looked at.
+            assert run(f"make -n -C {ROOT} {command.removeprefix('make ')}", place)[0] == 0, command
+            continue
+        if "psplib" in command:
+            continue  # Neither the package, which only benchmarks need, nor PSPLIB's files are here.
+        small = SHIPPED.sub(SMALL, command).replace("synthetic-8192tokens", "synthetic-600tokens")
+        code, errors = run(small, place)
+        assert code == 0, f"{page}: {command}\n{errors[-1500:]}"
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_benchmark_has_help(script):
+    if '__name__ == "__main__"' not in (ROOT / "benchmarks" / script).read_text():
+        return
+    command = [sys.executable, ROOT / "benchmarks" / script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
