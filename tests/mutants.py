@@ -102,7 +102,7 @@ MUTANTS = (
     wrong("groups are not searched", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, "        search(state, seed + number, work // (4 * STARTS))\n", "", fast=True),
     wrong("runs of any width are not searched", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, "        search(fine[-1], seed + number, work // (4 * FINISHERS))\n", "", fast=True),
     wrong("CP-SAT is not asked to place", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, "    improve(best, seed)\n", "", fast=True),
-    wrong("replicas are thrown away", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, 'yield "replicas", copied if widths == banks else refine(copied, widths)', "pass", fast=True),
+    wrong("replicas are thrown away", f"{SOLVE}/placement/solve.py", PLACEMENT_STAGES, 'yield REPLICAS, copied if widths == banks else refine(copied, widths)', "pass", fast=True),
     wrong("a baseline of another residency is not taken", f"{SOLVE}/placement/solve.py", PLACEMENT, "if best.trial >= found.trial * (1 - PROVED):", "if True:"),
     noop("re-planning adopts no layer", f"{SOLVE}/placement/replan.py", f"{PLACEMENT}/test_replan.py", "_adopt", "plans, []"),
     noop("re-planning exchanges no residents", f"{SOLVE}/placement/replan.py", f"{PLACEMENT}/test_replan.py", "_exchange_residents", "previous, []", fast=True),

@@ -47,6 +47,8 @@ STARTS, FINISHERS = 6, 2
 """Starts in groups of banks that are searched, and how many of them then over runs of any width."""
 MOST_VISITS = 1 << 16
 """Choices (tokens times k) that the search looks at; longer traces are sampled evenly."""
+PACKED, REPLICAS = "eplb-steps", "replicas"
+"""The baseline whose replicas a search starts from, and the stage that it and others end in."""
 PROVED = 1e-9
 WORTH_SEARCHING = 1e-3
 """Above its bound, as a share of it: a layer that a baseline places better than this is not searched."""
@@ -121,17 +123,25 @@ def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
         if name not in scores and least_seconds(problem, replicas) < min(scores.values()):
             scores[name] = trial_seconds(problem, replicas)
     order = sorted(scores, key=lambda name: (scores[name], _parts(fitting[name]), name))
-    best, trial = fitting[order[0]], scores[order[0]]
+    # The trial has chosen the rule; what it is applied to is all that is known.
+    again = baselines.place(order[0], problem)
+    best, score = fitting[order[0]] if again is None else again, scores[order[0]]
     baseline = objective = mean_seconds(problem, best)
-    stages = [(order[0], objective)]
+    stages, packed = [(order[0], objective)], fitting.get(PACKED)
     if work and objective > bound * (1 + WORTH_SEARCHING):
-        for stage, replicas in _searched(made, fitting.get("eplb-steps"), seed, work):
-            score = trial_seconds(problem, replicas)
-            if score < trial and (seconds := mean_seconds(problem, replicas)) <= baseline:
-                best, trial, objective = replicas, score, seconds
+        stage, replicas = order[0], best
+        for stage, replicas in _searched(made, packed, seed, work):
+            trial = trial_seconds(problem, replicas)
+            if trial < score and (seconds := mean_seconds(problem, replicas)) <= baseline:
+                best, score, objective = replicas, trial, seconds
             if stages[-1][0] == stage:
                 stages.pop()
             stages.append((stage, objective))
+        if replicas is best and stage == REPLICAS and packed is not None and problem.layer.making is not None:
+            refitted = _refitted(problem, seed, work)
+            if refitted is not None and (seconds := mean_seconds(problem, refitted)) <= objective:
+                best, objective = refitted, seconds
+                stages.append(("replicas of all steps", objective))
     greedy = mean_seconds(problem, fitting.get("lpt", fitting[f"shard-{problem.rates.banks}"]))
     return Placement(
         problem.residency,
@@ -141,8 +151,18 @@ def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
         greedy,
         (order[0], baseline),
         tuple(stages),
-        trial,
+        objective if problem.layer.trial is None else trial_seconds(problem, best),
     )
+
+
+def _refitted(problem: LayerProblem, seed: int, work: int) -> Replicas | None:
+    """Replicate first, pack and improve as the search did, from all training steps."""
+    packed = baselines.place(PACKED, problem)
+    if packed is None:
+        return None
+    routing = sample(problem.layer)
+    floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
+    return replicate(problem, State(problem, routing, packed, floor), packed, seed, work // 8)
 
 
 def place_baseline(problem: Problem, name: str) -> Solution | None:
@@ -276,7 +296,7 @@ def _searched(
             entries.append((State(problem, routing, replicated, floor), replicated, banks))
         for state, replicas, widths in entries:
             copied = replicate(problem, state, replicas, seed, work // (2 * len(entries)))
-            yield "replicas", copied if widths == banks else refine(copied, widths)
+            yield REPLICAS, copied if widths == banks else refine(copied, widths)
 
 
 def sample(layer: Layer) -> IntArray:
