@@ -8,6 +8,7 @@ import random
 import pytest
 from moe_passes.ir.dialects import parse
 from moe_passes.ir.module import text_of
+from moe_passes.ir.passes import partition_experts
 from moe_passes.plan.errors import InputError
 
 import moe_compiler
@@ -56,6 +57,7 @@ def traced_once(monkeypatch, tiny):
     monkeypatch.setattr(graph, "trace", trace)
     monkeypatch.setattr(held_out, "CLAIRVOYANT_SECONDS", 0.02)
     monkeypatch.setattr(held_out, "ROUNDS", 1)
+    monkeypatch.setattr(partition_experts, "WORK", 400_000)
     return str(tiny(num_hidden_layers=2))
 
 

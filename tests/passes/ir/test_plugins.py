@@ -97,7 +97,7 @@ def test_names_that_clash_are_errors(monkeypatch):
     class Point:
         name, value = "schedule-round", "elsewhere:Pass"
 
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(plugins, "_registered", lambda group: (Point(),))
     with pytest.raises(InputError, match=r"'schedule-round' is registered more than once"):
         plugins.load("group", {"schedule-round": "ours:Pass"}, "schedule-round", "pass")
 
@@ -111,6 +111,6 @@ def test_what_is_no_pass_is_refused(monkeypatch):
         def load(self):
             return print
 
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    monkeypatch.setattr(plugins, "_registered", lambda group: (Point(),))
     with pytest.raises(InputError, match=r"not a moe_passes.ir.base.Pass"):
         load_pass("odd")
