@@ -156,7 +156,7 @@ MUTANTS = (
     wrong("arrays of any size are unpacked", "moe_compiler/paths.py", "tests/compiler/test_files.py", "if kind.hasobject or size > MOST_ARRAY_BYTES:", "if False:", fast=True),
     wrong("notes are markup", "moe_compiler/cli/console.py", "tests/compiler/test_files.py", "Console(markup=False, emoji=False, highlight=False, stderr=stderr, width=width)", "Console(stderr=stderr, width=width)", fast=True),
     noop("messages are not cut", "moe_compiler/cli/main.py", "tests/compiler/test_files.py", "_cut", "message", fast=True),
-    wrong("copies of an expert share banks", f"{SOLVE}/placement/replicate.py", PLACEMENT, "taken[list(other)] = 1.0", "taken[list(other)] = 0.0"),
+    wrong("copies of an expert share banks", f"{SOLVE}/placement/replicate.py", PLACEMENT_SHARED, "taken[list(other)] = 1.0", "taken[list(other)] = 0.0"),
     noop("the checkers see no shared banks", "passes/moe_passes/plan/decisions.py", f"{PLACEMENT}/test_stages.py", "shared_banks", "()", fast=True),
     noop("every proof is confirmed", f"{SOLVE}/allocation/pairwise.py", ALLOCATION, "is_infeasible", "True", fast=True),
     wrong("what is alive at no time overlaps", f"{SOLVE}/allocation/problem.py", ALLOCATION, "return self.upper <= self.lower", "return False", fast=True),

@@ -194,3 +194,12 @@ def test_replicas_are_improved_beyond_replicating_first_and_packing_then():
         assert parts(improved, part.sizes, 6).max() <= 701
         before, after = before + mean_seconds(part, packed), after + mean_seconds(part, improved)
     assert after < 0.98 * before
+
+
+def test_a_copy_overlaps_no_other_of_its_expert():
+    """0 over banks 0 and 1 shares the first with 2; banks 1 and 2 would be best, but hold half of it; 3 is 1's."""
+    problem = whole(np.array([[[0, 1, 2]]] * 4), 4, room=3, spare=SIZE)
+    placed = (((0, 1),), ((3,),), ((0,),))
+    found = Copies(problem, State(problem, problem.layer.routing, placed, np.zeros(4)), placed)
+    assert not found.add(0)
+    assert found.replicas() == placed

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moe_passes.plan.decisions import ALL
 from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.problem import NOBODY, Layer, Problem, Rates
-from moe_passes.solve.placement.solve import solve
+from moe_passes.solve.placement.solve import layer_problems, solve, solve_layer
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 from moe_passes.solve.placement.trial import cut_trial, unseen, with_prior
 
@@ -115,3 +115,16 @@ def test_figures_are_of_training_steps_and_no_baseline_is_faster_there():
     assert placed.objective <= placed.baseline[1]
     for wrong in (replace(placed, objective=placed.trial), replace(placed, trial=placed.objective)):
         assert violations(problem, replace(solution, layers=(wrong,)), chosen_replicas)
+
+
+def test_the_trial_chooses_between_baselines_and_training_steps_do_not():
+    """Whole experts two a bank: contiguous puts 0 beside 1, round-robin 0 beside 4; who meets beside another takes 2 s.
+
+    Eighteen steps of 0 and 1 or 2 and 3 are faster dealt out, the six latest, of 0 and 4 or 1 and 5, are not. Sharded
+    over four banks, a token hears 4 · 2 B / 5 B/s = 1.6 s.
+    """
+    problem = changed([[0, 1], [2, 3]] * 9, [[0, 4], [1, 5]] * 3)
+    slow = replace(problem, rates=replace(problem.rates, link_bytes_per_second=5.0))
+    placed = solve_layer(layer_problems(slow, [np.full(8, ALL)], 1.0)[0], 0, work=0)
+    assert placed.trial == pytest.approx(1.0)
+    assert placed.objective > 1.25, "what is fastest on all training steps: round-robin"
