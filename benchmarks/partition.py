@@ -42,7 +42,7 @@ from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.problem import Layer, LayerProblem, Problem, Rates, Solution
 from moe_passes.solve.placement.solve import compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
-from moe_passes.solve.placement.trial import cut_trial, with_prior
+from moe_passes.solve.placement.trial import trial_of
 from public import FOLDER, public
 
 from moe_compiler.hardware.loader import load_target
@@ -170,7 +170,8 @@ def steps_of(instance: Instance, tokens: np.ndarray) -> np.ndarray:
 
 def problem(instance: Instance, train: np.ndarray) -> Problem:
     """The problem as `moec partition` solves it."""
-    routing, (making, trial) = steps_of(instance, train), trial_of(instance, train)
+    routing = steps_of(instance, train)
+    making, trial = trial_of(train, instance.batch, instance.width, instance.experts)
     machine = load_target("elmoe3d-8gb", ()).machine()
     rates, banks = cost_model("analytic", machine).rates(), machine.hb.banks
     real = instance.source.startswith("mixtral")
@@ -200,20 +201,6 @@ def problem(instance: Instance, train: np.ndarray) -> Problem:
             for row in range(instance.layers)
         ),
     )
-
-
-def trial_of(instance: Instance, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps to make placements from, and later ones to choose between them on."""
-    everyone = np.ones(instance.experts, dtype=np.int64)
-
-    def with_all(tokens: np.ndarray) -> np.ndarray:
-        steps = train[tokens.reshape(len(tokens), -1)]
-        count = len(train) * train.shape[2]
-        layers = [with_prior(steps[:, :, row], everyone, count) for row in range(instance.layers)]
-        return np.stack(layers, axis=2)
-
-    making, trial = cut_trial(0, len(train), instance.batch, instance.width)
-    return with_all(making), with_all(trial)
 
 
 def held_out(here: Problem, solution: Solution, test: np.ndarray) -> dict[str, float]:

@@ -24,7 +24,7 @@ from moe_passes.solve.placement.replan import Plan, Replanned, replan
 from moe_passes.solve.placement.slots import solve_slots
 from moe_passes.solve.placement.solve import compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
-from moe_passes.solve.placement.trial import cut_trial, unseen, with_prior
+from moe_passes.solve.placement.trial import trial_of, unseen
 
 from moe_compiler.documents.placement import LayerEntry
 from moe_compiler.formats import placements
@@ -177,17 +177,8 @@ def _shape(request: PlacementRequest) -> _Shape:
 
 def _trial(request: PlacementRequest, trace: profiles.Profile, shape: _Shape) -> tuple[IntArray, IntArray]:
     """Return routing to make placements from and to choose between them on: [step, token, layer, k] each."""
-    first, length = (0, trace.trace.tokens) if request.score else split_of(trace.trace.tokens, "train")
-    making, trial = cut_trial(first, length, request.batch, request.step_tokens)
-
-    def steps_of(tokens: IntArray) -> IntArray:
-        chosen = trace.trace.experts[tokens.reshape(len(tokens), -1)]
-        experts, choices = shape.layers[0].experts, length * shape.layers[0].top_k
-        everyone = np.ones(experts, dtype=np.int64)
-        layers = [with_prior(chosen[:, :, row], everyone, choices) for row in range(len(shape.layers))]
-        return np.stack(layers, axis=2)
-
-    return steps_of(making), steps_of(trial)
+    length = trace.trace.tokens if request.score else split_of(trace.trace.tokens, "train")[1]
+    return trial_of(trace.trace.experts[:length], request.batch, request.step_tokens, shape.layers[0].experts)
 
 
 def _steps(request: PlacementRequest, profile: profiles.Profile, split: str | None, option: str) -> IntArray:

@@ -116,7 +116,7 @@ MUTANTS = (
     noop("no bound over residencies", f"{SOLVE}/placement/bound.py", PLACEMENT_STAGES, "any_residency_bound", "0.0", fast=True),
     wrong("the most popular leave", f"{SOLVE}/placement/residency.py", PLACEMENT_STAGES, "items = [(-tokens,", "items = [(tokens,", fast=True),
     wrong("the link costs nothing", f"{SOLVE}/placement/step_time.py", PLACEMENT, "return np.asarray(heard(by) * (", "return np.asarray(0 * heard(by) * (", fast=True),
-    wrong("loads cost nothing", f"{SOLVE}/placement/step_time.py", f"{PLACEMENT}/test_solve.py", "    external = missing_bytes(layer, residency, routing) / rates", "    external = 0 * missing_bytes(layer, residency, routing) / rates"),
+    wrong("loads cost nothing", f"{SOLVE}/placement/step_time.py", f"{PLACEMENT}/test_solve.py", "    external = external_seconds(rates", "    external = 0 * external_seconds(rates"),
     # Replica dispatch.
     wrong("no path of moves", f"{SOLVE}/replica/dispatcher.py", "tests/passes/solve/replica", "improve = self._shift if self.is_exact else self._move", "improve = self._move", fast=True),
     wrong("no single moves", f"{SOLVE}/replica/dispatcher.py", "tests/passes/solve/replica", "            while improve(experts, places, load, chosen):\n                pass\n", "            pass\n"),

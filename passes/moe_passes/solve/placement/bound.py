@@ -27,7 +27,7 @@ there is one bound over all steps at once:
 import numpy as np
 
 from moe_passes.solve.placement.problem import SLACK_BYTES, FloatArray, Layer, LayerProblem, Problem, distinct
-from moe_passes.solve.placement.step_time import missing_bytes
+from moe_passes.solve.placement.step_time import external_seconds
 
 BISECTIONS = 60
 CHUNK_TOKENS = 4096
@@ -67,7 +67,7 @@ def step_bounds(problem: LayerProblem) -> FloatArray:
     reading = layer.used @ problem.sizes / rates.bank_bytes_per_second
     choices = np.append(problem.sizes > 0, False)[layer.routing].sum(axis=(1, 2))
     even = np.maximum(reading, choices * (layer.macs_per_token / rates.bank_macs_per_second)) / rates.banks
-    external = missing_bytes(layer, problem.residency, layer.routing) / rates.external_bytes_per_second
+    external = external_seconds(rates, layer, problem.residency, layer.routing)
     return np.asarray(np.maximum(np.maximum(even, external), _trade_off(problem, of_tokens, even)))
 
 

@@ -17,7 +17,7 @@ from moe_passes.solve.placement import baselines
 from moe_passes.solve.placement.bound import lower_bound
 from moe_passes.solve.placement.problem import IntArray, LayerProblem, Placement, evenly
 from moe_passes.solve.placement.starts import starts
-from moe_passes.solve.placement.step_time import mean_seconds, missing_bytes
+from moe_passes.solve.placement.step_time import external_seconds, mean_seconds
 
 ASKED_LAYERS = 3
 """Layers that every share of the banks is tried on."""
@@ -110,7 +110,7 @@ def _quick(layer: LayerProblem) -> float:
     made = layer.layer.made
     routing: IntArray = made.routing[evenly(len(made.routing), GLANCE_STEPS)]
     glance = replace(layer, layer=replace(made, routing=routing))
-    floor = missing_bytes(layer.layer, layer.residency, routing) / layer.rates.external_bytes_per_second
+    floor = external_seconds(layer.rates, layer.layer, layer.residency, routing)
     found = [start.seconds for start in starts(glance, routing, floor)]
     for count in (1, *baselines.shard_counts(layer.rates.banks)):
         replicas = baselines.uniform(glance, count)

@@ -31,7 +31,7 @@ from moe_passes.solve.placement.problem import (
 )
 from moe_passes.solve.placement.search import State, is_significant, runs_sum
 from moe_passes.solve.placement.solve import WORK, solve
-from moe_passes.solve.placement.step_time import mean_seconds, missing_bytes, served
+from moe_passes.solve.placement.step_time import external_seconds, mean_seconds, served
 
 UNITS = 1_000_000
 """Of the most bytes that a bank can keep: assignments know integers only."""
@@ -311,7 +311,7 @@ class _Movers:
         self.touched: list[set[int]] = [set() for _ in plans]
 
     def _pieces(self, layer: Layer, plan: Plan) -> _Pieces:
-        floor = missing_bytes(layer, plan.residency, layer.routing) / self.problem.rates.external_bytes_per_second
+        floor = external_seconds(self.problem.rates, layer, plan.residency, layer.routing)
         owners = [(expert, number) for expert, copies in enumerate(plan.replicas) for number in range(len(copies))]
         sizes = layer.resident_bytes(plan.residency).astype(np.float64)
         by = served(plan.replicas, sizes, layer.routing, self.problem.rates.banks)

@@ -144,23 +144,23 @@ class Copies:
         offer = self._best_run(expert, homes)
         if offer is None:
             return False
-        return self._try(expert, [*homes, offer], is_sure=False)
+        return self._changed({expert: [*homes, offer]}, is_sure=False)
 
     def relocate(self, expert: int) -> bool:
         """Move one of the replicas that serve an expert most to where it gains most; say whether one gains."""
         used = np.bincount(self.serving[expert], minlength=len(self.homes[expert]))
         for number in np.argsort(-used, kind="stable")[:PARTNERS].tolist():
-            others = self.homes[expert][:number] + self.homes[expert][number + 1 :]
+            others = self._others(expert, number)
             offer = self._best_run(expert, others, self.homes[expert][number])
-            if offer is not None and self._try(expert, [*others, offer]):
+            if offer is not None and self._changed({expert: [*others, offer]}):
                 return True
         return False
 
     def exchange(self, expert: int) -> bool:
         """Let a replica change places with one of another expert of its size."""
-        number = int(np.argmax(np.bincount(self.serving[expert], minlength=1)))
         if not self.homes[expert] or not len(self.serving[expert]):
             return False
+        number = int(np.argmax(np.bincount(self.serving[expert])))
         mine, others = self.homes[expert][number], self._others(expert, number)
         cost = self._run_prices(expert, others, len(mine)).sum(axis=0)
         partners = sorted(
@@ -202,9 +202,6 @@ class Copies:
 
     def _others(self, expert: int, number: int) -> list[Banks]:
         return self.homes[expert][:number] + self.homes[expert][number + 1 :]
-
-    def _try(self, expert: int, homes: list[Banks], is_sure: bool = True) -> bool:
-        return self._changed({expert: homes}, is_sure)
 
     def _changed(self, homes: dict[int, list[Banks]], is_sure: bool = True) -> bool:
         """Give some experts other homes; undo it where the gain is none (or, if it must be sure, not significant)."""

@@ -4,9 +4,7 @@ Replicate first and pack then (`eplb-steps`), and let replicas change places, or
 copy, while that gains: both keep the number in every bank.
 """
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from moe_passes.solve.placement.bound import lower_bound
 from moe_passes.solve.placement.problem import LayerProblem, Placement, Problem, Solution, parts
 from moe_passes.solve.placement.replicate import Copies, swap
 from moe_passes.solve.placement.search import State
-from moe_passes.solve.placement.solve import WORK, layer_problems, sample
+from moe_passes.solve.placement.solve import PACKED, WORK, layer_problems, sample, spread
 from moe_passes.solve.placement.step_time import mean_seconds, trial_seconds
 
 NAMES = baselines.REPLICATED
@@ -45,10 +43,7 @@ def solve_slots(problem: Problem, seed: int = 0, jobs: int = 1, work: int = WORK
     # Slots of all layers must fit a bank together, so no layer may take the slack of another.
     layers = layer_problems(problem, everything, 1 / len(problem.layers))
     tasks = [(layer, seed + number, work) for number, layer in enumerate(layers)]
-    if jobs <= 1:
-        return Solution(tuple(_solve_layer(*task) for task in tasks), seed)
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("fork")) as pool:
-        return Solution(tuple(pool.map(_solve_layer, *zip(*tasks, strict=True))), seed)
+    return Solution(tuple(spread(_solve_layer, tasks, jobs)), seed)
 
 
 def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
@@ -64,10 +59,10 @@ def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
     scores = {name: trial_seconds(problem, replicas) for name, replicas in fitting.items()}
     first = min(scores, key=lambda name: (scores[name], name))
     best, trial, baseline = fitting[first], scores[first], mean_seconds(problem, fitting[first])
-    improved = _improved(made, fitting.get("eplb-steps", best), seed, work)
-    if trial_seconds(problem, improved) < trial and mean_seconds(problem, improved) <= baseline:
-        best, trial = improved, trial_seconds(problem, improved)
-    objective = mean_seconds(problem, best)
+    improved = _improved(made, fitting.get(PACKED, best), seed, work)
+    objective, score = baseline, trial_seconds(problem, improved)
+    if score < trial and (seconds := mean_seconds(problem, improved)) <= baseline:
+        best, trial, objective = improved, score, seconds
     stages = ((first, baseline), ("exchanges", objective))
     alone = baselines.place("eplb", made)
     greedy = mean_seconds(problem, alone) if alone is not None else baseline

@@ -9,9 +9,10 @@ are put together by numbering them anew (`assemble.py`). If that is not enough, 
 repeated; in the end each layer keeps to its own part of the slack, with which all fit for certain.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
@@ -39,7 +40,7 @@ from moe_passes.solve.placement.problem import (
 from moe_passes.solve.placement.replicate import replicate
 from moe_passes.solve.placement.search import State, search
 from moe_passes.solve.placement.starts import starts
-from moe_passes.solve.placement.step_time import least_seconds, mean_seconds, missing_bytes, trial_seconds
+from moe_passes.solve.placement.step_time import external_seconds, least_seconds, mean_seconds, trial_seconds
 
 WORK = 80_000_000
 """Table cells that the search of a layer may price."""
@@ -108,9 +109,7 @@ def _rivals(problem: Problem, fillings: Sequence[float]) -> Iterable[Solution]:
 
 def solve_layer(problem: LayerProblem, seed: int = 0, work: int = WORK) -> Placement:
     """Place the experts of one layer."""
-    # With several threads, BLAS may add in another order, and layers that are solved at once contend for the cores.
-    with ThreadpoolController().limit(limits=1, user_api="blas"):
-        return _solve_layer(problem, seed, work)
+    return _in_one_thread(_solve_layer, problem, seed, work)
 
 
 def _solve_layer(problem: LayerProblem, seed: int, work: int) -> Placement:
@@ -161,7 +160,7 @@ def _refitted(problem: LayerProblem, seed: int, work: int) -> Replicas | None:
     if packed is None:
         return None
     routing = sample(problem.layer)
-    floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
+    floor = external_seconds(problem.rates, problem.layer, problem.residency, routing)
     return replicate(problem, State(problem, routing, packed, floor), packed, seed, work // 8)
 
 
@@ -231,7 +230,7 @@ def _solve_with(
     # Where HB is full, layers that each bend their banks by the little that is left cannot all have their way.
     for share in (*SLACK_SHARES, certain) if spare >= smallest else (certain,):
         layers = layer_problems(problem, residencies, share)
-        wide = list(_spread([(layer, seed + number, work) for number, layer in enumerate(layers)], jobs))
+        wide = spread(_solve_layer, [(layer, seed + number, work) for number, layer in enumerate(layers)], jobs)
         best = _concentrated(layers, wide, seed, jobs, work) if work else wide
         solution = _assemble(problem, best, seed) or _assemble(problem, wide, seed)
         if solution is not None:
@@ -249,16 +248,28 @@ def _concentrated(
         (narrowed(layers[row], span.width), seed + row, work) for row, span in enumerate(where) if span is not None
     ]
     narrow: list[Placement | None] = [None] * len(layers)
-    for row, placed in zip(rows, _spread(tasks, jobs), strict=True):
+    for row, placed in zip(rows, spread(_solve_layer, tasks, jobs), strict=True):
         narrow[row] = placed
     return chosen(wide, narrow, where)
 
 
-def _spread(tasks: list[tuple[LayerProblem, int, int]], jobs: int) -> Iterable[Placement]:
+def spread(
+    place: Callable[[LayerProblem, int, int], Placement], tasks: list[tuple[LayerProblem, int, int]], jobs: int
+) -> list[Placement]:
+    """Place layers (problem, seed and work of each), so many at once; the answer does not depend on how many."""
+    alone = partial(_in_one_thread, place)
     if jobs <= 1 or len(tasks) <= 1:
-        return [solve_layer(*task) for task in tasks]
+        return [alone(*task) for task in tasks]
     with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("fork")) as pool:
-        return list(pool.map(solve_layer, *zip(*tasks, strict=True)))
+        return list(pool.map(alone, *zip(*tasks, strict=True)))
+
+
+def _in_one_thread(
+    place: Callable[[LayerProblem, int, int], Placement], problem: LayerProblem, seed: int, work: int
+) -> Placement:
+    # With several threads, BLAS may add in another order, and layers that are solved at once contend for the cores.
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        return place(problem, seed, work)
 
 
 def _searched(
@@ -266,7 +277,7 @@ def _searched(
 ) -> Iterable[tuple[str, Replicas]]:
     """Yield what each stage of the search makes of the most promising starts."""
     routing = sample(problem.layer)
-    floor = missing_bytes(problem.layer, problem.residency, routing) / problem.rates.external_bytes_per_second
+    floor = external_seconds(problem.rates, problem.layer, problem.residency, routing)
     smallest = min((size for size in problem.sizes.tolist() if size), default=np.inf)
     has_spare = problem.spare_bytes >= smallest
     found = []

@@ -119,6 +119,11 @@ def missing_bytes(layer: Layer, residency: IntArray, routing: IntArray) -> Float
     return np.asarray(distinct(routing, layer.experts).astype(np.float64) @ missing)
 
 
+def external_seconds(rates: Rates, layer: Layer, residency: IntArray, routing: IntArray) -> FloatArray:
+    """Seconds of the external channel: [step]; no placement changes them."""
+    return np.asarray(missing_bytes(layer, residency, routing) / rates.external_bytes_per_second)
+
+
 def step_seconds(
     rates: Rates, layer: Layer, residency: IntArray, replicas: Replicas, routing: IntArray | None = None
 ) -> FloatArray:
@@ -126,7 +131,7 @@ def step_seconds(
     routing = layer.routing if routing is None else routing
     sizes = layer.resident_bytes(residency).astype(np.float64)
     by = served(replicas, sizes, routing, rates.banks)
-    external = missing_bytes(layer, residency, routing) / rates.external_bytes_per_second
+    external = external_seconds(rates, layer, residency, routing)
     bank = bank_seconds(rates, layer.macs_per_token, by)
     return np.asarray(np.maximum(np.maximum(bank, link_seconds(rates, by)), external))
 

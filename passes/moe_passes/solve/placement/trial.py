@@ -78,6 +78,29 @@ def with_prior(steps: IntArray, open_to: IntArray, choices: int) -> IntArray:
     return np.concatenate([steps, np.where(is_filled, added, NOBODY)])
 
 
+def trial_of(choices: IntArray, batch: int, width: int, experts: int) -> tuple[IntArray, IntArray]:
+    """Cut the choices of training tokens into steps to make placements from and steps to choose between them on.
+
+    Args:
+        choices: [token, layer, k].
+        batch: sequences of a step.
+        width: consecutive tokens of a sequence in a step.
+        experts: of a layer; each may be chosen.
+
+    Returns:
+        [step, token, layer, k] of both.
+    """
+    tokens, layers, k = choices.shape
+    everyone = np.ones(experts, dtype=np.int64)
+
+    def steps_of(chosen: IntArray) -> IntArray:
+        steps = choices[chosen.reshape(len(chosen), -1)]
+        return np.stack([with_prior(steps[:, :, row], everyone, tokens * k) for row in range(layers)], axis=2)
+
+    making, trial = cut_trial(0, tokens, batch, width)
+    return steps_of(making), steps_of(trial)
+
+
 def unseen(routing: IntArray, experts: int) -> int:
     """Count the experts that no step chooses."""
     return experts - len(np.setdiff1d(routing, [NOBODY]))
