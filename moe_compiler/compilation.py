@@ -181,6 +181,8 @@ def _compile(
 
     timer = Timer()
     has_banks = loaded.target.memories.hb is not None
+    if not has_banks:
+        asked.check_plain()
     steps = parse_pipeline(default_pipeline(has_banks) if pipeline is None else pipeline)
     check_pipeline(steps, starting_states(has_banks), COMPLETE)
     with watch_solver_calls() as timer.solver_calls:

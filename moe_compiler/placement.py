@@ -22,7 +22,7 @@ from moe_passes.solve.placement.prepare import rates as placement_rates
 from moe_passes.solve.placement.problem import IntArray, Layer, Problem, Solution
 from moe_passes.solve.placement.replan import Plan, Replanned, replan
 from moe_passes.solve.placement.slots import solve_slots
-from moe_passes.solve.placement.solve import compare, solve
+from moe_passes.solve.placement.solve import WORK, compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 from moe_passes.solve.placement.trial import trial_of, unseen
 
@@ -96,12 +96,12 @@ def place(request: PlacementRequest, progress: Progress = lambda message: None) 
     progress("place experts")
     again: Replanned | None = None
     if request.equal_slots:
-        solution = solve_slots(problem, request.seed, request.jobs)
+        solution = solve_slots(problem, request.seed, request.jobs, WORK)
     elif previous is None:
-        solution = solve(problem, request.seed, request.jobs)
+        solution = solve(problem, request.seed, request.jobs, WORK)
     else:
         budget = math.inf if request.max_migration_gb is None else request.max_migration_gb * 1e9
-        again = replan(problem, previous, budget, request.seed, request.jobs)
+        again = replan(problem, previous, budget, request.seed, request.jobs, WORK)
         solution = again.solution
     wrong = violations(problem, solution, chosen_replicas)
     if wrong:

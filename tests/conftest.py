@@ -1,5 +1,7 @@
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,17 +110,60 @@ def tiny(tmp_path: Path):
     return write
 
 
+TRACED: dict[str, str] = {}
+"""Text of every model and batch that this process has traced."""
+
+
+@contextlib.contextmanager
+def little_effort() -> Iterator[None]:
+    """Trace a model once a process, and let searches end early: tests of both do without this.
+
+    Tracing and searching are most of a tiny model's compile, and the same in each of a hundred tests.
+    """
+    from moe_passes.ir.dialects import parse
+    from moe_passes.ir.module import text_of
+    from moe_passes.ir.passes import partition_experts
+
+    from moe_compiler import placement
+    from moe_compiler.evaluate import held_out
+    from moe_compiler.frontend import graph
+
+    trace = graph.trace
+
+    def traced_once(source, batch, ctx):
+        key = f"{source} {batch}"
+        if key not in TRACED:
+            TRACED[key] = text_of(trace(source, batch, ctx))
+        return parse(TRACED[key], "trace", ctx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "trace", traced_once)
+        patch.setattr(held_out, "CLAIRVOYANT_SECONDS", 0.02)
+        patch.setattr(held_out, "ROUNDS", 2)
+        patch.setattr(partition_experts, "WORK", 400_000)
+        patch.setattr(placement, "WORK", 1_000_000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small():
+    """`little_effort` for a file of tests."""
+    with little_effort():
+        yield
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
     """One compilation of a tiny model that keeps a part of its experts in HB, for tests that only look at it."""
     import moe_compiler
 
     folder = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny-qwen3")
-    return moe_compiler.compile(
-        str(folder),
-        "elmoe3d-4gb",
-        overrides=["memories.hb.capacity_gb=0.0003"],
-        draft_length=3,
-        context=64,
-        time_limit=1,
-    )
+    with little_effort():
+        return moe_compiler.compile(
+            str(folder),
+            "elmoe3d-4gb",
+            overrides=["memories.hb.capacity_gb=0.0003"],
+            draft_length=3,
+            context=64,
+            time_limit=1,
+        )

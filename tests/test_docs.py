@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
-from moe_compiler.cli.commands import cli
 from moe_compiler.runtime.huggingface import configuration
+from tests.command import moec
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +37,7 @@ def commands(page):
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(small, tmp_path_factory):
     """A folder with what the commands read, a compilation in `compiled` among it."""
     here = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "benchmarks", here / "benchmarks")
@@ -72,10 +71,10 @@ def run(command, here):
         output = here / words[words.index(">") + 1] if ">" in words else None
         arguments = words[1 : words.index(">")] if output else words[1:]
         with contextlib.chdir(here):
-            done = CliRunner().invoke(cli, arguments)
+            done = moec(*arguments)
         if output:
             output.write_text(done.stdout)
-        return done.exit_code, f"{done.stderr} {done.exception}"
+        return done.returncode, done.stderr
     path = f"{Path(sys.executable).parent}:{torch_mlir_binaries()}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     done = subprocess.run(command, shell=True, cwd=here, capture_output=True, text=True, env=environment)

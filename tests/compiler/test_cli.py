@@ -1,7 +1,7 @@
 import json
-import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from moe_compiler.cli.commands import COMMANDS, cli
+from tests.command import moec
+from tests.conftest import write_tiny
 
-MOEC = Path(os.sys.executable).parent / "moec"
-
-
-def moec(*arguments, stdin=None):
-    return subprocess.run(
-        [MOEC, *map(str, arguments)], capture_output=True, text=True, check=False, input=stdin, timeout=300
-    )
+MOEC = Path(sys.executable).parent / "moec"
 
 
 def assert_refused(result, *words):
@@ -30,11 +26,8 @@ def assert_refused(result, *words):
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     """One whole compile through the command line."""
-    from tests.conftest import tiny_config
-
     folder = tmp_path_factory.mktemp("cli")
-    (folder / "tiny").mkdir()
-    (folder / "tiny" / "config.json").write_text(json.dumps(tiny_config("qwen3_moe")))
+    write_tiny(folder / "tiny")
     arguments = compile_arguments(folder)
     result = moec(*arguments, "--json", "-o", folder / "out")
     assert result.returncode == 0, result.stderr
@@ -91,12 +84,18 @@ def test_compile_writes_the_contract(output):
     assert {step["step"] for step in record["steps"]} >= {"trace", *PIPELINE}
 
 
-def test_two_compiles_give_the_same_bytes_in_every_file_but_compile_json(output):
-    folder, _ = output
-    assert moec(*compile_arguments(folder), "-o", folder / "again").returncode == 0
-    for path in (folder / "out").rglob("*"):
-        if path.is_file() and path.name != "compile.json":
-            assert path.read_bytes() == (folder / "again" / path.relative_to(folder / "out")).read_bytes(), path
+def test_two_processes_give_the_same_bytes_in_every_file_but_compile_json(tmp_path):
+    """Nothing is made small here: both trace, search and evaluate as users do."""
+    write_tiny(tmp_path / "tiny", num_hidden_layers=1)
+    for name in ("first", "second"):
+        command = [MOEC, *map(str, compile_arguments(tmp_path)), "-o", tmp_path / name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    files = [path for path in (tmp_path / "first").rglob("*") if path.is_file()]
+    assert len(files) == 16
+    for path in files:
+        if path.name != "compile.json":
+            assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path
 
 
 @pytest.mark.parametrize("k", range(1, len(PIPELINE)))

@@ -6,16 +6,15 @@ Seeds are fixed. Every batch runs in a process of its own: MLIR is C++, and a cr
 import json
 import multiprocessing
 import random
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moe_compiler.cli import main as command_line
 from moe_compiler.cli.commands import cli
 from moe_compiler.hardware.loader import shipped_targets
+from tests.command import moec
 from tests.conftest import tiny_config
 
 ALLOWED = (0, 2, 3, 4)
@@ -76,23 +75,12 @@ def damaged_tree(random_: random.Random, tree: object) -> object:
     return tree
 
 
-def run(words: list[str]) -> int:
-    """Return the exit code of a command line."""
-    sys.argv = ["moec", *words]
-    try:
-        command_line.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def batch(maker: str, seed: int, count: int, folder: Path, queue: multiprocessing.Queue) -> None:
     """Run inputs of a kind; what ended otherwise than it may goes to the queue."""
-    sys.stdout = sys.stderr = open(folder / "output", "w", encoding="utf-8")  # noqa: SIM115
     random_, bad = random.Random(f"{maker} {seed}"), []
     for number in range(count):
         words, content = MAKERS[maker](random_, folder)
-        code = run(words)
+        code = moec(*words).returncode
         if code not in ALLOWED:
             bad.append((seed, number, code, words, content[:300]))
     queue.put(bad)

@@ -16,7 +16,8 @@ from moe_passes.solve.rcpsp.solve import solve
 
 from tests.passes.solve.rcpsp.shops import random_jobs
 
-ENTRY = "from moe_compiler.cli.main import entry; entry()"
+ENTRY = "print(flush=True); from moe_compiler.cli.main import entry; entry()"
+"""The line says that Python has started: before that no program can answer."""
 SECONDS = 30
 """Far more than it takes on a busy machine; a search that goes on takes longer."""
 MOMENTS = [0.3 * n for n in range(1, 11)]
@@ -30,6 +31,8 @@ def interrupted(arguments, after: float):
         text=True,
         start_new_session=True,
     )
+    assert process.stdout is not None
+    process.stdout.readline()
     time.sleep(after)
     os.killpg(process.pid, signal.SIGINT)
     try:

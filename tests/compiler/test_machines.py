@@ -6,21 +6,17 @@
 import random
 
 import pytest
-from moe_passes.ir.dialects import parse
-from moe_passes.ir.module import text_of
-from moe_passes.ir.passes import partition_experts
 from moe_passes.plan.errors import InputError
 
 import moe_compiler
 from moe_compiler.evaluate import held_out
-from moe_compiler.frontend import graph
 
 MACHINES, PARTS = 300, 10
 TOLERANCE = 1e-6
 """Durations are whole nanoseconds, rooflines are not."""
 
 
-TEXTS: dict[int, str] = {}
+TRACE = "synthetic-400tokens-seed0"
 
 
 def overrides(seed: int) -> list[str]:
@@ -44,37 +40,23 @@ def overrides(seed: int) -> list[str]:
     return [f"{path}={value}" for path, value in values.items()]
 
 
-@pytest.fixture
-def traced_once(monkeypatch, tiny):
-    """Trace the tiny model once a batch size; look at one held-out round. Every compile starts from that text."""
-    real = graph.trace
-
-    def trace(source, batch, ctx):
-        if batch not in TEXTS:
-            TEXTS[batch] = text_of(real(source, batch, ctx))
-        return parse(TEXTS[batch], "trace", ctx)
-
-    monkeypatch.setattr(graph, "trace", trace)
-    monkeypatch.setattr(held_out, "CLAIRVOYANT_SECONDS", 0.02)
-    monkeypatch.setattr(held_out, "ROUNDS", 1)
-    monkeypatch.setattr(partition_experts, "WORK", 400_000)
-    return str(tiny(num_hidden_layers=2))
-
-
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_legal_machine_gets_a_right_plan(part, traced_once):
+def test_every_legal_machine_gets_a_right_plan(part, tiny, monkeypatch):
+    monkeypatch.setattr(held_out, "ROUNDS", 1)
+    model = str(tiny(num_hidden_layers=2))
     compiled, refused = 0, []
     for seed in range(part, MACHINES, PARTS):
         choose = random.Random(seed)
         length, batch = choose.choice((0, 1, 1, 2, 2, 2, 3, "auto")), choose.choice((1, 1, 3))
         try:
             made = moe_compiler.compile(
-                traced_once,
+                model,
                 "elmoe3d-4gb",
                 overrides=overrides(seed),
                 draft_length=length,
                 batch=batch,
                 context=64,
+                profile=TRACE,
                 time_limit=0.02,
             )
         except InputError as error:

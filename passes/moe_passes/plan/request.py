@@ -82,6 +82,18 @@ class Request:
     time_limit_seconds: float
     cost_model: str = "analytic"
 
+    def check_plain(self) -> None:
+        """Refuse a draft, on a machine where there is nothing for it to read.
+
+        Raises:
+            InputError: γ was asked for.
+        """
+        if self.draft_length > 0:
+            raise InputError(
+                f"--draft-length {self.draft_length}: the target has no memory 'hb' for a draft to read; "
+                "valid: 0 or auto (plain decoding)"
+            )
+
 
 @dataclass(frozen=True)
 class ProfileRecord:

@@ -62,8 +62,8 @@ def test_a_pass_from_outside_is_refused_with_the_true_reason(installed, compiled
 
 def test_every_pass_and_estimate_follows_a_cost_model_from_outside(installed, tmp_path):
     """On a machine that is twice as slow in everything, the same plan takes twice as long, rounding apart."""
-    folder = write_tiny(tmp_path / "tiny")
-    base = ["compile", folder, "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003"]
+    folder = write_tiny(tmp_path / "tiny", num_hidden_layers=1)
+    base = ["compile", folder, "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0001"]
     base += ["--draft-length", "2", "--context", "64", "--time-limit", "0.2", "--json"]
     costs = {}
     for name in ("analytic", "half-speed"):

@@ -15,7 +15,6 @@ from moe_passes.ir.phases import read_stages
 from moe_passes.ir.restricting import restrict_draft
 from moe_passes.ir.states import Drafted, Experts, Phases
 from moe_passes.plan.decisions import ALL, MSB, NONE, DraftPlan
-from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE
 from moe_passes.plan.request import Request
@@ -50,7 +49,7 @@ class SelectDraft(Pass):
         of = footprint(only(module, ModelShape, self.name), request, [layer for _, layer in stores], parts(verify))
         check_fits(cost, of)
         if not cost.space().banks:
-            _check_plain(request)
+            request.check_plain()
             for store in stores:
                 write_residency(store, np.full(store[1].experts, NONE))
             append(module, NOTHING_NEAR)
@@ -68,14 +67,6 @@ class SelectDraft(Pass):
         restrict_draft(module, slice_, self.name)
         append(module, _plan(cost.space().near_bytes, of, solution))
         write_records(module, self.name, [record(solution, request.seed)])
-
-
-def _check_plain(request: Request) -> None:
-    if request.draft_length > 0:
-        raise InputError(
-            f"--draft-length {request.draft_length}: the target has no memory 'hb' for a draft to read; "
-            "valid: 0 or auto (plain decoding)"
-        )
 
 
 def _plan(near_bytes: int, of: Footprint, solution: Solution) -> DraftPlan:
