@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(VENV)/bin/moec compile qwen3-30b-a3b --target targets/elmoe3d-8gb.yaml -o $(DEMO)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

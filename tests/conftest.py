@@ -166,4 +166,5 @@ def compiled(tmp_path_factory):
             draft_length=3,
             context=64,
             time_limit=1,
+            profile="synthetic-800tokens-seed0",
         )

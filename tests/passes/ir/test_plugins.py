@@ -65,6 +65,7 @@ def test_every_pass_and_estimate_follows_a_cost_model_from_outside(installed, tm
     folder = write_tiny(tmp_path / "tiny", num_hidden_layers=1)
     base = ["compile", folder, "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0001"]
     base += ["--draft-length", "2", "--context", "64", "--time-limit", "0.2", "--json"]
+    base += ["--profile", "synthetic-600tokens-seed0"]
     costs = {}
     for name in ("analytic", "half-speed"):
         done = moec(installed, *base, "--cost-model", name, "-o", tmp_path / name)
