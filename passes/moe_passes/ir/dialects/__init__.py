@@ -5,6 +5,7 @@ definition that makes other tools (`torch-mlir-opt --irdl-file=…`) understand 
 """
 
 import re
+from typing import NoReturn
 
 from torch_mlir import ir
 from torch_mlir._mlir_libs import _mlir
@@ -21,6 +22,10 @@ _TEXTS = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
 _NESTING = re.compile(r"->|[\[({<\])}>]|\n")
 _ESCAPES = re.compile(r"\\\\|((?:\\[89A-Fa-f][0-9A-Fa-f])+)")
 """Backslashes, and bytes that MLIR writes in hexadecimal."""
+_ALIAS = re.compile(r"^[ \t]*([#!][A-Za-z_$][\w$-]*)[ \t]*=", re.MULTILINE)
+_MENTION = re.compile(r"[#!][A-Za-z_$][\w$-]*")
+MOST_EXPANDED_LETTERS = 2**26
+"""Of a text whose aliases are written out."""
 VERSION_ATTRIBUTE = "moe.version"
 
 __all__ = [
@@ -74,6 +79,7 @@ def parse(text: str, name: str, ctx: ir.Context) -> ir.Module:
     """
     bare = _TEXTS.sub('""', text)
     _check_depth(bare, name)
+    _check_aliases(bare, name)
     _check_texts(text, name)
     _check_version(bare, '"moe.' in text or '"sched.' in text, name)
     try:
@@ -129,8 +135,60 @@ def _check_depth(bare: str, name: str) -> None:
             raise InputError(f"{name}:{line}: nested more than {DEEPEST_NESTING} deep")
 
 
+def _check_aliases(bare: str, name: str) -> None:
+    """An alias of aliases is short, and may stand for more than any machine holds, nested deeper than any stack."""
+    found = list(_ALIAS.finditer(bare))
+    ends = [*(later.start() for later in found), len(bare)][1:]
+    definitions = {alias.group(1): alias for alias in found}
+    bodies = {alias.group(1): _body(bare, alias.end(), end) for alias, end in zip(found, ends, strict=True)}
+    known: dict[str, tuple[int, int]] = {}
+    pending: set[str] = set()
+
+    def refuse(alias: str, what: str) -> NoReturn:
+        line = bare.count("\n", 0, definitions[alias].start()) + 1
+        raise InputError(f"{name}:{line}: alias {alias} {what}")
+
+    def measure(alias: str, above: int) -> tuple[int, int]:
+        """Return the letters and the nesting that an alias stands for."""
+        if alias in pending:
+            refuse(alias, "is defined by itself")
+        if alias not in known:
+            pending.add(alias)
+            if above > DEEPEST_NESTING:
+                refuse(alias, f"is nested more than {DEEPEST_NESTING} deep")
+            inner = [measure(m, above + 1) for m in _MENTION.findall(bodies[alias]) if m in definitions]
+            letters = len(bodies[alias]) + sum(size for size, _ in inner)
+            deep = 1 + max((depth for _, depth in inner), default=0)
+            pending.discard(alias)
+            if deep > DEEPEST_NESTING:
+                refuse(alias, f"is nested more than {DEEPEST_NESTING} deep")
+            known[alias] = letters, deep
+        return known[alias]
+
+    expanded = 0
+    for alias in _MENTION.findall(bare):
+        if alias in definitions:
+            expanded += measure(alias, 0)[0]
+            if expanded > MOST_EXPANDED_LETTERS:
+                refuse(alias, f"makes more than {MOST_EXPANDED_LETTERS:,} letters of the text, written out")
+
+
+def _body(bare: str, start: int, end: int) -> str:
+    """Return what is defined from `start` on: to the end of the line in which all brackets are closed again."""
+    depth = 0
+    for found in _NESTING.finditer(bare, start, end):
+        mark = found.group()
+        if mark == "\n" and depth <= 0:
+            return bare[start : found.start()]
+        if mark not in ("\n", "->"):
+            depth += 1 if mark in "[({<" else -1
+    return bare[start:end]
+
+
 def _check_texts(text: str, name: str) -> None:
-    """MLIR lets any byte into a string; Python reads strings as UTF-8."""
+    """MLIR lets any byte into a string, which Python reads as UTF-8, and takes a zero for the end of the text."""
+    if "\0" in text:
+        raise InputError(f"{name}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: a zero byte; valid: text")
     for found in _ESCAPES.finditer(text):
         try:
             bytes.fromhex((found.group(1) or "").replace("\\", "")).decode()
