@@ -187,10 +187,11 @@ MUTANTS = (
     wrong("likelihoods ignore the last round", "passes/moe_passes/routing/likelihood.py", ROUTING, "(recent, of.recent_borders)", "(0 * recent, of.recent_borders)", fast=True),
     wrong("restriction fills nothing", "passes/moe_passes/routing/traces.py", ROUTING, "result[..., order] |= filled", "pass", fast=True),
     wrong("popularity counts what is reported on", "passes/moe_passes/routing/traces.py", ROUTING, "used = trace.experts[:border]", "used = trace.experts", fast=True),
+    # IR.
+    noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py", "_check_aliases", fast=True),
     # Evaluation.
     noop("no critical path", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "critical_path", "[]", fast=True),
     wrong("waiting is not told", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", 'seconds["waiting"] = seconds.get("waiting", 0) + start - earlier', "pass", fast=True),
     noop("nothing is busy", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "busy_fractions", "{}", fast=True),
     wrong("a resource is all in use", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "used[resource] += mode.duration * amount", "used[resource] += mode.duration * problem.capacities[resource]", fast=True),
-    noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py", "_check_aliases", fast=True),
 )  # fmt: skip
