@@ -188,7 +188,7 @@ MUTANTS = (
     wrong("restriction fills nothing", "passes/moe_passes/routing/traces.py", ROUTING, "result[..., order] |= filled", "pass", fast=True),
     wrong("popularity counts what is reported on", "passes/moe_passes/routing/traces.py", ROUTING, "used = trace.experts[:border]", "used = trace.experts", fast=True),
     # IR.
-    noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py", "_check_aliases", fast=True),
+    noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py::test_what_aliases_stand_for_is_bounded", "_check_aliases", fast=True),
     # Evaluation.
     noop("no critical path", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "critical_path", "[]", fast=True),
     wrong("waiting is not told", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", 'seconds["waiting"] = seconds.get("waiting", 0) + start - earlier', "pass", fast=True),
