@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 from moe_compiler.cli.codes import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED
@@ -112,12 +113,26 @@ def _watch_interrupts() -> None:
     signal.signal(signal.SIGINT, _hear)
 
 
-def _hear(*_: object) -> NoReturn:
-    """Raise; whatever else others say of it (click, native code that calls Python) goes nowhere."""
+def _hear(_: int, frame: FrameType | None) -> NoReturn:
+    """Raise; whatever else others say of it (click, native code that calls Python) goes nowhere.
+
+    During an import there is nothing to be taken back, and native modules do not survive an exception (nanobind's ends
+    the process by a segmentation fault).
+    """
+    if _is_importing(frame):
+        _interrupted()
     if not SAID:
         SAID.append(os.dup(2))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _interrupted() -> NoReturn:

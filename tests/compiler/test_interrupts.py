@@ -75,6 +75,24 @@ def test_a_compile_is_interrupted_and_writes_nothing(tmp_path, tiny, after):
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-qwen3_moe"]
 
 
+def test_nothing_is_raised_in_an_import(tmp_path):
+    """A native module that is loading does not survive an exception: the process ends at once."""
+    body = """
+import os, pathlib, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+except KeyboardInterrupt:
+    pathlib.Path("raised").touch()
+"""
+    (tmp_path / "native.py").write_text(body)
+    code = "from moe_compiler.cli import main; main.main = lambda: __import__('native'); main.entry()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "moec: interrupted; nothing was written\n")
+    assert not (tmp_path / "raised").exists()
+
+
 def test_a_search_from_python_is_interrupted_and_leaves_the_handler():
     tasks = []
     for number in range(400):
