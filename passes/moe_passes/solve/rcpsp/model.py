@@ -126,8 +126,8 @@ def run(
     solver.parameters.linearization_level = 0
     # The newer propagator of sums can take minutes over 0.2 units of deterministic time where buffers are held.
     solver.parameters.new_linear_propagation = False
-    # On rounds of 700 tasks this propagator takes a quarter of an hour over 0.006 units of deterministic time (9.14), and
-    # job shops are solved as well without it.
+    # On rounds of 700 tasks this propagator takes a quarter of an hour over 0.006 units of deterministic time (9.14),
+    # and job shops are solved as well without it.
     solver.parameters.use_precedences_in_disjunctive_constraint = False
     # This part of presolve has proved what is not so (google/or-tools issue 5293).
     solver.parameters.presolve_inclusion_work_limit = 0

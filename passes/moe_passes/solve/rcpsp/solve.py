@@ -10,6 +10,7 @@ The formulas of `bound.py` are our proof; CP-SAT's is believed where a second fo
 for it, says the same. The answer says whose word it is.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -184,9 +185,17 @@ CLOSE_ENOUGH = 1e-3
 """The search of a round stops when the gap to the bound is at most this."""
 
 
+PATIENCE_SECONDS, PATIENCE = 60.0, 20.0
+"""A round's search that takes so long, and so many times its budget, stands still by deterministic time."""
+
+
 def round_budget(seconds: float, seed: int, workers: int = 1) -> Budget:
-    """Return the budget of a round: it need not be optimal to the nanosecond."""
-    return Budget(seconds, seed, workers, CLOSE_ENOUGH)
+    """Return the budget of a round: it need not be optimal to the nanosecond.
+
+    The same input gives the same output but where the clock has to end what would else run on without end.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS + PATIENCE * seconds
+    return Budget(seconds, seed, workers, CLOSE_ENOUGH, until=until)
 
 
 def checked(problem: Problem, answer: Answer) -> Schedule:
