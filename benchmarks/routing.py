@@ -3,8 +3,9 @@
     python benchmarks/routing.py
     python benchmarks/routing.py my-trace.npz --experts 128
 
-Every trace of the public data that is here (docs/profiles.md), or those that are given, and for each a synthetic one of
-the same shape and length. A synthetic trace is no measurement: the table says how far it is from one.
+Every trace of the public data that is here (docs/profiles.md), or those that are given, and beside each what synthetic
+traces of the same shape and length are like, on the mean over seeds: ones that were fitted to the model where there are
+(`-like-MODEL`), else the usual ones. A synthetic trace is no measurement: the table says how far it is from one.
 """
 
 import argparse
@@ -16,11 +17,15 @@ from typing import Any
 
 import numpy as np
 from moe_passes.routing.statistics import Statistics, statistics
+from moe_passes.routing.traces import IntArray
 from public import FOLDER
 
 from moe_compiler.paths import read_arrays
-from moe_compiler.traces import synthetic
+from moe_compiler.traces import like, synthetic
 
+SEEDS = 4
+LONGEST_PROMPT = 1000
+"""Tokens: a longer trace is of many requests."""
 EXPERTS = {"mixtral-8x7b": 8, "qwen3-30b-a3b": 128, "gemma-4-26b-a4b": 128, "olmoe-1b-7b": 64}
 """Of a layer, by how the name of a public trace begins: the files do not say."""
 
@@ -47,14 +52,25 @@ def compare(path: Path, experts: int) -> dict[str, Any]:
     """Measure a trace, and a synthetic one of its shape."""
     chosen = read_arrays(path, {"experts"})["experts"].astype(np.int64)
     tokens, layers, top_k = chosen.shape
-    made = synthetic.generate(tokens, layers, experts, top_k, 0).experts
-    real, like = flat(statistics(chosen, experts)), flat(statistics(made, experts))
-    shape = {"tokens": tokens, "layers": layers, "experts": experts, "top_k": top_k}
-    return {"trace": path.name, **shape, "real": real, "synthetic": like}
+    shape = like.Shape(tokens, layers, experts, top_k)
+    model = next((name for name in like.LIKE if path.name.startswith(name)), None)
+    made = [flat(statistics(_made(shape, seed, model), experts)) for seed in range(SEEDS)]
+    real = flat(statistics(chosen, experts))
+    mean = {name: float(np.mean([figures[name] for figures in made])) for name in real}
+    return {"trace": path.name, **shape._asdict(), "like": model, "seeds": SEEDS, "real": real, "synthetic": mean}
+
+
+def _made(shape: like.Shape, seed: int, model: str | None) -> IntArray:
+    """Make choices like a model's in one request: the traces of `routes/` are of one prompt each."""
+    if model is None:
+        return synthetic.generate(*shape, seed).experts
+    request = shape.tokens if shape.tokens < LONGEST_PROMPT else like.REQUEST_TOKENS
+    return like.generate(shape, seed, like.LIKE[model], request)
 
 
 def show(row: dict[str, Any]) -> str:
-    lines = [f"{row['trace']}: {row['tokens']} tokens, {row['layers']} layers, top-{row['top_k']} of {row['experts']}"]
+    of = f"{row['tokens']} tokens, {row['layers']} layers, top-{row['top_k']} of {row['experts']}"
+    lines = [f"{row['trace']}: {of}; synthetic, like {row['like'] or 'any model'}"]
     for name, value in row["real"].items():
         like = row["synthetic"][name]
         lines.append(f"  {name:26} {value:7.3f} {like:10.3f}   {like / value - 1:+7.1%}")

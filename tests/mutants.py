@@ -189,6 +189,10 @@ MUTANTS = (
     wrong("popularity counts what is reported on", "passes/moe_passes/routing/traces.py", ROUTING, "used = trace.experts[:border]", "used = trace.experts", fast=True),
     # IR.
     noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py::test_what_aliases_stand_for_is_bounded", "_check_aliases", fast=True),
+    # Traces.
+    wrong("requests ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.request * request", "0 * request", fast=True),
+    wrong("tokens ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.token * own", "0 * own", fast=True),
+    wrong("drift forgets", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.memory * drift[token - 1] +", "0 * drift[token - 1] +", fast=True),
     # Evaluation.
     noop("no critical path", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "critical_path", "[]", fast=True),
     wrong("waiting is not told", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", 'seconds["waiting"] = seconds.get("waiting", 0) + start - earlier', "pass", fast=True),

@@ -47,7 +47,9 @@ def check_exists(given: str | None) -> None:
         InputError: no such file, and not the name of a synthetic profile.
     """
     if given is not None and synthetic.parse_name(given) is None and not is_file(Path(given)):
-        raise InputError(f"profile {given}: no such file; valid: an .npz, or synthetic-TOKENStokens-seedN")
+        raise InputError(
+            f"profile {given}: no such file; valid: an .npz, synthetic-TOKENStokens-seedN, or the same with -like-MODEL"
+        )
 
 
 def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
@@ -59,7 +61,7 @@ def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
     count, experts, top_k = shape_of(layers)
     made = synthetic.parse_name(name_or_path)
     if made is not None:
-        trace = synthetic.generate(made[0], count, experts, top_k, made[1])
+        trace = synthetic.generate(made.tokens, count, experts, top_k, made.seed, made.like)
         return Profile(ProfileRecord(name_or_path, "synthetic", trace.sha256(), "assumed"), trace)
     path = Path(name_or_path)
     name = path.name

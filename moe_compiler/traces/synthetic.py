@@ -5,8 +5,9 @@ plus noise of its own; the top k are chosen. The context is a point of a low-dim
 the sequence and is drawn anew with each request (temporal locality); how much an expert answers to each dimension is
 fixed, so experts that were asked for together will be so again (co-activation). Calibration:
 
-- 64 tokens of one request touch about 52 of 128 experts at top-8, as Qwen3-30B does (docs/reference.md section 5);
-  uniform routing would touch 126.
+- 64 tokens of one request touch about 52 of 128 experts at top-8; uniform routing would touch 126. That figure of
+  Qwen3-30B is of a draft tree's 64 candidates, not of consecutive tokens (docs/reference.md section 5): this routing is
+  far too local, `-like-MODEL` (like.py) is not.
 - In the shipped real traces of Mixtral-8x7B, the log of how much more often than by chance two experts are chosen
   together has a standard deviation of 0.8 to 1.0, and correlates by 0.9 between halves of a trace and between
   categories of text. At 8 experts and top-2 this generator gives 0.7 and 0.85.
@@ -16,10 +17,14 @@ section 5): in 44 % of cases it equals the target's, in 47 % a part is different
 """
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 from moe_passes.plan.errors import InputError
 from moe_passes.routing.traces import IntArray, RoutingTrace
+
+from moe_compiler.traces.like import LIKE, Shape
+from moe_compiler.traces.like import generate as generate_like
 
 ZIPF_EXPONENT = 0.5
 CONTEXT_SCALE = 4.0
@@ -32,7 +37,16 @@ SAME, PARTLY = 0.44, 0.47
 LEAST_TOKENS = 3072
 CHUNK_TOKENS = 128
 
-_NAME = re.compile(r"synthetic-(\d{1,7})tokens-seed(\d{1,10})")
+_NAME = re.compile(r"synthetic-(\d{1,7})tokens-seed(\d{1,10})(?:-like-([a-z0-9.-]{1,60}))?")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the name of a synthetic trace says; `like` is a model of `LIKE`, or None."""
+
+    tokens: int
+    seed: int
+    like: str | None
 
 
 def name_of(tokens: int, seed: int) -> str:
@@ -40,10 +54,19 @@ def name_of(tokens: int, seed: int) -> str:
     return f"synthetic-{tokens}tokens-seed{seed}"
 
 
-def parse_name(name: str) -> tuple[int, int] | None:
-    """Return (tokens, seed) of a synthetic trace's name, None for another name."""
+def parse_name(name: str) -> Made | None:
+    """Read a synthetic trace's name; None for another name.
+
+    Raises:
+        InputError: it is to be like a model of which nothing is known.
+    """
     match = _NAME.fullmatch(name)
-    return (int(match.group(1)), int(match.group(2))) if match else None
+    if match is None:
+        return None
+    like = match.group(3)
+    if like is not None and like not in LIKE:
+        raise InputError(f"profile {name}: nothing is known of the routing of '{like}'; valid: {', '.join(LIKE)}")
+    return Made(int(match.group(1)), int(match.group(2)), like)
 
 
 def tokens_for(batch: int, width: int) -> int:
@@ -51,10 +74,13 @@ def tokens_for(batch: int, width: int) -> int:
     return max(LEAST_TOKENS, 32 * batch * width)
 
 
-def generate(tokens: int, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
+def generate(tokens: int, layers: int, experts: int, top_k: int, seed: int, like: str | None = None) -> RoutingTrace:
     """Make a trace; the same arguments give the same trace."""
     if top_k > experts:
         raise InputError(f"top-{top_k} of {experts} experts")
+    if like is not None:
+        fitted = generate_like(Shape(tokens, layers, experts, top_k), seed, LIKE[like])
+        return RoutingTrace(fitted, model_draft(fitted, experts, seed), experts)
     random = np.random.default_rng([seed, 1])
     ranks = np.argsort(random.random((layers, experts)), axis=1)
     popularity = -ZIPF_EXPONENT * np.log1p(ranks)

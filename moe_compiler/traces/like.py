@@ -1,0 +1,93 @@
+"""Synthetic routing that is like a real one: five numbers a model, fitted to what was measured of it.
+
+An expert's score is what a request asks for, plus what drifts within it, plus what the token itself asks for, plus
+popularity, plus noise of standard deviation 1; the top k are chosen. The first three are points of low-dimensional
+spaces that all layers share, so that one layer's experts foretell the next one's; how much an expert answers to each
+dimension is fixed, so that experts that were asked for together will be so again.
+
+The numbers were found by random search over the figures of `moe_passes.routing.statistics`; `benchmarks/routing.py`
+shows how far each figure is from the real one.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from moe_passes.routing.traces import IntArray
+
+FloatArray = npt.NDArray[np.float64]
+
+REQUEST_DIMENSIONS, DRIFT_DIMENSIONS, TOKEN_DIMENSIONS = 16, 8, 8
+REQUEST_TOKENS = 256
+CHUNK_TOKENS = 128
+
+
+class Shape(NamedTuple):
+    """Of a trace."""
+
+    tokens: int
+    layers: int
+    experts: int
+    top_k: int
+
+
+@dataclass(frozen=True)
+class Locality:
+    """What the scores of experts are made of; the unit is the standard deviation of a token's own noise.
+
+    Attributes:
+        popularity: exponent of Zipf's law over the experts of a layer.
+        request: of what the whole request asks for: experts come back over hundreds of tokens.
+        drift: of what changes slowly: experts come back at the next tokens.
+        memory: correlation of what drifts from one token to the next.
+        token: of what the token asks for in all layers: one layer foretells the next.
+        fitted_to: the figures that the numbers were fitted to.
+    """
+
+    popularity: float
+    request: float
+    drift: float
+    memory: float
+    token: float
+    fitted_to: str
+
+
+LIKE = {
+    "mixtral-8x7b": Locality(0.70, 0.20, 2.11, 0.79, 3.38, "two traces of HD-MoE's repository, coding and math"),
+    "qwen3-30b-a3b": Locality(0.36, 2.38, 1.61, 0.47, 1.03, "a trace of 129 tokens at top-6 of BigMoeOnEdge"),
+    "gemma-4-26b-a4b": Locality(0.24, 2.60, 1.40, 0.58, 1.58, "a trace of 157 tokens at top-6 of BigMoeOnEdge"),
+    "olmoe-1b-7b": Locality(0.26, 1.71, 2.79, 0.67, 1.18, "a trace of 299 tokens of WARP"),
+}
+"""By the model that was measured; the numbers serve other shapes too."""
+
+
+def generate(shape: Shape, seed: int, like: Locality, request_tokens: int = REQUEST_TOKENS) -> IntArray:
+    """Make the choices of requests of so many tokens each, one after the other: [token, layer, k], sorted."""
+    tokens, layers, experts, top_k = shape
+    random = np.random.default_rng([seed, 3])
+    ranks = np.argsort(random.random((layers, experts)), axis=1)
+    popularity = -like.popularity * np.log1p(ranks)
+    sizes = (REQUEST_DIMENSIONS, DRIFT_DIMENSIONS, TOKEN_DIMENSIONS)
+    answers = np.concatenate([random.standard_normal((layers, experts, n)) / np.sqrt(n) for n in sizes], axis=2)
+    asked = _asked(tokens, like, request_tokens, random)
+    chosen = np.empty((tokens, layers, top_k), dtype=np.int64)
+    for first in range(0, tokens, CHUNK_TOKENS):
+        part = asked[first : first + CHUNK_TOKENS]
+        scores = np.einsum("led,td->tle", answers, part, optimize=True) + popularity
+        scores += random.standard_normal(scores.shape)
+        chosen[first : first + CHUNK_TOKENS] = np.argpartition(-scores, top_k - 1, axis=2)[:, :, :top_k]
+    chosen.sort(axis=2)
+    return chosen
+
+
+def _asked(tokens: int, like: Locality, request_tokens: int, random: np.random.Generator) -> FloatArray:
+    """What is asked for at every token, of the three kinds beside each other: [token, dimension]."""
+    requests = random.standard_normal((-(-tokens // request_tokens), REQUEST_DIMENSIONS))
+    drift = random.standard_normal((tokens, DRIFT_DIMENSIONS))
+    own = random.standard_normal((tokens, TOKEN_DIMENSIONS))
+    for token in range(tokens):
+        if token % request_tokens:
+            drift[token] = like.memory * drift[token - 1] + np.sqrt(1 - like.memory**2) * drift[token]
+    request = np.repeat(requests, request_tokens, axis=0)[:tokens]
+    return np.concatenate([like.request * request, like.drift * drift, like.token * own], axis=1)
