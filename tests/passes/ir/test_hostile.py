@@ -154,20 +154,47 @@ OURS = 'module attributes {moe.version = 2 : i64} {"moe.x"() {a = ALIAS} : () ->
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("#a1 = [#a2]\n#a2 = [\n#a1\n]\n", "a:2: alias #a1 is defined by itself"),
+        ("#a1 = [#a2]\n#a2 = [\n#a1\n]\n", "a:4: alias #a1 is defined by itself"),
         ("".join(f"#a{n} = [#a{n - 1}, #a{n - 1}]\n" for n in range(1, 60)), ": alias #a"),
         ("".join(f"!t{n} = tuple<!t{n - 1}, !t{n - 1}>\n" for n in range(1, 60)), "makes more than 67,108,864 letters"),
+        (" ".join(f"#{n} = [#{n - 1}, #{n - 1}]" for n in range(1, 60)), "makes more than 67,108,864 letters"),
+        ("".join(f"#a{n} =\n [#a{n - 1}, #a{n - 1}]\n" for n in range(1, 60)), "makes more than 67,108,864 letters"),
+        (
+            "".join(f"!t{n} = () ->\n (!t{n - 1}, !t{n - 1})\n" for n in range(1, 60)),
+            "makes more than 67,108,864 letters",
+        ),
+        (
+            "".join(f"!t{n} = ()\n -> (!t{n - 1}, !t{n - 1})\n" for n in range(1, 60)),
+            "makes more than 67,108,864 letters",
+        ),
         ("".join(f"#a{n} = loc(callsite(#a{n - 1} at #a{n - 1}))\n" for n in range(1, 60)), "makes more than"),
-        ("".join(f"#a{n} = [#a{n - 1}]\n" for n in range(1, 3000)), "alias #a100 is nested more than 100 deep"),
+        ("".join(f"#a{n} = [#a{n - 1}]\n" for n in range(1, 3000)), "alias #a50 is nested more than 100 deep"),
+        (
+            "".join(f"#a{n} = {'[' * 40}#a{n - 1}{']' * 40}\n" for n in range(1, 9)),
+            "alias #a3 is nested more than 100 deep",
+        ),
         ("".join(f"#a{n} = [#a{n - 1}]\n" for n in range(2999, 0, -1)), "is nested more than 100 deep"),
-        ("#a1 = [1]\n\0", "a:3: a zero byte"),
+        ("#a1 = [1]\n\0", "a:5: a zero byte"),
     ],
-    ids=["circle", "attributes", "types", "locations", "chain", "chain from its end", "zero byte"],
+    ids=[
+        "circle",
+        "attributes",
+        "types",
+        "in one line",
+        "after the line",
+        "cut after ->",
+        "cut before ->",
+        "locations",
+        "chain",
+        "chain of nests",
+        "chain from its end",
+        "zero byte",
+    ],
 )
 def test_what_aliases_stand_for_is_bounded(text, says):
     """A text of 60 lines may stand for 2^60 letters."""
     with pytest.raises(InputError, match=re.escape(says)):
-        parse("#a0 = [1]\n" + text + OURS, "a", context())
+        parse("#a0 = [1]\n#0 = 1\n!t0 = i32\n" + text + OURS, "a", context())
 
 
 def test_aliases_are_read():

@@ -22,8 +22,14 @@ _TEXTS = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
 _NESTING = re.compile(r"->|[\[({<\])}>]|\n")
 _ESCAPES = re.compile(r"\\\\|((?:\\[89A-Fa-f][0-9A-Fa-f])+)")
 """Backslashes, and bytes that MLIR writes in hexadecimal."""
-_ALIAS = re.compile(r"^[ \t]*([#!][A-Za-z_$][\w$-]*)[ \t]*=", re.MULTILINE)
-_MENTION = re.compile(r"[#!][A-Za-z_$][\w$-]*")
+_MENTION = re.compile(r"[#!](?:\d+|[A-Za-z_$][\w$-]*)")
+_ALIAS = re.compile(rf"({_MENTION.pattern})\s*=(?!=)")
+_GOES_ON = re.compile(r"(?:^|->|[:,=])\s*$")
+"""What is before the end of a line, where an attribute or a type is not complete."""
+_BEGINS = re.compile(r"\s*(?:[\w\"%#!{]|$)")
+"""What is after the end of a line, where something else begins."""
+LONGEST_BLANK = 100
+"""Letters that are looked at, to see whether a line is complete."""
 MOST_EXPANDED_LETTERS = 2**26
 """Of a text whose aliases are written out."""
 VERSION_ATTRIBUTE = "moe.version"
@@ -158,7 +164,7 @@ def _check_aliases(bare: str, name: str) -> None:
                 refuse(alias, f"is nested more than {DEEPEST_NESTING} deep")
             inner = [measure(m, above + 1) for m in _MENTION.findall(bodies[alias]) if m in definitions]
             letters = len(bodies[alias]) + sum(size for size, _ in inner)
-            deep = 1 + max((depth for _, depth in inner), default=0)
+            deep = 1 + _depth(bodies[alias]) + max((depth for _, depth in inner), default=0)
             pending.discard(alias)
             if deep > DEEPEST_NESTING:
                 refuse(alias, f"is nested more than {DEEPEST_NESTING} deep")
@@ -173,16 +179,30 @@ def _check_aliases(bare: str, name: str) -> None:
                 refuse(alias, f"makes more than {MOST_EXPANDED_LETTERS:,} letters of the text, written out")
 
 
+def _depth(body: str) -> int:
+    deepest = depth = 0
+    for found in _NESTING.finditer(body):
+        if found.group() not in ("\n", "->"):
+            depth += 1 if found.group() in "[({<" else -1
+            deepest = max(deepest, depth)
+    return deepest
+
+
 def _body(bare: str, start: int, end: int) -> str:
-    """Return what is defined from `start` on: to the end of the line in which all brackets are closed again."""
+    """Return what is defined from `start` on: to the end of a line at which all is closed again and complete."""
     depth = 0
     for found in _NESTING.finditer(bare, start, end):
         mark = found.group()
-        if mark == "\n" and depth <= 0:
-            return bare[start : found.start()]
         if mark not in ("\n", "->"):
             depth += 1 if mark in "[({<" else -1
+        elif mark == "\n" and depth <= 0 and _is_end(bare, start, found):
+            return bare[start : found.start()]
     return bare[start:end]
+
+
+def _is_end(bare: str, start: int, line_end: re.Match[str]) -> bool:
+    said = bare[max(start, line_end.start() - LONGEST_BLANK) : line_end.start()]
+    return not _GOES_ON.search(said) and _BEGINS.match(bare, line_end.end()) is not None
 
 
 def _check_texts(text: str, name: str) -> None:
