@@ -5,6 +5,7 @@ definition that makes other tools (`torch-mlir-opt --irdl-file=…`) understand 
 """
 
 import re
+from collections.abc import Iterator
 from typing import NoReturn
 
 from torch_mlir import ir
@@ -130,15 +131,20 @@ def _other_version(name: str, version: str | None) -> str:
 
 def _check_depth(bare: str, name: str) -> None:
     """MLIR's parser is recursive and would overflow its stack on hostile nesting."""
-    depth, line = 0, 1
-    for found in _NESTING.finditer(bare):
-        mark = found.group()
-        if mark == "\n":
-            line += 1
-        elif mark != "->":
-            depth = depth + 1 if mark in "[({<" else max(0, depth - 1)
+    line = 1
+    for found, depth in _depths(bare, 0, len(bare)):
+        line += found.group() == "\n"
         if depth > DEEPEST_NESTING:
             raise InputError(f"{name}:{line}: nested more than {DEEPEST_NESTING} deep")
+
+
+def _depths(bare: str, start: int, end: int) -> Iterator[tuple[re.Match[str], int]]:
+    """Yield brackets, arrows and ends of lines, and how many brackets are open after each."""
+    depth = 0
+    for found in _NESTING.finditer(bare, start, end):
+        if found.group() not in ("\n", "->"):
+            depth = depth + 1 if found.group() in "[({<" else max(0, depth - 1)
+        yield found, depth
 
 
 def _check_aliases(bare: str, name: str) -> None:
@@ -164,7 +170,8 @@ def _check_aliases(bare: str, name: str) -> None:
                 refuse(alias, f"is nested more than {DEEPEST_NESTING} deep")
             inner = [measure(m, above + 1) for m in _MENTION.findall(bodies[alias]) if m in definitions]
             letters = len(bodies[alias]) + sum(size for size, _ in inner)
-            deep = 1 + _depth(bodies[alias]) + max((depth for _, depth in inner), default=0)
+            own = max((depth for _, depth in _depths(bodies[alias], 0, len(bodies[alias]))), default=0)
+            deep = 1 + own + max((depth for _, depth in inner), default=0)
             pending.discard(alias)
             if deep > DEEPEST_NESTING:
                 refuse(alias, f"is nested more than {DEEPEST_NESTING} deep")
@@ -179,23 +186,10 @@ def _check_aliases(bare: str, name: str) -> None:
                 refuse(alias, f"makes more than {MOST_EXPANDED_LETTERS:,} letters of the text, written out")
 
 
-def _depth(body: str) -> int:
-    deepest = depth = 0
-    for found in _NESTING.finditer(body):
-        if found.group() not in ("\n", "->"):
-            depth += 1 if found.group() in "[({<" else -1
-            deepest = max(deepest, depth)
-    return deepest
-
-
 def _body(bare: str, start: int, end: int) -> str:
     """Return what is defined from `start` on: to the end of a line at which all is closed again and complete."""
-    depth = 0
-    for found in _NESTING.finditer(bare, start, end):
-        mark = found.group()
-        if mark not in ("\n", "->"):
-            depth += 1 if mark in "[({<" else -1
-        elif mark == "\n" and depth <= 0 and _is_end(bare, start, found):
+    for found, depth in _depths(bare, start, end):
+        if found.group() == "\n" and depth == 0 and _is_end(bare, start, found):
             return bare[start : found.start()]
     return bare[start:end]
 
