@@ -21,7 +21,7 @@ from moe_passes.routing.traces import IntArray
 from public import FOLDER
 
 from moe_compiler.paths import read_arrays
-from moe_compiler.traces import like, synthetic
+from moe_compiler.traces import like
 
 SEEDS = 4
 LONGEST_PROMPT = 1000
@@ -53,24 +53,22 @@ def compare(path: Path, experts: int) -> dict[str, Any]:
     chosen = read_arrays(path, {"experts"})["experts"].astype(np.int64)
     tokens, layers, top_k = chosen.shape
     shape = like.Shape(tokens, layers, experts, top_k)
-    model = next((name for name in like.LIKE if path.name.startswith(name)), None)
+    model = next((name for name in like.MEASURED if path.name.startswith(name)), like.MIDDLE)
     made = [flat(statistics(_made(shape, seed, model), experts)) for seed in range(SEEDS)]
     real = flat(statistics(chosen, experts))
     mean = {name: float(np.mean([figures[name] for figures in made])) for name in real}
     return {"trace": path.name, **shape._asdict(), "like": model, "seeds": SEEDS, "real": real, "synthetic": mean}
 
 
-def _made(shape: like.Shape, seed: int, model: str | None) -> IntArray:
+def _made(shape: like.Shape, seed: int, model: str) -> IntArray:
     """Make choices like a model's in one request: the traces of `routes/` are of one prompt each."""
-    if model is None:
-        return synthetic.generate(*shape, seed).experts
     request = shape.tokens if shape.tokens < LONGEST_PROMPT else like.REQUEST_TOKENS
     return like.generate(shape, seed, like.LIKE[model], request)
 
 
 def show(row: dict[str, Any]) -> str:
     of = f"{row['tokens']} tokens, {row['layers']} layers, top-{row['top_k']} of {row['experts']}"
-    lines = [f"{row['trace']}: {of}; synthetic, like {row['like'] or 'any model'}"]
+    lines = [f"{row['trace']}: {of}; synthetic, like {row['like']}"]
     for name, value in row["real"].items():
         like = row["synthetic"][name]
         lines.append(f"  {name:26} {value:7.3f} {like:10.3f}   {like / value - 1:+7.1%}")

@@ -23,7 +23,6 @@ from moe_passes.plan.request import (
     check_seconds,
 )
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.solve.draft.prepare import longest_draft
 
 from moe_compiler.documents.base import to_json
 from moe_compiler.documents.record import CompileDocument, Step
@@ -256,8 +255,8 @@ class ProfileReader:
         layers = [layer for _, layer in find(module, ExpertLayer)]
         if not layers or self.loaded is not None:
             return
-        tokens = synthetic.tokens_for(self.asked.batch, longest_draft(self.asked) + 1)
-        self.loaded = profiles.choose(self.given, layers, tokens, self.asked.seed)
+        usual = profiles.synthetic_name(self.source.name, self.asked.batch, self.asked.seed)
+        self.loaded = profiles.load(self.given or usual, layers)
         append(module, self.loaded.record)
 
     def __call__(self, module: "ir.Module") -> RoutingTrace:

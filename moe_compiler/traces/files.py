@@ -12,6 +12,7 @@ from moe_passes.routing.traces import RoutingTrace, validate
 
 from moe_compiler.paths import is_file, names_of, read_arrays
 from moe_compiler.traces import synthetic
+from moe_compiler.traces.like import like_of
 
 DRAFT_MODEL_SEED = 0
 ARRAYS = ("experts", "draft_experts", "kind")
@@ -25,19 +26,9 @@ class Profile:
     trace: RoutingTrace
 
 
-def choose(given: str | None, layers: Sequence[ExpertLayer], tokens: int, seed: int) -> Profile:
-    """Load the profile that was asked for, else make a synthetic one.
-
-    Args:
-        given: `--profile`: the path of a file, or None.
-        layers: the model's MoE layers.
-        tokens: length of a synthetic trace.
-        seed: of a synthetic trace.
-
-    Raises:
-        InputError: the file cannot be read, or is of another model's shape.
-    """
-    return load(given or synthetic.name_of(tokens, seed), layers)
+def synthetic_name(model: str, batch: int, seed: int) -> str:
+    """Name the synthetic profile of a model of which no trace was given."""
+    return synthetic.name_of(synthetic.tokens_for(batch), seed, like_of(model))
 
 
 def check_exists(given: str | None) -> None:
