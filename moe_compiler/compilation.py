@@ -22,7 +22,7 @@ from moe_passes.plan.request import (
     check_draft_length,
     check_seconds,
 )
-from moe_passes.routing.traces import RoutingTrace
+from moe_passes.routing.traces import RoutingTrace, popularity, relabelled
 
 from moe_compiler.documents.base import to_json
 from moe_compiler.documents.record import CompileDocument, Step
@@ -31,6 +31,7 @@ from moe_compiler.frontend.models import ModelSource, load_model
 from moe_compiler.hardware.loader import LoadedTarget, load_target
 from moe_compiler.traces import files as profiles
 from moe_compiler.traces import synthetic
+from moe_compiler.traces.like import MEASURED, MIDDLE
 
 if TYPE_CHECKING:
     from moe_passes.ir import pipeline as pipelines
@@ -175,8 +176,8 @@ def _compile(
     from moe_passes.ir.pipeline import COMPLETE, check_pipeline, default_pipeline, parse_pipeline, starting_states
     from moe_passes.ir.static import read_plan
 
-    from moe_compiler.backend.documents import cost_document, plan_document
-    from moe_compiler.evaluate.held_out import evaluate
+    from moe_compiler.backend.documents import Evaluated, cost_document, plan_document
+    from moe_compiler.evaluate.held_out import evaluate, mean_seconds
 
     timer = Timer()
     has_banks = loaded.target.memories.hb is not None
@@ -196,10 +197,12 @@ def _compile(
         snapshots = _run(module, steps, reader, timer, progress)
         with timer.measure("held-out rounds"):
             progress("held-out rounds")
-            cost = read_cost(module)
-            held_out = evaluate(cost, read_plan(module, "held-out rounds"), reader(module), asked.seed)
+            cost, static = read_cost(module), read_plan(module, "held-out rounds")
+            held_out = evaluate(cost, static, reader(module), asked.seed)
+            others = tuple(mean_seconds(cost, static, trace) for trace in reader.others())
+    evaluated = Evaluated(held_out, others)
     with timer.measure("emit"):
-        plan, estimate = plan_document(module).content(), cost_document(module, cost, held_out).content()
+        plan, estimate = plan_document(module).content(), cost_document(module, cost, evaluated).content()
     record = _record(source, loaded, asked, profile, steps, timer)
     return Compilation(module, plan, estimate, tuple(snapshots), record, source)
 
@@ -246,6 +249,7 @@ class ProfileReader:
 
     def __init__(self, given: str | None, source: ModelSource, asked: Request) -> None:
         self.given, self.source, self.asked = given, source, asked
+        self.layers: list[ExpertLayer] = []
         self.loaded: profiles.Profile | None = None
 
     def attach(self, module: "ir.Module") -> None:
@@ -256,6 +260,7 @@ class ProfileReader:
         if not layers or self.loaded is not None:
             return
         usual = profiles.synthetic_name(self.source.name, self.asked.batch, self.asked.seed)
+        self.layers = layers
         self.loaded = profiles.load(self.given or usual, layers)
         append(module, self.loaded.record)
 
@@ -264,6 +269,19 @@ class ProfileReader:
         if self.loaded is None:
             raise InputError("a pass needs the routing trace before raise-moe has run")
         return self.loaded.trace
+
+    def others(self) -> Iterator[RoutingTrace]:
+        """Make routing like every model that was measured, if nothing was of this one; its popular experts are these.
+
+        A plan goes by popularity, so it can be tried on any of them.
+        """
+        made = self.loaded and synthetic.parse_name(self.loaded.record.name)
+        if self.loaded is None or not made or made.like != MIDDLE:
+            return
+        counts = popularity(self.loaded.trace)
+        for like in MEASURED:
+            name = synthetic.name_of(made.tokens, made.seed, like)
+            yield relabelled(profiles.load(name, self.layers).trace, counts)
 
 
 def read_profile(module: "ir.Module", given: str | None) -> RoutingTrace:

@@ -1,11 +1,14 @@
 """plan.json and cost.json, made from the final module alone."""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 from moe_passes.estimate.cost import CostModel
 from moe_passes.ir.module import (
     dispatch_plan,
     find,
+    hot_set_rule,
     only,
     placed_layers,
     read_machine,
@@ -17,7 +20,7 @@ from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ExpertLayer, ModelShape
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import ProfileRecord, Request
-from moe_passes.plan.round import add_up
+from moe_passes.plan.round import Traffic, add_up
 from moe_passes.solve.steady_state.check import UNROLLED
 from torch_mlir import ir
 
@@ -25,7 +28,7 @@ from moe_compiler.documents import cost as cost_json
 from moe_compiler.documents import plan as plan_json
 from moe_compiler.documents.placement import ExpertBytes
 from moe_compiler.evaluate.held_out import HeldOut
-from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, roofline_seconds
+from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, mean, roofline_seconds
 
 NAME = "emit"
 
@@ -45,6 +48,7 @@ def plan_document(module: ir.Module) -> plan_json.PlanDocument:
         draft=plan_json.Draft(
             length=draft.length,
             bits=draft.bits,
+            dense_bits=draft.dense_bits,
             expert_fraction=draft.expert_fraction,
             staging_bytes=draft.staging_bytes,
         ),
@@ -56,6 +60,7 @@ def plan_document(module: ir.Module) -> plan_json.PlanDocument:
         ),
         banks=machine.hb.banks if machine.hb else None,
         dispatch=_dispatch(_dispatched(module)),
+        hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
         layers=[_layer(layer) for layer in placed_layers(module, NAME)],
         solvers=[_solver(record) for record in solver_records(module)],
         round=_round(read_round(module, NAME)),
@@ -120,16 +125,29 @@ def _round(round_: Round) -> plan_json.Round:
     return plan_json.Round(kind="training round, clairvoyant", tasks=tasks, staged=staged)
 
 
-def cost_document(module: ir.Module, cost: CostModel, held_out: HeldOut) -> cost_json.CostDocument:
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured of a plan, beyond the module.
+
+    Attributes:
+        held_out: rounds that no pass has seen.
+        other_seconds: means of held-out rounds of routing like other models'; none where the routing is known.
+    """
+
+    held_out: HeldOut
+    other_seconds: tuple[float, ...] = ()
+
+
+def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> cost_json.CostDocument:
     """Return cost.json."""
     request, draft = only(module, Request, NAME), only(module, DraftPlan, NAME)
-    profile, machine, round_ = only(module, ProfileRecord, NAME), read_machine(module), read_round(module, NAME)
-    schedule, traffic = round_.schedule(NAME), add_up(round_.work)
-    seconds = schedule.makespan(round_.problem) * 1e-9
-    energy, roofline = cost.joules(traffic, seconds), roofline_seconds(cost, traffic)
-    joules = sum(energy.values())
+    profile, machine, held_out = only(module, ProfileRecord, NAME), read_machine(module), evaluated.held_out
     tokens = request.batch * (1 + draft.acceptance_rate * draft.length)
+    traffics = [add_up(executed.work) for executed in held_out.executed]
+    energy = mean([cost.joules(t, s) for t, s in zip(traffics, held_out.seconds, strict=True)])
+    roofline = mean([roofline_seconds(cost, traffic) for traffic in traffics])
     limited_by = max(roofline, key=lambda name: roofline[name])
+    path = mean([critical_path(*executed) for executed in held_out.executed])
     return cost_json.CostDocument(
         model=only(module, ModelShape, NAME).name,
         target=machine.name,
@@ -141,24 +159,58 @@ def cost_document(module: ir.Module, cost: CostModel, held_out: HeldOut) -> cost
         profile=cost_json.Profile(name=profile.name, kind=profile.kind, draft_routing=profile.draft_routing),
         parameters=_parameters(module),
         draft=_expected(draft),
+        hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
         mode="speculative decoding" if draft.length else "plain decoding",
-        round=_estimate(module, round_, seconds, tokens, joules),
-        steady_state=_steady_state(round_, seconds, tokens),
-        token=cost_json.Token(seconds=seconds / tokens, joules=joules / tokens),
+        round=_held_out_round(held_out, tokens, sum(energy.values())),
+        training_round=_training_round(module, cost, tokens),
+        steady_state=_steady_state(read_round(module, NAME), tokens),
+        token=_token(evaluated, tokens, sum(energy.values())),
         joules_by_part=energy,
-        bytes=cost_json.Bytes(
-            hb_read=traffic.hb_read_bytes,
-            hb_write=traffic.hb_write_bytes,
-            external_read=traffic.external_read_bytes,
-            link=traffic.link_bytes,
-        ),
-        busy_fraction=busy_fractions(round_.problem, schedule),
-        critical_path=[cost_json.Stretch(**s) for s in critical_path(round_.problem, round_.work, schedule)],
+        bytes=_bytes(traffics),
+        busy_fraction=mean([busy_fractions(e.problem, e.schedule) for e in held_out.executed]),
+        critical_path=[cost_json.Stretch(kind=k, seconds=s) for k, s in sorted(path.items(), key=lambda i: -i[1])],
         roofline_seconds=roofline,
-        roofline_fraction=roofline[limited_by] / seconds,
+        roofline_fraction=roofline[limited_by] / held_out.mean_seconds,
         limited_by=limited_by,
         limited_by_field=KNOBS[limited_by],
         held_out=_held_out(held_out, _dispatched(module)),
+    )
+
+
+def _held_out_round(held_out: HeldOut, tokens: float, joules: float) -> cost_json.Round:
+    bound = float(np.mean([record.lower_bound for record in held_out.solvers]))
+    return cost_json.Round(
+        seconds=held_out.mean_seconds,
+        ci95_seconds=held_out.confidence(),
+        lower_bound_seconds=bound,
+        gap=gap(held_out.mean_seconds, bound),
+        greedy_seconds=float(np.mean([record.greedy for record in held_out.solvers])),
+        tokens=tokens,
+        joules=joules,
+        tasks=round(np.mean([len(executed.work) for executed in held_out.executed])),
+    )
+
+
+def _token(evaluated: Evaluated, tokens: float, joules: float) -> cost_json.Token:
+    held_out = evaluated.held_out
+    low, high = held_out.confidence()
+    others = [held_out.mean_seconds, *evaluated.other_seconds] if evaluated.other_seconds else []
+    return cost_json.Token(
+        seconds=held_out.mean_seconds / tokens,
+        joules=joules / tokens,
+        ci95_seconds=(low / tokens, high / tokens),
+        low_seconds=min(others) / tokens if others else None,
+        high_seconds=max(others) / tokens if others else None,
+    )
+
+
+def _bytes(traffics: list[Traffic]) -> cost_json.Bytes:
+    moved = mean([vars(traffic) for traffic in traffics])
+    return cost_json.Bytes(
+        hb_read=round(moved["hb_read_bytes"]),
+        hb_write=round(moved["hb_write_bytes"]),
+        external_read=round(moved["external_read_bytes"]),
+        link=round(moved["link_bytes"]),
     )
 
 
@@ -178,6 +230,7 @@ def _expected(draft: DraftPlan) -> cost_json.Draft:
     return cost_json.Draft(
         length=draft.length,
         bits=draft.bits,
+        dense_bits=draft.dense_bits,
         expert_fraction=draft.expert_fraction,
         acceptance_rate=draft.acceptance_rate,
         break_even_acceptance=_finite(draft.break_even_acceptance),
@@ -185,34 +238,37 @@ def _expected(draft: DraftPlan) -> cost_json.Draft:
     )
 
 
-def _estimate(module: ir.Module, round_: Round, seconds: float, tokens: float, joules: float) -> cost_json.Round:
+def _training_round(module: ir.Module, cost: CostModel, tokens: float) -> cost_json.TrainingRound:
     solver = next(r for r in solver_records(module) if r.pass_name == "schedule-round")
-    return cost_json.Round(
+    round_ = read_round(module, NAME)
+    seconds = round_.schedule(NAME).makespan(round_.problem) * 1e-9
+    return cost_json.TrainingRound(
         seconds=seconds,
         lower_bound_seconds=solver.lower_bound,
         gap=gap(seconds, solver.lower_bound),
         greedy_seconds=solver.greedy,
         tokens=tokens,
-        joules=joules,
+        joules=sum(cost.joules(add_up(round_.work), seconds).values()),
         tasks=len(round_.work),
     )
 
 
 def _held_out(held_out: HeldOut, plan: DispatchPlan) -> cost_json.HeldOut:
     return cost_json.HeldOut(
-        rounds=held_out.rounds,
+        rounds=len(held_out.seconds),
         mean_seconds=held_out.mean_seconds,
-        p95_seconds=held_out.p95_seconds,
+        p95_seconds=float(np.percentile(held_out.seconds, 95)),
         regret=held_out.regret,
         p95_regret=held_out.p95_regret,
         informed_regret=held_out.informed_regret,
         wasted_loads=held_out.wasted,
+        swaps=held_out.swaps,
         dispatch_rule=plan.order,
         solvers=[_solver(record) for record in held_out.solvers],
     )
 
 
-def _steady_state(round_: Round, seconds: float, tokens: float) -> cost_json.SteadyState:
+def _steady_state(round_: Round, tokens: float) -> cost_json.SteadyState:
     state = round_.steady
     if state is None:
         raise InputError(f"{NAME}: the steady state is open; run steady-state first")

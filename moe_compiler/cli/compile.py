@@ -79,11 +79,14 @@ def _print_summary(plan: dict[str, Any], cost: dict[str, Any], record: dict[str,
 def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]:
     """Word the result for people."""
     draft, round_, held, count = cost["draft"], cost["round"], cost["held_out"], cost["parameters"]
+    training = cost["training_round"]
     layers = plan["layers"]
     changed = f" with {', '.join(cost['overrides'])}" if cost["overrides"] else ""
     break_even = draft["break_even_acceptance"]
     if draft["length"]:
         mode = f"speculative decoding, draft length {draft['length']}, draft in {draft['bits']} bits"
+        if draft["dense_bits"] != draft["bits"]:
+            mode += f", its dense weights in {draft['dense_bits']}"
     else:
         mode = "plain decoding, draft length 0: drafting does not pay here"
         if not plan["hb"]["dense_bytes"]:
@@ -104,22 +107,50 @@ def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, A
             "experts in HB",
             f"{draft['expert_fraction']:.1%}, staging {plan['hb']['staging_bytes'] / 1e6:.1f} MB",
         ),
+        ("hot set", _hot_set(cost["hot_set"], held["swaps"])),
         (
-            "round",
-            f"{round_['seconds'] * 1e3:.3f} ms for {round_['tokens']:.2f} tokens in {round_['tasks']} tasks; "
-            f"bound {round_['lower_bound_seconds'] * 1e3:.3f} ms, gap {round_['gap']:.1%}, "
-            f"greedy {round_['greedy_seconds'] * 1e3:.3f} ms",
+            "held-out round",
+            f"{round_['seconds'] * 1e3:.3f} ms for {round_['tokens']:.2f} tokens, mean of {held['rounds']} "
+            f"(95 %: {_range(*round_['ci95_seconds'])}); bound {round_['lower_bound_seconds'] * 1e3:.3f} ms, "
+            f"gap {round_['gap']:.1%}",
+        ),
+        (
+            "regret",
+            f"{held['regret']:.1%} over schedules with hindsight "
+            f"({held['informed_regret']:.1%} without the draft's wrong asks), p95 {held['p95_seconds'] * 1e3:.3f} ms",
+        ),
+        ("token", _token(cost["token"])),
+        (
+            "training round",
+            f"{training['seconds'] * 1e3:.3f} ms, scheduled in advance, in {training['tasks']} tasks; "
+            f"bound {training['lower_bound_seconds'] * 1e3:.3f} ms, gap {training['gap']:.1%}, "
+            f"greedy {training['greedy_seconds'] * 1e3:.3f} ms",
         ),
         ("steady state", _steady_state(cost["steady_state"])),
-        ("token", f"{cost['token']['seconds'] * 1e3:.3f} ms, {cost['token']['joules'] * 1e3:.1f} mJ"),
-        (
-            "held-out rounds",
-            f"{held['rounds']}: mean {held['mean_seconds'] * 1e3:.3f} ms, p95 {held['p95_seconds'] * 1e3:.3f} ms, "
-            f"regret {held['regret']:.1%} ({held['informed_regret']:.1%} without the draft's wrong asks)",
-        ),
         ("limited by", f"{cost['limited_by']} ({cost['roofline_fraction']:.0%} of its roofline)"),
         ("compiled in", f"{record['total_seconds']:.1f} s, peak {record['peak_mib']:.0f} MiB"),
     ]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low * 1e3:.3f} to {high * 1e3:.3f}"
+
+
+def _token(token: dict[str, Any]) -> str:
+    text = f"{token['seconds'] * 1e3:.3f} ms, {token['joules'] * 1e3:.1f} mJ"
+    if token["low_seconds"] is None:
+        return text
+    return f"{text}; {_range(token['low_seconds'], token['high_seconds'])} ms over routing like every measured model's"
+
+
+def _hot_set(rule: dict[str, Any], swaps: float) -> str:
+    if not rule["window_tokens"]:
+        return "frozen: residents stay as they are"
+    rounds = "every round" if rule["every_rounds"] == 1 else f"every {rule['every_rounds']} rounds"
+    return (
+        f"follows the last {rule['window_tokens']} tokens, up to {rule['most']} experts a layer {rounds}; "
+        f"{swaps:.1f} change a round"
+    )
 
 
 def _steady_state(steady: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from moe_compiler.documents.base import Document
-from moe_compiler.documents.plan import Solver
+from moe_compiler.documents.plan import HotSet, Solver
 
 
 class Profile(Document):
@@ -29,14 +29,15 @@ class Draft(Document):
 
     length: int
     bits: int
+    dense_bits: int
     expert_fraction: float
     acceptance_rate: float
     break_even_acceptance: float | None
     acceptance_source: str
 
 
-class Round(Document):
-    """The scheduled training round."""
+class TrainingRound(Document):
+    """The training round that was scheduled in advance."""
 
     seconds: float
     lower_bound_seconds: float
@@ -47,8 +48,17 @@ class Round(Document):
     tasks: int
 
 
+class Round(TrainingRound):
+    """Means over held-out rounds that were dispatched: seconds, joules, tasks.
+
+    Bound and greedy are those of the same rounds, had they been known in advance.
+    """
+
+    ci95_seconds: tuple[float, float]
+
+
 class SteadyState(Document):
-    """Rounds that repeat."""
+    """The training round, repeated."""
 
     period_seconds: float
     lower_bound_seconds: float
@@ -60,14 +70,20 @@ class SteadyState(Document):
 
 
 class Token(Document):
-    """The round's seconds and joules over its tokens."""
+    """The round's seconds and joules over its tokens.
+
+    Where nothing was measured of the model's routing, low and high are over routing like every model that was measured.
+    """
 
     seconds: float
     joules: float
+    ci95_seconds: tuple[float, float]
+    low_seconds: float | None
+    high_seconds: float | None
 
 
 class Bytes(Document):
-    """Bytes moved in the round."""
+    """Bytes moved in a held-out round, means."""
 
     hb_read: int
     hb_write: int
@@ -76,7 +92,7 @@ class Bytes(Document):
 
 
 class Stretch(Document):
-    """Seconds of the critical path in tasks of one kind."""
+    """Seconds of the critical path in tasks of one kind, mean over held-out rounds."""
 
     kind: str
     seconds: float
@@ -92,6 +108,7 @@ class HeldOut(Document):
     p95_regret: float
     informed_regret: float
     wasted_loads: float
+    swaps: float
     dispatch_rule: str
     solvers: list[Solver]
 
@@ -110,8 +127,10 @@ class CostDocument(Document):
     profile: Profile
     parameters: Parameters
     draft: Draft
+    hot_set: HotSet
     mode: str
     round: Round
+    training_round: TrainingRound
     steady_state: SteadyState
     token: Token
     joules_by_part: dict[str, float]

@@ -22,6 +22,7 @@ class Draft(Document):
 
     length: int
     bits: int
+    dense_bits: int
     expert_fraction: float
     staging_bytes: int
 
@@ -97,6 +98,14 @@ class Round(Document):
     staged: list[Staged]
 
 
+class HotSet(Document):
+    """How residents follow the routing; a window of 0 tokens: they stay as they are."""
+
+    window_tokens: int
+    most: int
+    every_rounds: int
+
+
 class PlanDocument(Document):
     """plan.json; all times are seconds of the modelled machine."""
 
@@ -112,6 +121,7 @@ class PlanDocument(Document):
     hb: Near
     banks: int | None = None
     dispatch: Dispatch
+    hot_set: HotSet
     layers: list[DispatchedLayer]
     solvers: list[Solver]
     round: Round

@@ -1,10 +1,11 @@
-"""From a scheduled round to what limits it: busy fractions, critical path, roofline."""
+"""From rounds as they were run to what limits them: busy fractions, critical path, roofline; means over rounds."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from moe_passes.estimate.cost import CostModel
 from moe_passes.plan.round import Schedule, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
+from moe_passes.verify.expected import named_banks
 
 KNOBS = {
     "external bandwidth": "memories.external.bandwidth_gb_s",
@@ -27,8 +28,14 @@ def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:
     }
 
 
+def mean(of: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of every figure; one that is missing is 0."""
+    names = dict.fromkeys(name for figures in of for name in figures)
+    return {name: sum(figures.get(name, 0.0) for figures in of) / len(of) for name in names}
+
+
 def busy_fractions(problem: Problem, schedule: Schedule) -> dict[str, float]:
-    """Share of the round in which each time-shared resource is in use."""
+    """Share of the round in which each time-shared resource is in use; `banks` is the mean over banks."""
     makespan = schedule.makespan(problem)
     used = dict.fromkeys(range(len(problem.names)), 0)
     for number, task in enumerate(problem.tasks):
@@ -36,15 +43,20 @@ def busy_fractions(problem: Problem, schedule: Schedule) -> dict[str, float]:
         for resource, amount in mode.uses:
             used[resource] += mode.duration * amount
     held = {b.resource for b in problem.buffers}
-    return {
+    shares = {
         name: used[r] / (makespan * problem.capacities[r])
         for r, name in enumerate(problem.names)
         if r not in held and name != "staging" and makespan and problem.capacities[r]
     }
+    groups = {name: len(banks) for name in shares if (banks := named_banks(name)) is not None}
+    if not groups:
+        return shares
+    busy = sum(shares.pop(name) * size for name, size in groups.items())
+    return shares | {"banks": busy / sum(groups.values())}
 
 
-def critical_path(problem: Problem, work: tuple[Work, ...], schedule: Schedule) -> list[dict[str, Any]]:
-    """Follow, back from the last task, what each task waited for; sum the seconds by kind.
+def critical_path(problem: Problem, work: tuple[Work, ...], schedule: Schedule) -> dict[str, float]:
+    """Follow, back from the last task, what each task waited for; return the seconds of each kind.
 
     A task waited for a predecessor, or for another task on one of its resources, that ended when it started; time in
     which it waited for neither (a full staging buffer) is `waiting`.
@@ -68,4 +80,4 @@ def critical_path(problem: Problem, work: tuple[Work, ...], schedule: Schedule) 
             seconds["waiting"] = seconds.get("waiting", 0) + start - earlier
             candidates = [n for n in by_end[earlier] if schedule.starts[n] < earlier] or by_end[earlier]
         current = min(after or candidates)
-    return [{"kind": kind, "seconds": value * 1e-9} for kind, value in sorted(seconds.items(), key=lambda i: -i[1])]
+    return {kind: value * 1e-9 for kind, value in seconds.items()}

@@ -16,7 +16,18 @@ from moe_passes.ir.dialects import model as model_ops
 from moe_passes.ir.dialects import request as request_ops
 from moe_passes.ir.dialects.base import Open, WrongError
 from moe_passes.ir.records import array, from_operation, symbol_ref, to_attribute, to_attributes
-from moe_passes.plan.decisions import ALL, MSB, Banks, DispatchPlan, DraftPlan, Likelihoods, Replicas, SolverRecord
+from moe_passes.plan.decisions import (
+    ALL,
+    FROZEN,
+    MSB,
+    Banks,
+    DispatchPlan,
+    DraftPlan,
+    HotSetRule,
+    Likelihoods,
+    Replicas,
+    SolverRecord,
+)
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import Engine, Link, Machine, Memory
 from moe_passes.plan.model import ExpertLayer, ModelShape
@@ -32,6 +43,7 @@ RECORDS: dict[type, type] = {
     ProfileRecord: request_ops.ProfileOp,
     ExpertLayer: model_ops.ExpertStoreOp,
     DraftPlan: request_ops.DraftOp,
+    HotSetRule: request_ops.HotSetOp,
     Memory: machine_ops.MemoryOp,
     Engine: machine_ops.EngineOp,
     Link: machine_ops.LinkOp,
@@ -275,6 +287,18 @@ def dispatch_plan(module: ir.Module) -> DispatchPlan | None:
         at["order"].value,
         at["engine"].value,
     )
+
+
+def hot_set_rule(module: ir.Module) -> HotSetRule:
+    """Return how residents follow the routing; where nothing says so, they stay as they are.
+
+    Raises:
+        InputError: there are several rules.
+    """
+    rules = [rule for _, rule in find(module, HotSetRule)]
+    if len(rules) > 1:
+        raise InputError(f"module has {len(rules)} 'moe.hot_set' operations; valid: at most one")
+    return rules[0] if rules else FROZEN
 
 
 def _nested(table: npt.NDArray[np.int64]) -> ir.Attribute:

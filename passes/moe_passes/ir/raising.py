@@ -19,12 +19,10 @@ from moe_passes.ir.dialects import model as moe
 from moe_passes.ir.module import line_of
 from moe_passes.ir.records import symbol_ref, to_attribute
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.model import ExpertLayer, ModelShape
+from moe_passes.plan.model import DENSE_BITS, ExpertLayer, ModelShape
 from moe_passes.plan.phase import WHOLE_SLICE
 
 NAME = "raise-moe"
-DENSE_BITS = 8.5
-"""Dense matrices are INT8 with an FP16 scale per 32 weights, whatever the experts are (docs/reference.md section 2)."""
 VECTOR_BITS = 16
 """Norms, biases and the like stay FP16."""
 DYNAMIC_WIDTH = -1

@@ -2,7 +2,7 @@
 
 from torch_mlir import ir
 
-from moe_passes.ir.module import dispatch_plan, only, placed_layers
+from moe_passes.ir.module import dispatch_plan, hot_set_rule, only, placed_layers
 from moe_passes.ir.phases import read_stages
 from moe_passes.plan.decisions import DraftPlan
 from moe_passes.plan.model import ModelShape
@@ -12,7 +12,8 @@ from moe_passes.tasks.problem import StaticPlan
 
 
 def read_plan(module: ir.Module, needed_by: str) -> StaticPlan:
-    """Read every static decision from the module; where the dispatcher's is open, nothing is loaded ahead.
+    """Read every static decision from the module; where the dispatcher's is open, nothing is loaded ahead, and
+    where the hot set's is, residents stay as they are.
 
     Raises:
         InputError: a pass that decides has not run.
@@ -30,4 +31,6 @@ def read_plan(module: ir.Module, needed_by: str) -> StaticPlan:
         verify=verify,
         layers=placed_layers(module, needed_by),
         dispatch=dispatch_plan(module) or NOTHING_AHEAD,
+        hot_set=hot_set_rule(module),
+        dense_bits=plan.dense_bits,
     )

@@ -29,15 +29,39 @@ ENGINES = ("free", "first")
 
 
 @dataclass(frozen=True)
+class HotSetRule:
+    """How the residents of a layer follow the routing.
+
+    The hotness of an expert counts the tokens that chose it, each for less the longer ago it was. After a round the
+    hottest of what verify loaded takes the place of the coldest resident, as long as it is the hotter of the two.
+
+    Attributes:
+        window_tokens: over so many tokens of the whole batch, what a token counts for falls by a factor e; 0: the
+            residents stay as they are.
+        most: experts of a layer that a round changes at most.
+        every_rounds: rounds from one change to the next.
+    """
+
+    window_tokens: int
+    most: int
+    every_rounds: int
+
+
+FROZEN = HotSetRule(0, 0, 1)
+"""The residents stay as they are."""
+
+
+@dataclass(frozen=True)
 class DraftPlan:
     """What select-draft decided, besides the residency that each expert store carries.
 
     Attributes:
         length: γ; 0 is plain decoding.
-        bits: bits of a weight that the draft computes with.
+        bits: of an expert's weight that the draft computes with.
+        dense_bits: of a dense weight that the draft computes with.
         expert_fraction: resident experts over all experts.
         acceptance_rate: expected α.
-        break_even_acceptance: the α at which drafting is as fast as plain decoding; above 1, it cannot pay.
+        break_even_acceptance: the α at which drafting is as fast as the best plain decoding; above 1, it cannot pay.
         acceptance_source: where α comes from.
         staging_bytes: bytes of HB for prefetched slices.
         expert_bytes: bytes of HB left for experts.
@@ -47,6 +71,7 @@ class DraftPlan:
 
     length: int
     bits: int
+    dense_bits: int
     expert_fraction: float
     acceptance_rate: float
     break_even_acceptance: float

@@ -1,9 +1,15 @@
 """The model as the passes see it: its shape, its routed experts, and its dense parts."""
 
+import math
 from dataclasses import dataclass, fields
 
 from moe_passes.plan.decisions import ALL, MSB
 
+WHOLE_BITS = 8
+"""Of a weight of which a step computes with everything."""
+DENSE_BITS, DENSE_MSB_BITS = 8.5, 4.5
+"""Of a dense weight, INT8 with an FP16 scale per 32 whatever the experts are, and of its most significant slice
+(docs/reference.md section 2)."""
 ALIGNMENT_BYTES = 64
 """Staging addresses are multiples of this."""
 
@@ -108,6 +114,10 @@ class DensePart:
         """Add the work of two parts of one layer."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(DensePart) if f.name != "layer"}
         return DensePart(layer=self.layer, **sums)
+
+    def read_bytes(self, bits: int) -> int:
+        """Bytes of the weights that a step computes with: all, or in 4 bits their most significant slices."""
+        return self.weight_bytes if bits >= WHOLE_BITS else math.ceil(self.weight_bytes * DENSE_MSB_BITS / DENSE_BITS)
 
     def kv_bytes(self, context: int) -> int:
         """Bytes of this part's FP16 KV cache of one sequence."""

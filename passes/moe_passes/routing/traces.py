@@ -115,8 +115,12 @@ def cut_rounds(trace_tokens: int, batch: int, width: int, split: str, most: int)
             f"profile has {trace_tokens} tokens: too few for one {split} round of batch {batch} and "
             f"{width} tokens a sequence; valid: at least {needed} tokens, a smaller batch or draft length"
         )
-    chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
-    return Rounds(cut(first, length, batch, width)[chosen])
+    return Rounds(cut(first, length, batch, width)[evenly(count, most)])
+
+
+def evenly(count: int, most: int) -> IntArray:
+    """Return at most so many of the numbers below `count` (at least one where there are any), evenly spread."""
+    return np.linspace(0, count - 1, min(count, max(1, most))).round().astype(np.int64)
 
 
 def split_of(trace_tokens: int, split: str) -> tuple[int, int]:
@@ -167,14 +171,31 @@ def restrict(asked: BoolArray, resident: BoolArray, order: IntArray, top_k: int)
     return result
 
 
-def popularity(trace: RoutingTrace) -> IntArray:
-    """Count, over training tokens, how often each expert was chosen: [layer, expert]."""
-    border = int(trace.tokens * TRAIN_FRACTION) or trace.tokens
+def popularity(trace: RoutingTrace, first: int = 0) -> IntArray:
+    """Count how often each expert was chosen, by the first so many tokens (0: those of training): [layer, expert]."""
+    border = first or int(trace.tokens * TRAIN_FRACTION) or trace.tokens
     used = trace.experts[:border]
     layers = used.shape[1]
     flat = used + trace.experts_per_layer * np.arange(layers)[None, :, None]
     counts = np.bincount(flat.ravel(), minlength=layers * trace.experts_per_layer)
     return counts.reshape(layers, trace.experts_per_layer).astype(np.int64)
+
+
+def relabelled(trace: RoutingTrace, counts: IntArray) -> RoutingTrace:
+    """Give experts other ids: the most popular of a layer that of the most popular by `counts`, and so on.
+
+    Experts of a trace that was made without a plan in mind are as good as any other's: a plan that goes by popularity
+    can be tried on it.
+
+    Args:
+        trace: to relabel.
+        counts: [layer, expert], how often each was chosen in another trace of the same shape.
+    """
+    old, new = by_popularity(popularity(trace)), by_popularity(counts)
+    ids = np.empty_like(old)
+    np.put_along_axis(ids, old, new, axis=1)
+    rows = np.arange(len(ids))[None, :, None]
+    return RoutingTrace(ids[rows, trace.experts], ids[rows, trace.draft_experts], trace.experts_per_layer)
 
 
 def by_popularity(counts: IntArray) -> IntArray:

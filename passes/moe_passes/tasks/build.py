@@ -17,6 +17,7 @@ import numpy as np
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseTime, dense_time
 from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import (
     BYTES_PER_ACTIVATION,
@@ -39,7 +40,6 @@ from moe_passes.tasks.modes import Engines, ExpertWork
 from moe_passes.tasks.problem import StaticPlan, TaskGraph
 from moe_passes.tasks.stages import Stage
 
-DRAFT_BITS_FULL = 8
 Moments = tuple[tuple[int, int], ...]
 
 
@@ -127,7 +127,7 @@ class _Builder:
         for stage in self.plan.draft:
             after = ends.before(stage)
             if stage.part is not None:
-                ends.add(self._dense(stage, step, 1, after))
+                ends.add(self._dense(stage, step, after))
                 continue
             row = self.rows[stage.store]
             self.asking.setdefault(row, []).append(ends.of[stage.router][0])
@@ -141,13 +141,16 @@ class _Builder:
         for stage in self.plan.verify:
             after = ends.before(stage)
             if stage.part is not None:
-                ends.add(self._dense(stage, self.plan.length, self.plan.length + 1, after))
+                ends.add(self._dense(stage, self.plan.length, after))
             else:
                 ends.add(self._verify_experts(stage, routing, after, ends.of[stage.router][0]))
 
-    def _dense(self, stage: Stage, step: int, width: int, after: tuple[int, ...]) -> tuple[int, ...]:
+    def _dense(self, stage: Stage, step: int, after: tuple[int, ...]) -> tuple[int, ...]:
         assert stage.part is not None
-        time = dense_time(self.cost, stage.part, self.plan.batch, width, self.plan.context)
+        plan = self.plan
+        is_draft = step < plan.length
+        width, bits = (1, plan.dense_bits) if is_draft else (plan.length + 1, WHOLE_BITS)
+        time = dense_time(self.cost, stage.part, plan.batch, width, plan.context, bits)
         uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
         mode = Mode(nanoseconds(time.seconds), uses)
         return (self._add((mode,), after, self._dense_work(stage, step, time)),)
@@ -159,6 +162,7 @@ class _Builder:
             hb_read_bytes=read if self.banks else 0,
             external_read_bytes=0 if self.banks else read,
             link_bytes=time.link_bytes,
+            w4a8_macs=time.sliced_macs,
             w8a8_macs=time.macs,
         )
         return Work(stage.kind, step, stage.part.layer, traffic=traffic, where=stage.where)
@@ -188,8 +192,8 @@ class _Builder:
         traffic = Traffic(
             hb_read_bytes=read,
             link_bytes=link_bytes,
-            w4a8_macs=total if self.plan.bits < DRAFT_BITS_FULL else 0,
-            w8a8_macs=0 if self.plan.bits < DRAFT_BITS_FULL else total,
+            w4a8_macs=total if self.plan.bits < WHOLE_BITS else 0,
+            w8a8_macs=0 if self.plan.bits < WHOLE_BITS else total,
         )
         pairs = tuple(served.items())
         work = Work("draft-experts", step, layer.shape.layer, traffic=traffic, served=pairs, where=where)

@@ -29,10 +29,9 @@ def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> Sta
     rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
     judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
     shares = share_needed(rounds)
-    layers = tuple(replace(layer, needed_permille=shares[row]) for row, layer in enumerate(plan.layers))
 
     def unknown(dispatch: DispatchPlan) -> list[Unknown]:
-        guessed = replace(plan, layers=layers, dispatch=dispatch)
+        guessed = plan.with_needs(shares, dispatch)
         return [build_unknown(guessed, judge, cost).unknown() for judge in judges]
 
-    return replace(plan, layers=layers, dispatch=choose(likelihoods(rounds, shares), unknown))
+    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown))

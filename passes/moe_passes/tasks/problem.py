@@ -1,8 +1,12 @@
 """What a round's tasks are made from: the static plan, the routing of the round; and what is made of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from moe_passes.plan.decisions import DispatchPlan
+import numpy as np
+import numpy.typing as npt
+
+from moe_passes.plan.decisions import FROZEN, DispatchPlan, HotSetRule
+from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import Work
 from moe_passes.solve.dispatch.problem import Guess, Unknown
@@ -25,6 +29,8 @@ class StaticPlan:
         verify: stages of the verify step.
         layers: MoE layers, in order; expert stores by their position in it.
         dispatch: when loads start in a round that is not known.
+        hot_set: how residents follow the routing.
+        dense_bits: of a dense weight in the draft.
     """
 
     batch: int
@@ -37,6 +43,13 @@ class StaticPlan:
     verify: tuple[Stage, ...]
     layers: tuple[PlacedLayer, ...]
     dispatch: DispatchPlan
+    hot_set: HotSetRule = FROZEN
+    dense_bits: int = WHOLE_BITS
+
+    def with_needs(self, permille: npt.NDArray[np.int64], dispatch: DispatchPlan) -> "StaticPlan":
+        """Return the plan with another dispatch plan, and how often verify needs each expert: [layer, expert], ‰."""
+        layers = tuple(replace(layer, needed_permille=row) for layer, row in zip(self.layers, permille, strict=True))
+        return replace(self, layers=layers, dispatch=dispatch)
 
     def row(self, store: str) -> int:
         """Return the position of an expert store among the layers."""

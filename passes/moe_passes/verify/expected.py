@@ -76,7 +76,8 @@ class Derivation:
         self._phase(plan.verify_phase, length, length + 1)
         for key, task in self.tasks.items():
             if task.part is not None:
-                self._price_dense(task, length + 1 if key[1] == length else 1)
+                is_draft = key[1] < length
+                self._price_dense(task, 1 if is_draft else length + 1, plan.draft.dense_bits if is_draft else FULL_BITS)
 
     def _phase(self, phase: Phase, step: int, width: int) -> None:
         before, gives = set(self.tasks), list[set[Key]]()
@@ -115,22 +116,28 @@ class Derivation:
 
     # Dense work.
 
-    def _price_dense(self, task: Expected, width: int) -> None:
+    def _price_dense(self, task: Expected, width: int, bits: int) -> None:
         assert task.part is not None
         part, request = task.part, self.plan.request
         seen = min(request.context, part.window) if part.window else request.context
-        size = part.weight_bytes + request.batch * 2 * part.kv_elements * seen
-        macs = request.batch * width * (part.macs_per_token + seen * part.attention_macs)
+        # Of the 17 half bytes of two weights, their scale's share included, 9 belong to the slice.
+        weights = part.weight_bytes if bits >= FULL_BITS else -(-part.weight_bytes * 9 // 17)
+        size = weights + request.batch * 2 * part.kv_elements * seen
+        projected = request.batch * width * part.macs_per_token
+        macs = request.batch * width * seen * part.attention_macs + (projected if bits >= FULL_BITS else 0)
+        sliced = projected if bits < FULL_BITS else 0
+        elements = self.banks or 1
+        computed = self.prices.mac_seconds(macs, FULL_BITS, elements) + self.prices.mac_seconds(sliced, bits, elements)
         if not self.banks:
-            seconds = max(self.prices.external_read_seconds(size), self.prices.mac_seconds(macs, FULL_BITS, 1))
+            seconds = max(self.prices.external_read_seconds(size), computed)
             task.traffic = Traffic(external_read_bytes=size, w8a8_macs=macs)
             task.modes = [(nanoseconds(seconds), self.everywhere | {("external", 1)})]
             return
         gathered = request.batch * width * part.gathered_elements * BYTES_PER_ACTIVATION
         read = self.prices.local_read_seconds(size / self.banks)
-        seconds = max(read, self.prices.mac_seconds(macs, FULL_BITS, self.banks))
+        seconds = max(read, computed)
         seconds += self.prices.aggregate_seconds(gathered)
-        task.traffic = Traffic(hb_read_bytes=size, link_bytes=gathered, w8a8_macs=macs)
+        task.traffic = Traffic(hb_read_bytes=size, link_bytes=gathered, w4a8_macs=sliced, w8a8_macs=macs)
         task.modes = [(nanoseconds(seconds), self.everywhere | {("link", 1)})]
 
     # Experts of a draft step.

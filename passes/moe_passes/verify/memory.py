@@ -56,6 +56,10 @@ def _shared_out(plan: Plan) -> list[str]:
         wrong.append(f"the draft plan stages {draft.staging_bytes} bytes; the machine sets {fixed} aside")
     if draft.length and draft.bits not in DRAFT_BITS:
         wrong.append(f"the draft computes with {draft.bits} bits; valid: {' or '.join(map(str, DRAFT_BITS))}")
+    if draft.length and draft.dense_bits not in DRAFT_BITS:
+        wrong.append(
+            f"the draft's dense weights have {draft.dense_bits} bits; valid: {' or '.join(map(str, DRAFT_BITS))}"
+        )
     residents = sum(int((layer.residency > 0).sum()) for layer in plan.layers)
     share = residents / sum(layer.shape.experts for layer in plan.layers)
     if abs(share - draft.expert_fraction) > 1e-9:

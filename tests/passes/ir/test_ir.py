@@ -8,7 +8,7 @@ from filecheck.parser import Parser, pattern_for_opts
 
 SNAPSHOTS = {
     "trace": """
-// CHECK: module attributes {moe.version = 2 : i64}
+// CHECK: module attributes {moe.version = 3 : i64}
 // CHECK: "moe.model"() {{.*}}architecture = "Qwen3MoeForCausalLM"
 // CHECK: "moe.request"() {batch = 1 : i64, context = 64 : i64, cost_model = "analytic", draft_length = 3 : i64
 // CHECK: func.func @draft_step(%[[TABLE:[^:]+]]: !torch.vtensor<[128,64],bf16>

@@ -77,6 +77,7 @@ class DraftOp(MoeOperation, name="draft"):
 
     length: I64
     bits: I64
+    dense_bits: I64
     expert_fraction: F64
     acceptance_rate: F64
     break_even_acceptance: F64
@@ -89,10 +90,21 @@ class DraftOp(MoeOperation, name="draft"):
     RANGES = {
         "length": (DRAFT_LENGTH.low, DRAFT_LENGTH.high),
         "bits": (1, 64),
+        "dense_bits": (1, 64),
         "expert_fraction": (0, 1),
         "acceptance_rate": (0, 1),
         "break_even_acceptance": (0, math.inf),
     }
+
+
+class HotSetOp(MoeOperation, name="hot_set"):
+    """How the residents follow the routing (`plan.decisions.HotSetRule`)."""
+
+    window_tokens: I64
+    most: I64
+    every_rounds: I64
+
+    RANGES = {"window_tokens": (0, 2**31 - 1), "most": (0, 2**31 - 1), "every_rounds": (1, 2**31 - 1)}
 
 
 class DispatchOp(MoeOperation, name="dispatch"):

@@ -14,18 +14,19 @@ from moe_passes.ir.module import append, expert_stores, only, write_records, wri
 from moe_passes.ir.phases import read_stages
 from moe_passes.ir.restricting import restrict_draft
 from moe_passes.ir.states import Drafted, Experts, Phases
-from moe_passes.plan.decisions import ALL, MSB, NONE, DraftPlan
+from moe_passes.plan.decisions import MSB, NONE, DraftPlan
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE
 from moe_passes.plan.request import Request
-from moe_passes.solve.draft import acceptance
+from moe_passes.routing.traces import popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
 from moe_passes.solve.draft.problem import Solution
-from moe_passes.solve.draft.solve import record, solve
+from moe_passes.solve.draft.solve import record, refill, solve
+from moe_passes.tasks.judging import Bench, level_of
 from moe_passes.tasks.stages import parts
 
-NOTHING_NEAR = DraftPlan(0, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0)
+NOTHING_NEAR = DraftPlan(0, 8, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0)
 """Without HB there is nothing to draft from: γ = 0, no residents."""
 
 
@@ -55,31 +56,35 @@ class SelectDraft(Pass):
             append(module, NOTHING_NEAR)
             return
         problem = prepare(cost, request, of, parts(draft), parts(verify), context.trace(module))
+        bench = Bench(cost, request, of.model.hidden, of.layers, (draft, verify), problem)
         with solver_call(self.name, "draft plan"):
-            solution = solve(problem)
+            solution = solve(problem, bench.seconds)
         wrong = violations(problem, solution)
         if wrong:
             raise AssertionError(f"{self.name}: " + "; ".join(wrong))
-        choice = solution.choice
-        level, slice_ = (MSB, MSB_SLICE) if choice.slice.residual_bytes else (ALL, WHOLE_SLICE)
+        choice = solution.best.choice
+        level = level_of(choice.setting.slice)
+        resident = refill(choice, popularity(context.trace(module)))
         for row, store in enumerate(stores):
-            write_residency(store, np.where(choice.resident[row], level, NONE))
-        restrict_draft(module, slice_, self.name)
-        append(module, _plan(cost.space().near_bytes, of, solution))
+            write_residency(store, np.where(resident[row], level, NONE))
+        restrict_draft(module, MSB_SLICE if level == MSB else WHOLE_SLICE, self.name)
+        append(module, _plan(cost.space().near_bytes, of, problem.acceptance.source, solution))
+        append(module, choice.setting.rule)
         write_records(module, self.name, [record(solution, request.seed)])
 
 
-def _plan(near_bytes: int, of: Footprint, solution: Solution) -> DraftPlan:
-    choice = solution.choice
+def _plan(near_bytes: int, of: Footprint, source: str, solution: Solution) -> DraftPlan:
+    best, setting = solution.best, solution.best.choice.setting
     return DraftPlan(
-        length=choice.length,
-        bits=choice.slice.bits,
-        expert_fraction=choice.share,
-        acceptance_rate=solution.acceptance_rate,
+        length=setting.length,
+        bits=setting.slice.bits,
+        dense_bits=setting.dense_bits,
+        expert_fraction=best.choice.share,
+        acceptance_rate=best.acceptance_rate,
         break_even_acceptance=solution.break_even_acceptance,
-        acceptance_source=acceptance.source(of.model.name),
-        staging_bytes=choice.staging_bytes,
-        expert_bytes=near_bytes - of.dense_bytes - of.kv_bytes - choice.staging_bytes,
+        acceptance_source=source,
+        staging_bytes=setting.staging_bytes,
+        expert_bytes=near_bytes - of.dense_bytes - of.kv_bytes - setting.staging_bytes,
         dense_bytes=of.dense_bytes,
         kv_bytes=of.kv_bytes,
     )

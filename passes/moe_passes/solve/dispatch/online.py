@@ -41,10 +41,14 @@ class Dispatched:
         """Wrong guesses that were started."""
         return sum(not guess.is_needed for guess in self.guesses) - len(self.dropped)
 
+    @property
+    def kept(self) -> list[int]:
+        """Numbers of the tasks that it ran."""
+        return [number for number in range(len(self.problem.tasks)) if number not in self.dropped]
+
     def executed(self) -> tuple[Problem, Schedule]:
         """Return what was run as a problem of its own, in which a wrong guess holds its bytes until it was known."""
-        problem, schedule = self.problem, self.schedule
-        kept = [number for number in range(len(problem.tasks)) if number not in self.dropped]
+        problem, schedule, kept = self.problem, self.schedule, self.kept
         numbers = {number: place for place, number in enumerate(kept)}
         held_to = {
             guess.task: max(guess.task, guess.decider, key=lambda number: schedule.end(problem, number))

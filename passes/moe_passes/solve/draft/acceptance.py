@@ -1,61 +1,181 @@
-"""Acceptance rate α as a function of the share of experts that the draft keeps.
+"""How many drafted tokens verify accepts.
 
-Measured points of arXiv 2604.14626 (MT-Bench table, *elastic* rows), put against the share of experts whose msb slice
-fits (docs/reference.md section 3, [D]); the last point of each curve is the α of the 4-bit copy. α is the accepted
-fraction of drafted tokens, at a draft length of 6 (docs/reference.md section 3: 6 or 7 fits the table best).
+What is published (arXiv 2604.14626, MT-Bench table, *elastic* rows) is α, the accepted fraction of the drafted tokens,
+at a draft length of 6 (docs/reference.md section 3: 6 or 7 fits the table best), by model, batch and the share of
+experts whose msb slice fits ([D] there); the last point of each curve is the α of the 4-bit copy. It is of a hot set
+that follows the routing, and dense weights are sliced too.
+
+α is taken to depend on the *coverage*: the share of what the draft's routers ask for that is resident. A set of one
+size covers less the more sequences share it, and less if it is frozen, so α falls with the batch, as in the table. Each
+published point is put at the coverage that a set of its size which follows (`PUBLISHED_RULE`) has in the routing that
+is compiled against, at its batch.
+
+Two things are assumed. The probability p that a token is accepted differs from round to round: it is beta distributed
+with a + b = `CONCENTRATION`. So rounds of 1 or 2 drafted tokens gain less than one p for all would say. And of what
+slicing costs at full coverage, weights that a draft does not slice win back `UNSLICED_GAIN` of their share in the
+active weights.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-REFERENCE_LENGTH = 6
+from moe_passes.plan.decisions import HotSetRule
 
-CURVES: dict[str, tuple[tuple[float, float], ...]] = {
-    "qwen3-30b-a3b": (
-        (0.0, 0.0), (0.066, 0.36), (0.116, 0.48), (0.141, 0.57), (0.159, 0.66),
-        (0.312, 0.86), (0.361, 0.90), (0.386, 0.91), (0.404, 0.91), (1.0, 0.95),
+REFERENCE_LENGTH = 6
+PUBLISHED_RULE = HotSetRule(256, 8, 1)
+"""Counts so far, taken over before every verify; how fast they fade is not published."""
+CONCENTRATION = 3.0
+UNSLICED_GAIN = 0.5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A published α: of a share of resident experts, at a batch."""
+
+    share: float
+    rate: float
+    batch: int
+
+
+def _points(four_gb: tuple[tuple[float, float], ...], eight_gb: tuple[tuple[float, float], ...]) -> tuple[Point, ...]:
+    """Name the columns of the table, batches 16, 8, 4 and 1 (or 1 alone)."""
+    batches = (16, 8, 4, 1)
+    return tuple(
+        Point(share, rate, batch)
+        for row in (four_gb, eight_gb)
+        for (share, rate), batch in zip(row, batches[-len(row) :], strict=True)
+    )
+
+
+PUBLISHED: dict[str, tuple[Point, ...]] = {
+    "qwen3-30b-a3b": _points(
+        ((0.066, 0.36), (0.116, 0.48), (0.141, 0.57), (0.159, 0.66)),
+        ((0.312, 0.86), (0.361, 0.90), (0.386, 0.91), (0.404, 0.91)),
     ),
-    "glm-4.7-flash": (
-        (0.0, 0.0), (0.075, 0.47), (0.103, 0.50), (0.117, 0.55), (0.128, 0.61),
-        (0.330, 0.74), (0.359, 0.75), (0.373, 0.76), (0.383, 0.78), (1.0, 0.83),
+    "glm-4.7-flash": _points(
+        ((0.075, 0.47), (0.103, 0.50), (0.117, 0.55), (0.128, 0.61)),
+        ((0.330, 0.74), (0.359, 0.75), (0.373, 0.76), (0.383, 0.78)),
     ),
-    "deepseek-v2-lite": (
-        (0.0, 0.0), (0.288, 0.70), (0.319, 0.70), (0.334, 0.72), (0.345, 0.72),
-        (0.781, 0.82), (0.813, 0.83), (0.828, 0.83), (0.841, 0.84), (1.0, 0.84),
+    "deepseek-v2-lite": _points(
+        ((0.288, 0.70), (0.319, 0.70), (0.334, 0.72), (0.345, 0.72)),
+        ((0.781, 0.82), (0.813, 0.83), (0.828, 0.83), (0.841, 0.84)),
     ),
-    "gpt-oss-20b": ((0.0, 0.0), (0.260, 0.44), (0.650, 0.50), (1.0, 0.50)),
-}  # fmt: skip
+    "gpt-oss-20b": _points(((0.260, 0.44),), ((0.650, 0.50),)),
+}
+FOUR_BIT_COPY = {"qwen3-30b-a3b": 0.95, "glm-4.7-flash": 0.83, "deepseek-v2-lite": 0.84, "gpt-oss-20b": 0.50}
+"""α where every expert is resident."""
 
 
 def source(model: str) -> str:
     """Say where α comes from, for outputs."""
-    if model in CURVES:
+    if model in PUBLISHED:
         return f"published curve of {model} (arXiv 2604.14626), not measured here"
     return "assumed: mean of four published curves (arXiv 2604.14626)"
 
 
-def curve(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return a model's curve as (shares, rates); the mean of all where it has none."""
-    if model in CURVES:
-        shares, rates = zip(*CURVES[model], strict=True)
-        return shares, rates
-    grid = np.linspace(0.0, 1.0, 21)
-    columns = [np.array(points) for points in CURVES.values()]
-    mean = np.mean([np.interp(grid, points[:, 0], points[:, 1]) for points in columns], axis=0)
-    return tuple(float(x) for x in grid), tuple(float(x) for x in mean)
+def models_of(model: str) -> tuple[str, ...]:
+    """Return the models whose published curves stand for a model: its own, or all."""
+    return (model,) if model in PUBLISHED else tuple(PUBLISHED)
 
 
-def at_length(rate: float, length: int) -> float:
-    """Move α from the reference length to another draft length.
+@dataclass(frozen=True)
+class Curve:
+    """α at a length by coverage, ascending; the last point is full coverage."""
 
-    The per-token probability p behind it solves Σ_{i=1…γ} p^i = α·γ.
+    coverages: tuple[float, ...]
+    rates: tuple[float, ...]
+
+    @property
+    def full(self) -> float:
+        """α at full coverage."""
+        return self.rates[-1]
+
+    def rate(self, coverage: float) -> float:
+        """Return α."""
+        return float(np.interp(coverage, self.coverages, self.rates))
+
+
+def curve(model: str, coverages: tuple[float, ...]) -> Curve:
+    """Make a published curve from the coverages of its points; α never falls as more is covered."""
+    found = sorted(zip(coverages, (point.rate for point in PUBLISHED[model]), strict=True))
+    shares, rates = zip((0.0, 0.0), *found, (1.0, FOUR_BIT_COPY[model]), strict=True)
+    return Curve(shares, tuple(np.maximum.accumulate(rates).tolist()))
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Expected accepted tokens of a draft.
+
+    Attributes:
+        curves: of α by coverage, at `length`, with everything sliced; their mean counts.
+        length: draft length that the curves are of.
+        dense_share: of the active weights, those that are not routed experts.
+        survival: where it was measured: the share of rounds in which at least 1, 2, … drafted tokens were accepted,
+            whatever is covered.
+        source: where it comes from, for outputs.
     """
-    if length == 0:
-        return 0.0
+
+    curves: tuple[Curve, ...]
+    length: int
+    dense_share: float
+    source: str
+    survival: tuple[float, ...] = ()
+
+    @property
+    def longest(self) -> int | None:
+        """Longest draft that something is known of; None: any."""
+        return len(self.survival) or None
+
+    def accepted(self, length: int, coverage: float, sliced: "Sliced") -> float:
+        """Return how many of `length` drafted tokens are accepted on the mean."""
+        if self.survival:
+            return float(sum(self.survival[:length]))
+        unsliced = self.dense_share * (not sliced.dense) + (1 - self.dense_share) * (not sliced.experts)
+        rates = []
+        for of in self.curves:
+            lost = 1 - (1 - UNSLICED_GAIN * unsliced) * (1 - of.full)
+            rates.append(min(1.0, of.rate(coverage) * lost / of.full) if of.full else 0.0)
+        return expected_accepted(float(np.mean(rates)), self.length, length)
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Which weights the draft computes with their most significant slice alone."""
+
+    dense: bool
+    experts: bool
+
+
+def expected_accepted(rate: float, of_length: int, length: int) -> float:
+    """Move α from one draft length to another: expected accepted tokens of `length` drafted ones.
+
+    Up to the length n that α is of, the share of rounds in which i tokens are accepted is E[p^i], with a mean of p for
+    which Σ_{i=1…n} E[p^i] = α·n. Beyond, where nothing is known and the tail of the distribution would decide, it falls
+    with each token by the one p for which Σ p^i = α·n.
+    """
+    mean = _solve(lambda p: sum(_moments(p, of_length)), rate * of_length)
+    survival = _moments(mean, min(length, of_length))
+    if length > of_length:
+        one = _solve(lambda p: sum(p**i for i in range(1, of_length + 1)), rate * of_length)
+        survival += [survival[-1] * one**i for i in range(1, length - of_length + 1)]
+    return float(sum(survival))
+
+
+def _solve(total: Callable[[float], float], wanted: float) -> float:
+    """Return the argument from 0 to 1 of an increasing function at which it has a value, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if sum(middle**i for i in range(1, REFERENCE_LENGTH + 1)) < rate * REFERENCE_LENGTH:
-            low = middle
-        else:
-            high = middle
-    return sum(high**i for i in range(1, length + 1)) / length
+        low, high = (middle, high) if total(middle) < wanted else (low, middle)
+    return high
+
+
+def _moments(mean: float, most: int) -> list[float]:
+    """Return E[p], E[p²], … of a beta distribution: E[p^i] = Π_{j<i} (a + j) / (a + b + j)."""
+    moments, last = [], 1.0
+    for j in range(most):
+        last *= (mean * CONCENTRATION + j) / (CONCENTRATION + j)
+        moments.append(last)
+    return moments

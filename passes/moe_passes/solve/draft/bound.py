@@ -1,86 +1,85 @@
-"""What a round costs in select-draft's model, and a lower bound over all plans.
+"""What a round costs in select-draft's closed form, and a lower bound over all settings.
 
-Model of a round with draft length γ: γ draft steps of D seconds each use HB only. Verify reads V seconds from HB and
-for E seconds from external memory; what the draft asked for (E_asked of E) may be loaded while the draft runs, as far
-as staging has room. So the round takes γ·D + max(V + E_late, E − overlap) with E_late = E − E_asked and
-overlap = min(E_asked, γ·D, staging bytes at the external rate).
+Closed form of a round with draft length γ: γ draft steps of D seconds each use HB only. Verify reads V seconds from HB
+and for E seconds from external memory; what the draft asked for (E_asked of E) may be loaded while the draft runs, as
+far as staging has room; W seconds go into writing the next hot set. So the round takes
+γ·D + max(V + E_late, E − overlap) + W with E_late = E − E_asked and overlap = min(E_asked, γ·D, staging bytes at the
+external rate). It knows no loads in vain and hides every load that could be hidden: it ranks settings of one γ well,
+flatters longer drafts, and only says which settings are worth dispatching.
 
-Bound: as overlap ≤ γ·D, a round takes at least γ·D₀ + V and at least E, where D₀ leaves out all reading of experts
-in the draft; so the mean round takes at least the larger of the two means. For the mean of E: with at most n
-residents, the bytes saved, summed over rounds, are `whole − residual` times the sum over residents of the rounds that
-use them, which is largest for the n experts used in most rounds (all have one size). More resident experts never
-lower α, so tokens are at most batch·(1 + α(n)·γ). The bound is the least of this over all formats and γ, with the
-smallest staging.
+Bound: a round takes at least γ·D₀ + V and at least E, where D₀ leaves out all reading of experts in the draft; so the
+mean round takes at least the larger of the two means. For E: with n residents, at most n of the distinct experts of a
+round are there, each of which saves `whole − residual` bytes. Both are of the rounds that are dispatched. Accepted
+tokens are at most those of the coverage that the best n residents of every round would have. The bound is the least of
+this over all formats and γ, with the smallest staging.
 """
 
 import numpy as np
 
-from moe_passes.routing.traces import by_popularity, restrict
-from moe_passes.solve.draft.problem import Choice, Problem
+from moe_passes.plan.model import WHOLE_BITS
+from moe_passes.solve.draft.history import History, Rounds, best_coverage, dispatched
+from moe_passes.solve.draft.problem import Problem, Setting
 
 
-def draft_step_seconds(problem: Problem, choice_slice_bytes: int, resident: np.ndarray) -> float:
+def round_seconds(problem: Problem, setting: Setting, history: History) -> float:
+    """Mean seconds of a round by the closed form."""
+    rates, length, form = problem.rates, setting.length, setting.slice
+    total = _load_seconds(problem, setting, history.cold, history.hot)
+    early = _load_seconds(problem, setting, history.asked_cold, history.asked_hot)
+    gathers = problem.layers * problem.batch * (length + 1)
+    verify = rates.verify_dense_seconds[length] + gathers * rates.gather_seconds_per_token
+    reads = verify + history.distinct * problem.whole_bytes * rates.hb_seconds_per_byte
+    draft = length * draft_step_seconds(problem, setting, history)
+    room = setting.staging_bytes * rates.external_seconds_per_byte
+    overlap = np.minimum(early, min(draft, room))
+    writes = history.swaps * 2 * form.resident_bytes * rates.hb_seconds_per_byte
+    return float((draft + np.maximum(reads + total - early, total - overlap) + writes).mean())
+
+
+def draft_step_seconds(problem: Problem, setting: Setting, history: History) -> float:
     """Mean seconds of one draft step: dense parts, and the restricted experts of every layer."""
-    rates, order = problem.rates, by_popularity(problem.popularity)
-    seconds = rates.draft_dense_seconds
-    for layer in range(resident.shape[0]):
-        picks = restrict(problem.token_asked[:, :, layer], resident[layer], order[layer], problem.top_k)
-        distinct = picks.any(axis=1).sum(axis=1).mean()
-        seconds += float(distinct) * choice_slice_bytes * rates.hb_seconds_per_byte
-        seconds += problem.batch * rates.gather_seconds_per_token * bool(resident[layer].any())
-    return seconds
+    rates = problem.rates
+    seconds = rates.draft_dense_seconds[setting.dense_bits]
+    seconds += history.drafted * setting.slice.resident_bytes * rates.hb_seconds_per_byte
+    return seconds + history.active_layers * problem.batch * rates.gather_seconds_per_token
 
 
-def round_seconds(problem: Problem, choice: Choice, draft_seconds: float) -> float:
-    """Mean seconds of a training round under a plan."""
-    rates, length = problem.rates, choice.length
-    used = problem.used[:, : length + 1].any(axis=1)
-    asked = used & problem.asked[:, :length].any(axis=1) if length else np.zeros_like(used)
-    loads = (used & ~choice.resident).sum(axis=(1, 2)), (used & choice.resident).sum(axis=(1, 2))
-    early = (asked & ~choice.resident).sum(axis=(1, 2)), (asked & choice.resident).sum(axis=(1, 2))
-    total = _load_seconds(problem, choice, *loads)
-    before = _load_seconds(problem, choice, *early)
-    hb = used.sum(axis=(1, 2)) * problem.whole_bytes * rates.hb_seconds_per_byte
-    layers = problem.popularity.shape[0]
-    gather = layers * problem.batch * (length + 1) * rates.gather_seconds_per_token
-    verify = rates.verify_dense_seconds[problem.lengths.index(length)] + hb + gather
-    draft = length * draft_seconds
-    room = choice.staging_bytes * rates.external_seconds_per_byte
-    overlap = np.minimum(before, min(draft, room))
-    return float((draft + np.maximum(verify + total - before, total - overlap)).mean())
-
-
-def _load_seconds(problem: Problem, choice: Choice, cold: np.ndarray, hot: np.ndarray) -> np.ndarray:
-    rates, residual = problem.rates, choice.slice.residual_bytes
+def _load_seconds(problem: Problem, setting: Setting, cold: np.ndarray, hot: np.ndarray) -> np.ndarray:
+    rates, residual = problem.rates, setting.slice.residual_bytes
     seconds = cold * (problem.whole_bytes * rates.external_seconds_per_byte + rates.load_latency_seconds)
     if residual:
         seconds = seconds + hot * (residual * rates.external_seconds_per_byte + rates.load_latency_seconds)
     return np.asarray(seconds, dtype=float)
 
 
-def tokens(problem: Problem, length: int, rate: float) -> float:
+def tokens(problem: Problem, accepted: float) -> float:
     """Expected tokens of a round, whole batch."""
-    return problem.batch * (1 + rate * length)
+    return problem.batch * (1 + accepted)
 
 
-def lower_bound(problem: Problem) -> float:
-    """Return a lower bound on the seconds per token of every plan; proof in the module's docstring."""
+def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> float:
+    """Return a lower bound on the seconds per token of every setting; proof in the module's docstring.
+
+    Args:
+        problem: the problem.
+        rounds: by draft length, those that settings are compared on.
+    """
+    return min(_bound(problem, rounds[length], length) for length in problem.lengths)
+
+
+def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
     rates = problem.rates
+    distinct = (rounds.chosen[dispatched(len(rounds.chosen), length)] > 0).sum(axis=(1, 2))
+    dense = min(rates.draft_dense_seconds.values())
+    local = length * dense + rates.verify_dense_seconds[length]
+    local += float(distinct.mean()) * problem.whole_bytes * rates.hb_seconds_per_byte
     best = float("inf")
     for form in problem.slices:
         room = problem.capacity_bytes - min(problem.staging_choices)
-        resident = min(problem.experts, room // form.resident_bytes)
-        saved = problem.whole_bytes - form.residual_bytes
-        for length in problem.allowed:
-            rounds_using = problem.used[:, : length + 1].any(axis=1)
-            distinct = float(rounds_using.sum(axis=(1, 2)).mean())
-            hits = float(np.sort(rounds_using.mean(axis=0).ravel())[::-1][:resident].sum())
-            external = (distinct * problem.whole_bytes - hits * saved) * rates.external_seconds_per_byte
-            local = (
-                length * rates.draft_dense_seconds
-                + rates.verify_dense_seconds[problem.lengths.index(length)]
-                + distinct * problem.whole_bytes * rates.hb_seconds_per_byte
-            )
-            rate = problem.acceptance_rate(length, resident / problem.experts)
-            best = min(best, max(local, external) / tokens(problem, length, rate))
+        residents = min(problem.experts, room // form.resident_bytes)
+        saved = np.minimum(distinct, residents) * (problem.whole_bytes - form.residual_bytes)
+        external = float((distinct * problem.whole_bytes - saved).mean()) * rates.external_seconds_per_byte
+        sliced = Setting(form, WHOLE_BITS, 0, length, problem.rules[0]).sliced
+        accepted = problem.acceptance.accepted(length, best_coverage(rounds, residents), sliced) if length else 0.0
+        best = min(best, max(local, external) / tokens(problem, accepted))
     return best

@@ -1,75 +1,164 @@
-"""Independent check of a select-draft solution: it was offered, it fits, and its objective is recomputed with sets."""
+"""Independent check of a select-draft solution: it was offered, it fits, and what is expected of it is recomputed.
+
+The hot set is followed with sets and lists, one round, layer and expert after another; what candidates took when they
+were dispatched is checked where they are dispatched.
+"""
+
+import math
+from collections import Counter
 
 import numpy as np
 
-from moe_passes.solve.draft.problem import Choice, Problem, Solution
+from moe_passes.solve.draft.history import MOST_ROUNDS, SAMPLED_STEPS
+from moe_passes.solve.draft.problem import Candidate, Choice, Problem, Solution
+
+NEAR = 1e-9
 
 
 def violations(problem: Problem, solution: Solution) -> list[str]:
     """Return everything that is wrong with a solution; empty if it is valid."""
-    choice, wrong = solution.choice, []
-    if choice.slice not in problem.slices:
-        wrong.append(f"slice {choice.slice} was not offered")
-    if choice.staging_bytes not in problem.staging_choices:
-        wrong.append(f"staging of {choice.staging_bytes} bytes was not offered")
-    if choice.length not in problem.allowed:
-        wrong.append(f"draft length {choice.length} was not offered")
-    if choice.resident.shape != problem.popularity.shape:
-        wrong.append(f"residents have shape {choice.resident.shape}")
+    best = solution.best
+    wrong = _offered(problem, best.choice)
     if wrong:
         return wrong
-    taken = int(choice.resident.sum()) * choice.slice.resident_bytes + choice.staging_bytes
-    if taken > problem.capacity_bytes:
-        wrong.append(f"{taken} bytes taken of {problem.capacity_bytes}")
-    seconds = seconds_per_token(problem, choice, solution.acceptance_rate)
-    if abs(seconds - solution.seconds_per_token) > 1e-9 * seconds:
-        wrong.append(f"objective is {solution.seconds_per_token}, recomputed {seconds}")
-    if not solution.lower_bound <= solution.seconds_per_token <= solution.greedy * (1 + 1e-12):
+    coverage, seconds = recomputed(problem, best.choice)
+    accepted = 0.0
+    if best.choice.setting.length:
+        accepted = problem.acceptance.accepted(best.choice.setting.length, coverage, best.choice.setting.sliced)
+    expected = {
+        "coverage": (best.coverage, coverage),
+        "accepted tokens": (best.accepted, accepted),
+        "tokens": (best.tokens, problem.batch * (1 + accepted)),
+        "estimate": (best.estimate_seconds, seconds),
+    }
+    for what, (told, found) in expected.items():
+        if not math.isclose(told, found, rel_tol=NEAR, abs_tol=NEAR * NEAR):
+            wrong.append(f"{what}: {told}, recomputed {found}")
+    if best not in solution.candidates:
+        wrong.append("the best is none of the candidates")
+    if any(_is_better(problem, c, best) for c in solution.candidates):
+        wrong.append("a candidate is better than the best")
+    if not solution.lower_bound <= best.seconds_per_token <= solution.greedy * (1 + NEAR):
         wrong.append("bound ≤ objective ≤ greedy does not hold")
     return wrong
 
 
-def seconds_per_token(problem: Problem, choice: Choice, acceptance_rate: float) -> float:
-    """Recompute the objective, one round, layer and expert after another (model: docstring of bound.py)."""
-    residents = [set(np.flatnonzero(row).tolist()) for row in choice.resident]
-    step = _draft_step_seconds(problem, choice, residents) if choice.length else 0.0
-    rounds = range(problem.used.shape[0])
-    mean = sum(_round_seconds(problem, choice, residents, number, step) for number in rounds) / len(rounds)
-    return mean / (problem.batch * (1 + acceptance_rate * choice.length))
+def _is_better(problem: Problem, candidate: Candidate, best: Candidate) -> bool:
+    is_offered = candidate.choice.setting.length in problem.lengths
+    return is_offered and candidate.seconds_per_token < best.seconds_per_token * (1 - NEAR)
 
 
-def _draft_step_seconds(problem: Problem, choice: Choice, residents: list[set[int]]) -> float:
-    rates, samples = problem.rates, problem.token_asked
-    seconds = rates.draft_dense_seconds
-    for layer, resident in enumerate(residents):
-        ranked = sorted(resident, key=lambda e: (-int(problem.popularity[layer, e]), e))
-        read = 0
-        for sample in samples[:, :, layer]:
-            picked: set[int] = set()
-            for token in sample:
-                asked = [e for e in ranked if token[e]]
-                spare = [e for e in ranked if not token[e]]
-                picked.update(asked + spare[: max(0, problem.top_k - len(asked))])
-            read += len(picked)
-        seconds += read / len(samples) * choice.slice.resident_bytes * rates.hb_seconds_per_byte
-        seconds += problem.batch * rates.gather_seconds_per_token if resident else 0.0
-    return seconds
+def _offered(problem: Problem, choice: Choice) -> list[str]:
+    setting, wrong = choice.setting, []
+    for what, value, offered in (
+        ("slice", setting.slice, problem.slices),
+        ("dense bits", setting.dense_bits, tuple(problem.rates.draft_dense_seconds)),
+        ("staging", setting.staging_bytes, problem.staging_choices),
+        ("draft length", setting.length, problem.lengths),
+        ("rule", setting.rule, problem.rules),
+    ):
+        if value not in offered:
+            wrong.append(f"{what} {value} was not offered")
+    if choice.resident.shape != problem.popularity.shape:
+        return [*wrong, f"residents have shape {choice.resident.shape}"]
+    taken = int(choice.resident.sum()) * setting.slice.resident_bytes + setting.staging_bytes
+    if taken > problem.capacity_bytes:
+        wrong.append(f"{taken} bytes taken of {problem.capacity_bytes}")
+    return wrong
 
 
-def _round_seconds(problem: Problem, choice: Choice, residents: list[set[int]], number: int, step: float) -> float:
-    rates, length = problem.rates, choice.length
-    distinct, total, early = 0, 0.0, 0.0
-    for layer, resident in enumerate(residents):
-        used = np.flatnonzero(problem.used[number, : length + 1, layer].any(axis=0)).tolist()
-        asked = set(np.flatnonzero(problem.asked[number, :length, layer].any(axis=0)).tolist())
-        distinct += len(used)
-        for expert in used:
-            missing = choice.slice.residual_bytes if expert in resident else problem.whole_bytes
-            load = missing * rates.external_seconds_per_byte + rates.load_latency_seconds if missing else 0.0
-            total += load
-            early += load if expert in asked else 0.0
-    gathers = len(residents) * problem.batch * (length + 1)
-    verify = rates.verify_dense_seconds[problem.lengths.index(length)]
-    verify += distinct * problem.whole_bytes * rates.hb_seconds_per_byte + gathers * rates.gather_seconds_per_token
-    overlap = min(early, length * step, choice.staging_bytes * rates.external_seconds_per_byte)
-    return length * step + max(verify + total - early, total - overlap)
+def recomputed(problem: Problem, choice: Choice) -> tuple[float, float]:
+    """Return coverage and mean seconds of a round (model: docstring of bound.py)."""
+    width = choice.setting.length + 1
+    runs = len(problem.chosen) // width // problem.batch
+    rounds = [
+        [range(width * (number + runs * row), width * (number + runs * row) + width) for row in range(problem.batch)]
+        for number in range(min(runs, MOST_ROUNDS))
+    ]
+    layers = [_Layer(problem, choice, row) for row in range(problem.layers)]
+    sampled = set(np.linspace(0, len(rounds) - 1, min(len(rounds), SAMPLED_STEPS)).round().astype(int).tolist())
+    for number, round_ in enumerate(rounds):
+        for layer in layers:
+            layer.run(round_, number in sampled and choice.setting.length > 0)
+    asks = sum(layer.asks for layer in layers)
+    covered = sum(layer.covered for layer in layers)
+    drafted = sum(layer.drafted for layer in layers) / max(1, len(sampled))
+    step = _draft_step_seconds(problem, choice, drafted)
+    total = sum(_round_seconds(problem, choice, step, [layer.found[n] for layer in layers]) for n in range(len(rounds)))
+    return (covered / asks if asks else 1.0), total / len(rounds)
+
+
+class _Layer:
+    """Follows the hot set of one layer."""
+
+    def __init__(self, problem: Problem, choice: Choice, row: int) -> None:
+        self.problem, self.rule, self.length, self.row = problem, choice.setting.rule, choice.setting.length, row
+        self.residents = set(np.flatnonzero(choice.resident[row]).tolist())
+        counts = problem.popularity[row].tolist()
+        self.heat = [count / max(1, sum(counts)) * self.rule.window_tokens for count in counts]
+        self.ranked = sorted(range(len(counts)), key=lambda e: (-counts[e], e))
+        self.found: list[Counter[str]] = []
+        self.asks = self.covered = self.drafted = 0
+
+    def run(self, round_: list[range], is_sampled: bool) -> None:
+        """Count a round, then let residents follow it."""
+        problem, row = self.problem, self.row
+        chosen = Counter(problem.chosen[[t for run in round_ for t in run], row].ravel().tolist())
+        asked = Counter(problem.asked[[t for run in round_ for t in run[: self.length]], row].ravel().tolist())
+        found: Counter[str] = Counter(distinct=len(chosen))
+        for expert in chosen:
+            kind = "hot" if expert in self.residents else "cold"
+            found[kind] += 1
+            found[f"asked {kind}"] += expert in asked
+        self.asks += asked.total()
+        self.covered += sum(count for expert, count in asked.items() if expert in self.residents)
+        if is_sampled:
+            self.drafted += len(set().union(*(self._picks(problem.asked[run[0], row].tolist()) for run in round_)))
+        found["swaps"] = self._follow(chosen, sum(len(run) for run in round_))
+        self.found.append(found)
+
+    def _picks(self, asked: list[int]) -> set[int]:
+        kept = self.residents.intersection(asked)
+        spare = [expert for expert in self.ranked if expert in self.residents and expert not in kept]
+        return kept | set(spare[: max(0, min(self.problem.top_k, len(self.residents)) - len(kept))])
+
+    def _follow(self, chosen: Counter[int], tokens: int) -> int:
+        rule = self.rule
+        if not rule.window_tokens:
+            return 0
+        fade = math.exp(-tokens / rule.window_tokens)
+        self.heat = [heat * fade + chosen[expert] / self.problem.top_k for expert, heat in enumerate(self.heat)]
+        if (len(self.found) + 1) % rule.every_rounds:
+            return 0
+        incoming = sorted(set(chosen) - self.residents, key=lambda e: (-self.heat[e], e))[: rule.most]
+        leaving = sorted(self.residents, key=lambda e: (self.heat[e], e))
+        pairs = [(new, old) for new, old in zip(incoming, leaving, strict=False) if self.heat[new] > self.heat[old]]
+        self.residents = self.residents - {old for _, old in pairs} | {new for new, _ in pairs}
+        return len(pairs)
+
+
+def _draft_step_seconds(problem: Problem, choice: Choice, drafted: float) -> float:
+    rates, form = problem.rates, choice.setting.slice
+    seconds = rates.draft_dense_seconds[choice.setting.dense_bits]
+    seconds += drafted * form.resident_bytes * rates.hb_seconds_per_byte
+    active = sum(bool(row.any()) for row in choice.resident)
+    return seconds + active * problem.batch * rates.gather_seconds_per_token
+
+
+def _round_seconds(problem: Problem, choice: Choice, step: float, found: list[Counter[str]]) -> float:
+    rates, setting = problem.rates, choice.setting
+    whole, residual = problem.whole_bytes, setting.slice.residual_bytes
+    at = sum(found, Counter())
+
+    def load(size: int, count: int) -> float:
+        return count * (size * rates.external_seconds_per_byte + rates.load_latency_seconds) if size else 0.0
+
+    total = load(whole, at["cold"]) + load(residual, at["hot"])
+    early = load(whole, at["asked cold"]) + load(residual, at["asked hot"])
+    verify = rates.verify_dense_seconds[setting.length]
+    verify += at["distinct"] * whole * rates.hb_seconds_per_byte
+    verify += problem.layers * problem.batch * (setting.length + 1) * rates.gather_seconds_per_token
+    draft = setting.length * step
+    overlap = min(early, draft, setting.staging_bytes * rates.external_seconds_per_byte)
+    writes = 2 * at["swaps"] * setting.slice.resident_bytes * rates.hb_seconds_per_byte
+    return draft + max(verify + total - early, total - overlap) + writes

@@ -1,33 +1,39 @@
 """From the model, the machine and a routing trace to a select-draft problem."""
 
-import numpy as np
+from dataclasses import replace
 
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import step_seconds
 from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
+from moe_passes.plan.decisions import FROZEN, HotSetRule
 from moe_passes.plan.machine import AUTO
-from moe_passes.plan.model import DensePart
+from moe_passes.plan.model import WHOLE_BITS, DensePart
 from moe_passes.plan.request import AUTO_LENGTH, Request
 from moe_passes.plan.round import BYTES_PER_ACTIVATION
-from moe_passes.routing.traces import RoutingTrace, cut_rounds, membership, popularity
+from moe_passes.routing.traces import RoutingTrace, cut_rounds, popularity, split_of
 from moe_passes.solve.draft import acceptance
-from moe_passes.solve.draft.problem import Problem, Rates, Slice
+from moe_passes.solve.draft.acceptance import Acceptance, Curve
+from moe_passes.solve.draft.history import cut_rounds as cut_judging
+from moe_passes.solve.draft.history import replay
+from moe_passes.solve.draft.problem import SLICED_BITS, Problem, Rates, Slice
+from moe_passes.solve.draft.solve import fill_exactly
 
-TRAINING_ROUNDS = 16
-SAMPLE_STEPS = 8
-LONGEST_AUTO = 8
+LONGEST_AUTO = 16
 """γ is chosen from 0 to this when the request says `auto`."""
-STAGED_EXPERTS = (2, 4, 8, 16, 32, 64, 128, 256)
+STAGED_EXPERTS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Staging sizes to choose from, in whole experts."""
-MOST_STAGING = 0.25
+MOST_STAGING = 0.5
 """Largest share of the free HB that `auto` gives to staging."""
+RULES = (
+    FROZEN,
+    *(HotSetRule(window, most, 1) for window in (16, 256, 1024) for most in (1, 8)),
+    HotSetRule(64, 8, 4),
+    HotSetRule(64, 1, 1),
+    HotSetRule(64, 8, 1),
+)
+"""For the hot set, to choose from; descents start from the last."""
 SOME_BYTES = 1e9
 """What rates of closed forms are asked for, so that latencies weigh little."""
-
-
-def longest_draft(request: Request) -> int:
-    """Return the largest γ that can be chosen."""
-    return LONGEST_AUTO if request.draft_length == AUTO_LENGTH else request.draft_length
 
 
 def prepare(
@@ -38,7 +44,7 @@ def prepare(
     verify: list[DensePart],
     trace: RoutingTrace,
 ) -> Problem:
-    """Build the problem.
+    """Build the problem: the first half of the training tokens chooses residents, the second half judges.
 
     Args:
         cost: the machine.
@@ -52,31 +58,76 @@ def prepare(
         InfeasibleError: staging is too small.
         InputError: the trace is too short.
     """
-    longest, is_auto = longest_draft(request), request.draft_length == AUTO_LENGTH
-    lengths = tuple(range(longest + 1)) if is_auto else tuple({0: 0, longest: 0})
-    first, count = of.layers[0], trace.experts_per_layer
-    rounds = cut_rounds(trace.tokens, request.batch, longest + 1, "train", TRAINING_ROUNDS)
-    asked_tokens = membership(trace.draft_experts[rounds.tokens], count)
-    shares, at_reference = acceptance.curve(of.model.name)
-    slices = [Slice(4, first.msb_bytes, first.residual_bytes)]
+    lengths = _lengths(request, trace)
+    half = judging_from(trace, request.batch, max(lengths))
+    first = of.layers[0]
+    slices = [Slice(SLICED_BITS, first.msb_bytes, first.residual_bytes)]
     if first.residual_bytes:
-        slices.append(Slice(8, first.whole_bytes, 0))
-    return Problem(
+        slices.append(Slice(WHOLE_BITS, first.whole_bytes, 0))
+    border = split_of(trace.tokens, "train")[1]
+    problem = Problem(
         batch=request.batch,
         top_k=first.top_k,
         capacity_bytes=free_bytes(cost, of),
         slices=tuple(slices),
         staging_choices=_staging_choices(cost, of),
         lengths=lengths,
-        allowed=lengths if is_auto else (longest,),
+        rules=RULES,
         whole_bytes=first.whole_bytes,
-        popularity=popularity(trace),
-        used=np.asarray(membership(trace.experts[rounds.tokens], count).any(axis=1)),
-        asked=np.asarray(asked_tokens.any(axis=1)),
-        token_asked=asked_tokens[:SAMPLE_STEPS, :, 0],
-        acceptance=tuple((shares, tuple(acceptance.at_length(a, n) for a in at_reference)) for n in lengths),
-        rates=_rates(cost, request, of.model.hidden, draft, verify, lengths),
+        popularity=popularity(trace, half or border),
+        chosen=trace.experts[half:border],
+        asked=trace.draft_experts[half:border],
+        acceptance=Acceptance((Curve((0.0, 1.0), (0.0, 0.0)),), 1, 0.0, ""),
+        rates=_rates(cost, request, of, draft, verify, lengths),
     )
+    return replace(problem, acceptance=_acceptance(problem, of, verify))
+
+
+def judging_from(trace: RoutingTrace, batch: int, length: int) -> int:
+    """Return the first token that judges: half way through training, or 0 where half of it is less than a round."""
+    border = split_of(trace.tokens, "train")[1]
+    return border // 2 if border - border // 2 >= batch * (length + 1) else 0
+
+
+def _lengths(request: Request, trace: RoutingTrace) -> tuple[int, ...]:
+    """Return the draft lengths to choose from: those of which both splits have a round, where that is left open.
+
+    Raises:
+        InputError: the trace is too short.
+    """
+    is_auto = request.draft_length == AUTO_LENGTH
+    for split in ("train", "held-out"):
+        cut_rounds(trace.tokens, request.batch, 1 if is_auto else request.draft_length + 1, split, 1)
+    if not is_auto:
+        return (request.draft_length,)
+    shortest = min(split_of(trace.tokens, split)[1] for split in ("train", "held-out"))
+    return tuple(range(min(LONGEST_AUTO, shortest // request.batch - 1) + 1))
+
+
+def _acceptance(problem: Problem, of: Footprint, verify: list[DensePart]) -> Acceptance:
+    """Put published points at the coverage that their sets have in this routing."""
+    dense = sum(part.macs_per_token for part in verify)
+    routed = sum(layer.top_k * layer.parameters for layer in of.layers)
+    sliceable = of.layers[0].residual_bytes > 0
+    return Acceptance(
+        curves=tuple(
+            acceptance.curve(model, tuple(_coverage(problem, point) for point in acceptance.PUBLISHED[model]))
+            for model in acceptance.models_of(of.model.name)
+        ),
+        length=acceptance.REFERENCE_LENGTH,
+        dense_share=dense / (dense + routed) if sliceable else 1.0,
+        source=acceptance.source(of.model.name),
+    )
+
+
+def _coverage(problem: Problem, point: acceptance.Point) -> float:
+    """Return the coverage of a set of a published share that follows, at its batch or the largest there is."""
+    length = min(acceptance.REFERENCE_LENGTH, len(problem.chosen) - 1)
+    batch = max(1, min(point.batch, len(problem.chosen) // (length + 1)))
+    resident = fill_exactly(problem.popularity, round(point.share * problem.experts))
+    if not length:
+        return point.share
+    return replay(problem, cut_judging(problem, batch, length), resident, acceptance.PUBLISHED_RULE).coverage
 
 
 def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
@@ -90,17 +141,22 @@ def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
 def _rates(
     cost: CostModel,
     request: Request,
-    hidden: int,
+    of: Footprint,
     draft: list[DensePart],
     verify: list[DensePart],
     lengths: tuple[int, ...],
 ) -> Rates:
     banks, rates = cost.space().banks, cost.rates()
     return Rates(
-        draft_dense_seconds=step_seconds(cost, draft, request.batch, 1, request.context),
-        verify_dense_seconds=tuple(step_seconds(cost, verify, request.batch, n + 1, request.context) for n in lengths),
+        draft_dense_seconds={
+            bits: step_seconds(cost, draft, request.batch, 1, request.context, bits)
+            for bits in (WHOLE_BITS, SLICED_BITS)
+        },
+        verify_dense_seconds={
+            n: step_seconds(cost, verify, request.batch, n + 1, request.context) for n in {0, *lengths}
+        },
         hb_seconds_per_byte=cost.local_read_seconds(SOME_BYTES / banks) / SOME_BYTES,
         external_seconds_per_byte=cost.external_read_seconds(SOME_BYTES) / SOME_BYTES,
         load_latency_seconds=rates.load_latency_seconds,
-        gather_seconds_per_token=banks * hidden * BYTES_PER_ACTIVATION / rates.link_bytes_per_second,
+        gather_seconds_per_token=banks * of.model.hidden * BYTES_PER_ACTIVATION / rates.link_bytes_per_second,
     )

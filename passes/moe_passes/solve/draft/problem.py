@@ -1,15 +1,23 @@
-"""select-draft: which experts HB keeps, in how many bits, how much of it is staging, and γ.
+"""select-draft: which experts HB keeps and how they follow the routing, in how many bits, how much is staging, and γ.
 
-Choose a slice format, a staging size, a set of resident experts and a draft length γ so that the mean seconds of a
-training round per expected token are least, under the bytes that HB has left for experts and staging.
+A setting is a slice format of the experts, the bits of the dense weights in the draft, a staging size, a draft length γ
+and a rule for the hot set. The residents of a setting are the most popular experts that fit. Settings are compared on
+training rounds that did not choose the residents: all by a closed form, the best few by dispatching them.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from moe_passes.plan.decisions import HotSetRule
 from moe_passes.plan.errors import InputError
+from moe_passes.plan.model import WHOLE_BITS
+from moe_passes.solve.draft.acceptance import Acceptance, Sliced
+
+SLICED_BITS = 4
+"""Of a weight in the draft of which it computes with the most significant slice alone."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Rates:
     """Seconds of work on the machine.
 
     Attributes:
-        draft_dense_seconds: dense parts of one draft step.
+        draft_dense_seconds: dense parts of one draft step, by their bits.
         verify_dense_seconds: dense parts of one verify step, by γ.
         hb_seconds_per_byte: expert bytes read from all banks together.
         external_seconds_per_byte: expert bytes from external memory.
@@ -40,8 +48,8 @@ class Rates:
         gather_seconds_per_token: aggregation of one token's expert outputs in one layer.
     """
 
-    draft_dense_seconds: float
-    verify_dense_seconds: tuple[float, ...]
+    draft_dense_seconds: dict[int, float]
+    verify_dense_seconds: dict[int, float]
     hb_seconds_per_byte: float
     external_seconds_per_byte: float
     load_latency_seconds: float
@@ -58,14 +66,13 @@ class Problem:
         capacity_bytes: bytes of HB for experts and staging.
         slices: formats to choose from.
         staging_choices: sizes of staging to choose from, bytes.
-        lengths: draft lengths that rates and acceptance are given for; holds 0, against which drafting is weighed.
-        allowed: draft lengths to choose from.
+        lengths: draft lengths to choose from.
+        rules: for the hot set, to choose from.
         whole_bytes: of an expert in full precision.
-        popularity: [layer, expert], training counts.
-        used: [round, position, layer, expert], experts the target model uses at each position of training rounds.
+        popularity: [layer, expert], counts that choose the residents.
+        chosen: [token, layer, k], the target's choices for the tokens that judge.
         asked: the same for the draft's own routing.
-        token_asked: [step, batch, layer, expert], draft routing token by token, of sample steps.
-        acceptance: per γ of `lengths`, (shares, α at that γ).
+        acceptance: of drafted tokens.
         rates: of the machine.
     """
 
@@ -75,50 +82,71 @@ class Problem:
     slices: tuple[Slice, ...]
     staging_choices: tuple[int, ...]
     lengths: tuple[int, ...]
-    allowed: tuple[int, ...]
+    rules: tuple[HotSetRule, ...]
     whole_bytes: int
     popularity: npt.NDArray[np.int64]
-    used: npt.NDArray[np.bool_]
-    asked: npt.NDArray[np.bool_]
-    token_asked: npt.NDArray[np.bool_]
-    acceptance: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+    chosen: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.int64]
+    acceptance: Acceptance
     rates: Rates
 
     def __post_init__(self) -> None:
-        if 0 not in self.lengths or min(self.lengths) < 0:
-            raise InputError(f"draft lengths {self.lengths}: must hold 0, and none may be negative")
-        if not self.allowed or not set(self.allowed) <= set(self.lengths):
-            raise InputError(f"allowed draft lengths {self.allowed} are not among {self.lengths}")
-        if max(self.lengths) >= self.used.shape[1]:
-            raise InputError(f"draft length {max(self.lengths)} needs rounds of {max(self.lengths) + 1} positions")
+        if not self.lengths or min(self.lengths) < 0:
+            raise InputError(f"draft lengths {self.lengths}: valid: one or more, none negative")
         if not self.staging_choices or min(self.staging_choices) > self.capacity_bytes:
             raise InputError(f"no staging size of {self.staging_choices} fits into {self.capacity_bytes} bytes")
+        needed = self.batch * (max(self.lengths) + 1)
+        if len(self.chosen) < needed:
+            raise InputError(f"{len(self.chosen)} tokens to judge by; valid: at least {needed}, those of one round")
+
+    @property
+    def layers(self) -> int:
+        """MoE layers."""
+        return int(self.popularity.shape[0])
 
     @property
     def experts(self) -> int:
         """Routed experts in all layers."""
         return int(self.popularity.size)
 
-    def acceptance_rate(self, length: int, share: float) -> float:
-        """Return α at a draft length for a share of resident experts."""
-        return float(np.interp(share, *self.acceptance[self.lengths.index(length)]))
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen.
+
+    Attributes:
+        slice: format of the resident experts.
+        dense_bits: of the dense weights in the draft.
+        staging_bytes: size of staging.
+        length: γ.
+        rule: how the residents follow the routing.
+    """
+
+    slice: Slice
+    dense_bits: int
+    staging_bytes: int
+    length: int
+    rule: HotSetRule
+
+    @property
+    def sliced(self) -> Sliced:
+        """Which weights the draft slices; experts that are not cut are not sliced."""
+        return Sliced(self.dense_bits < WHOLE_BITS, self.slice.residual_bytes > 0)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One candidate plan.
+    """A setting with the experts that HB keeps at first.
 
     Attributes:
-        slice: format of the resident experts.
-        staging_bytes: size of staging.
-        length: γ.
-        resident: [layer, expert], what HB keeps.
+        setting: what is chosen.
+        resident: [layer, expert].
+        is_even: whether every layer keeps equally many.
     """
 
-    slice: Slice
-    staging_bytes: int
-    length: int
+    setting: Setting
     resident: npt.NDArray[np.bool_]
+    is_even: bool = False
 
     @property
     def share(self) -> float:
@@ -127,21 +155,57 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Solution:
-    """The best plan, and what is known of it.
+class Candidate:
+    """A choice and what is expected of it.
 
     Attributes:
         choice: the plan.
-        seconds_per_token: its objective.
-        lower_bound: proved bound on the objective.
-        greedy: objective of the greedy baseline.
-        acceptance_rate: α of the plan.
-        break_even_acceptance: α at which the plan's γ (or the best γ ≥ 1, where the plan's is 0) equals γ = 0.
+        coverage: share of what the draft asks for that is resident, mean.
+        accepted: expected accepted tokens of a sequence in a round.
+        tokens: expected tokens of a round, whole batch.
+        estimate_seconds: mean of a round, closed form.
+        seconds: mean of a round, dispatched on a few of the rounds; NaN before.
     """
 
     choice: Choice
-    seconds_per_token: float
-    lower_bound: float
+    coverage: float
+    accepted: float
+    tokens: float
+    estimate_seconds: float
+    seconds: float = math.nan
+
+    @property
+    def estimate(self) -> float:
+        """Seconds per token by the closed form."""
+        return self.estimate_seconds / self.tokens
+
+    @property
+    def seconds_per_token(self) -> float:
+        """What candidates are compared by in the end."""
+        return self.seconds / self.tokens
+
+    @property
+    def acceptance_rate(self) -> float:
+        """α of its γ: accepted over drafted tokens."""
+        length = self.choice.setting.length
+        return self.accepted / length if length else 0.0
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best candidate, and what is known of it.
+
+    Attributes:
+        best: the plan.
+        candidates: all that were dispatched, the best among them.
+        greedy: seconds per token of the greedy baseline.
+        lower_bound: proved bound on the seconds per token of every setting, on the rounds that judge.
+        break_even_acceptance: α at which the plan (or the best draft, where the plan is plain decoding) is as fast as
+            the best plain decoding.
+    """
+
+    best: Candidate
+    candidates: tuple[Candidate, ...]
     greedy: float
-    acceptance_rate: float
+    lower_bound: float
     break_even_acceptance: float

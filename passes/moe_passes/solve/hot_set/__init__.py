@@ -1,1 +1,1 @@
-"""Promotion: which experts the next hot set takes in, and which residents give way."""
+"""The hot set: which experts a round takes in, and which residents give way."""

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_passes.plan.decisions import Replicas
+from moe_passes.routing.traces import evenly
 from moe_passes.solve.placement.groups import Widths
-from moe_passes.solve.placement.problem import SLACK_BYTES, FloatArray, IntArray, LayerProblem, distinct, evenly
+from moe_passes.solve.placement.problem import SLACK_BYTES, FloatArray, IntArray, LayerProblem, distinct
 
 Table = npt.NDArray[np.float32]
 MOST_ROUNDS = 16

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moe_passes.plan.decisions import Replicas
+from moe_passes.routing.traces import evenly
 from moe_passes.solve.placement import baselines
 from moe_passes.solve.placement.bound import lower_bound
-from moe_passes.solve.placement.problem import IntArray, LayerProblem, Placement, evenly
+from moe_passes.solve.placement.problem import IntArray, LayerProblem, Placement
 from moe_passes.solve.placement.starts import starts
 from moe_passes.solve.placement.step_time import external_seconds, mean_seconds
 

@@ -13,12 +13,13 @@ from moe_passes.routing.traces import (
     RoutingTrace,
     by_popularity,
     cut_rounds,
+    evenly,
     membership,
     popularity,
     restrict,
     split_of,
 )
-from moe_passes.solve.placement.problem import NOBODY, IntArray, Layer, Problem, Rates, evenly
+from moe_passes.solve.placement.problem import NOBODY, IntArray, Layer, Problem, Rates
 from moe_passes.solve.placement.trial import cut_trial, with_prior
 
 TRAINING_STEPS = 256

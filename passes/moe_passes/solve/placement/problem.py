@@ -250,11 +250,6 @@ def tokens_of(routing: IntArray, experts: int) -> IntArray:
     return np.bincount(flat.ravel(), minlength=steps * width).reshape(steps, width)[:, 1:]
 
 
-def evenly(count: int, most: int) -> IntArray:
-    """Return at most so many of the numbers below `count` (at least one), evenly spread."""
-    return np.linspace(0, count - 1, max(1, min(count, most))).round().astype(np.int64)
-
-
 def parts(replicas: Replicas, sizes: IntArray | FloatArray, banks: int) -> FloatArray:
     """Return the bytes that each bank holds of a layer: [bank]."""
     held = np.zeros(banks)

@@ -19,6 +19,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from moe_passes.plan.decisions import Replicas, SolverRecord
+from moe_passes.routing.traces import evenly
 from moe_passes.solve.placement import baselines, residency
 from moe_passes.solve.placement.assemble import numbering
 from moe_passes.solve.placement.bound import lower_bound
@@ -34,7 +35,6 @@ from moe_passes.solve.placement.problem import (
     Placement,
     Problem,
     Solution,
-    evenly,
     parts,
 )
 from moe_passes.solve.placement.replicate import replicate

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_passes.plan.decisions import Replicas
+from moe_passes.routing.traces import evenly
 from moe_passes.solve.placement.cluster import cluster
 from moe_passes.solve.placement.groups import Widths, groupings
 from moe_passes.solve.placement.problem import (
@@ -13,7 +14,6 @@ from moe_passes.solve.placement.problem import (
     IntArray,
     LayerProblem,
     distinct,
-    evenly,
     tokens_of,
 )
 

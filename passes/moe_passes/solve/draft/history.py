@@ -1,0 +1,146 @@
+"""What rounds that follow each other come to under a choice: the hot set follows, and is held against the routing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_passes.plan.decisions import HotSetRule
+from moe_passes.routing.traces import BoolArray, IntArray, by_popularity, cut, evenly, membership, restrict
+from moe_passes.solve.draft.problem import Problem
+from moe_passes.solve.hot_set.follow import HotSet
+
+MOST_ROUNDS = 256
+"""Rounds that a choice is judged by, from the first on."""
+SAMPLED_STEPS = 8
+"""Draft steps whose distinct experts are counted."""
+DISPATCHED_TOKENS, LEAST_DISPATCHED = 16, 3
+"""Tokens of a sequence, and rounds, that a candidate is dispatched on at least."""
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Rounds of one batch and draft length that follow each other.
+
+    Attributes:
+        tokens: of a round, whole batch.
+        chosen: [round, layer, expert], tokens that the target routed to each.
+        asked: the same of the draft's routers; nothing where γ is 0.
+        first_asked: [sample, batch, layer, expert], what the first draft step of the `samples` asked for.
+        samples: rounds that draft steps are counted in.
+    """
+
+    tokens: int
+    chosen: IntArray
+    asked: IntArray
+    first_asked: BoolArray
+    samples: IntArray
+
+
+@dataclass(frozen=True)
+class History:
+    """What rounds come to; arrays are [round], summed over layers.
+
+    Attributes:
+        distinct: experts that verify computes.
+        cold: of these, those that come whole.
+        hot: of these, residents.
+        asked_cold: of the cold, those that the draft asked for.
+        asked_hot: of the hot, those that the draft asked for.
+        swaps: residents that change.
+        drafted: distinct experts of a draft step, mean.
+        active_layers: layers that have residents.
+        coverage: share of what the draft asks for that is resident; 1 where nothing is drafted.
+    """
+
+    distinct: IntArray
+    cold: IntArray
+    hot: IntArray
+    asked_cold: IntArray
+    asked_hot: IntArray
+    swaps: IntArray
+    drafted: float
+    active_layers: int
+    coverage: float
+
+
+def round_tokens(problem: Problem, batch: int, length: int) -> IntArray:
+    """Return the tokens of the rounds that judge: [round, batch, γ + 1]."""
+    return cut(0, len(problem.chosen), batch, length + 1)[:MOST_ROUNDS]
+
+
+def dispatched(rounds: int, length: int) -> IntArray:
+    """Choose the rounds that candidates are dispatched on."""
+    return evenly(rounds, max(LEAST_DISPATCHED, DISPATCHED_TOKENS // (length + 1)))
+
+
+def cut_rounds(problem: Problem, batch: int, length: int) -> Rounds:
+    """Cut what judges into rounds."""
+    experts = problem.popularity.shape[1]
+    tokens = round_tokens(problem, batch, length)
+    drafts = tokens[:, :, :length]
+    samples = evenly(len(tokens), SAMPLED_STEPS) if length else np.zeros(0, dtype=np.int64)
+    return Rounds(
+        batch * (length + 1),
+        _counts(problem.chosen, tokens, experts),
+        _counts(problem.asked, drafts, experts),
+        membership(problem.asked[drafts[samples, :, 0]], experts) if length else np.zeros((0, batch, 0, 0), dtype=bool),
+        samples,
+    )
+
+
+def _counts(choices: IntArray, tokens: IntArray, experts: int) -> IntArray:
+    """Count how many of the tokens [round, …] chose each expert: [round, layer, expert]."""
+    shape = (len(tokens), choices.shape[1], experts)
+    counts = np.zeros(shape, dtype=np.int64)
+    for number, chosen in enumerate(tokens):
+        flat = choices[chosen.ravel()] + experts * np.arange(shape[1])[:, None]
+        counts[number] = np.bincount(flat.ravel(), minlength=shape[1] * experts).reshape(shape[1:])
+    return counts
+
+
+def replay(problem: Problem, rounds: Rounds, resident: BoolArray, rule: HotSetRule) -> History:
+    """Let the hot set follow the rounds, and count."""
+    hot_set = HotSet(rule, resident, problem.popularity)
+    residents = np.empty(rounds.chosen.shape, dtype=np.bool_)
+    swaps = np.zeros(len(residents), dtype=np.int64)
+    for number, chosen in enumerate(rounds.chosen):
+        residents[number] = hot_set.resident
+        swaps[number] = sum(map(len, hot_set.follow(chosen, rounds.tokens, problem.top_k)))
+    used, asked = rounds.chosen > 0, rounds.asked > 0
+    asks = rounds.asked.sum()
+
+    def count(mask: BoolArray) -> IntArray:
+        return np.asarray(mask.sum(axis=(1, 2)))
+
+    return History(
+        distinct=count(used),
+        cold=count(used & ~residents),
+        hot=count(used & residents),
+        asked_cold=count(used & asked & ~residents),
+        asked_hot=count(used & asked & residents),
+        swaps=swaps,
+        drafted=_drafted(problem, rounds, residents),
+        active_layers=int(resident.any(axis=1).sum()),
+        coverage=float(rounds.asked[residents].sum() / asks) if asks else 1.0,
+    )
+
+
+def _drafted(problem: Problem, rounds: Rounds, residents: BoolArray) -> float:
+    """Mean distinct experts of a draft step, restricted to residents."""
+    if not len(rounds.samples):
+        return 0.0
+    order, total = by_popularity(problem.popularity), 0
+    for sample, number in enumerate(rounds.samples.tolist()):
+        for layer in range(problem.layers):
+            asked = rounds.first_asked[sample, :, layer]
+            picks = restrict(asked, residents[number, layer], order[layer], problem.top_k)
+            total += int(picks.any(axis=0).sum())
+    return total / len(rounds.samples)
+
+
+def best_coverage(rounds: Rounds, most: int) -> float:
+    """Return the largest share of what the draft asks for that any `most` residents a round could have covered."""
+    asks = np.sort(rounds.asked.reshape(len(rounds.asked), -1), axis=1)[:, ::-1]
+    return float(asks[:, :most].sum() / asks.sum()) if asks.sum() else 1.0

@@ -1,0 +1,104 @@
+"""Dispatch a candidate of select-draft on a few training rounds, before anything is placed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.plan.decisions import ALL, MSB, NONE, DispatchPlan
+from moe_passes.plan.model import ExpertLayer
+from moe_passes.plan.placed import PlacedLayer
+from moe_passes.plan.request import Request
+from moe_passes.routing.likelihood import likelihoods, share_needed
+from moe_passes.routing.rounds import RoundRouting
+from moe_passes.routing.traces import IntArray, RoutingTrace, evenly
+from moe_passes.solve.dispatch.choose import mean_makespan
+from moe_passes.solve.draft.history import dispatched, round_tokens
+from moe_passes.solve.draft.problem import Choice, Problem, Slice
+from moe_passes.tasks.build import build_unknown
+from moe_passes.tasks.dispatching import NOTHING_AHEAD
+from moe_passes.tasks.problem import StaticPlan
+from moe_passes.tasks.rounds import follow_rounds, read_rounds
+from moe_passes.tasks.stages import Stage
+
+SURE_PERMILLE, LEAST_PERMILLE = 1000, 800
+"""Of the dispatcher while candidates are compared; choose-dispatch varies both for the one that is taken."""
+COUNTED_ROUNDS = 32
+"""Rounds that likelihoods are counted on."""
+
+
+def level_of(form: Slice) -> int:
+    """Return the residency of an expert that is kept in a format."""
+    return MSB if form.residual_bytes else ALL
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What candidates are dispatched on.
+
+    Attributes:
+        cost: the machine.
+        request: the request.
+        hidden: width of the residual stream.
+        layers: the MoE layers.
+        phases: stages of a draft step and of the verify step.
+        problem: what the candidates are of.
+    """
+
+    cost: CostModel
+    request: Request
+    hidden: int
+    layers: tuple[ExpertLayer, ...]
+    phases: tuple[tuple[Stage, ...], tuple[Stage, ...]]
+    problem: Problem
+
+    def seconds(self, choice: Choice) -> float:
+        """Return the mean seconds of the dispatched rounds, with every expert striped over all banks."""
+        problem, length = self.problem, choice.setting.length
+        trace = RoutingTrace(problem.chosen, problem.asked, problem.popularity.shape[1])
+        tokens = round_tokens(problem, problem.batch, length)
+        plan = self._plan(choice, trace, tokens)
+        taken = dispatched(len(tokens), length)
+        rounds = follow_rounds(trace, plan, problem.popularity, tokens, taken)
+        graphs = [build_unknown(of, routing, self.cost).unknown() for of, routing in rounds]
+        return mean_makespan(graphs, plan.dispatch) * 1e-9
+
+    def _plan(self, choice: Choice, trace: RoutingTrace, tokens: IntArray) -> StaticPlan:
+        setting, dispatch = choice.setting, NOTHING_AHEAD
+        plan = StaticPlan(
+            batch=self.request.batch,
+            context=self.request.context,
+            length=setting.length,
+            bits=setting.slice.bits,
+            hidden=self.hidden,
+            staging_bytes=setting.staging_bytes,
+            draft=self.phases[0],
+            verify=self.phases[1],
+            layers=tuple(self._layer(choice, row) for row in range(len(self.layers))),
+            dispatch=dispatch,
+            hot_set=setting.rule,
+            dense_bits=setting.dense_bits,
+        )
+        if not setting.length:
+            return plan
+        counted = read_rounds(trace, plan, self.problem.popularity, tokens[evenly(len(tokens), COUNTED_ROUNDS)])
+        return _guessing(plan, counted)
+
+    def _layer(self, choice: Choice, row: int) -> PlacedLayer:
+        resident, shape = choice.resident[row], self.layers[row]
+        everywhere = (tuple(range(self.cost.space().banks)),)
+        return PlacedLayer(
+            shape,
+            np.where(resident, level_of(choice.setting.slice), NONE),
+            tuple(everywhere if kept else () for kept in resident.tolist()),
+            np.zeros(shape.experts, dtype=np.int64),
+        )
+
+
+def _guessing(plan: StaticPlan, rounds: Sequence[RoundRouting]) -> StaticPlan:
+    """Let the dispatcher load ahead what is likely to be needed."""
+    shares = share_needed(list(rounds))
+    table = likelihoods(list(rounds), shares)
+    dispatch = DispatchPlan(SURE_PERMILLE, LEAST_PERMILLE, table, "likelihood", "free")
+    return plan.with_needs(shares, dispatch)
