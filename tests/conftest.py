@@ -162,7 +162,7 @@ def compiled(tmp_path_factory):
         return moe_compiler.compile(
             str(folder),
             "elmoe3d-4gb",
-            overrides=["memories.hb.capacity_gb=0.0003"],
+            overrides=["memories.hb.capacity_gb=0.00026"],
             draft_length=3,
             context=64,
             time_limit=1,

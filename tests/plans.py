@@ -16,7 +16,7 @@ from moe_passes.routing.traces import restrict
 from moe_passes.solve.allocation.problem import Lifetime
 from moe_passes.solve.allocation.problem import Problem as Allocation
 from moe_passes.solve.allocation.solve import solve as allocate
-from moe_passes.solve.hot_set.promote import promoted
+from moe_passes.solve.hot_set.follow import hottest_for_coldest
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.greedy import list_schedule
 from moe_passes.solve.steady_state.solve import addressed, may_cross, steady_state
@@ -70,7 +70,7 @@ def phase(name, is_draft):
     return Phase(name, tuple(operations), len(operations) - 1)
 
 
-def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None):
+def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dense_bits=8):
     """Return a whole plan of a seeded round.
 
     Args:
@@ -80,6 +80,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None):
         sure: threshold in ‰ of what is loaded at the start.
         replicas: whether some residents have two replicas.
         machine: a cost model; with HB by default.
+        dense_bits: of the draft's dense weights.
     """
     random = np.random.default_rng(seed)
     prices = machine or small_machine()
@@ -94,6 +95,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None):
     draft = DraftPlan(
         length,
         4,
+        dense_bits,
         residents / (LAYERS * EXPERTS),
         0.5,
         0.2,
@@ -106,7 +108,19 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None):
     if not banks:
         draft = replace(draft, expert_bytes=0, dense_bytes=0, kv_bytes=0)
     dispatch = DispatchPlan(sure if length and staging else 1001, 1001, table(), "program", "free")
-    static = StaticPlan(batch, 16, length, 4, HIDDEN, staging, stages(phases[0]), stages(phases[1]), layers, dispatch)
+    static = StaticPlan(
+        batch,
+        16,
+        length,
+        4,
+        HIDDEN,
+        staging,
+        stages(phases[0]),
+        stages(phases[1]),
+        layers,
+        dispatch,
+        dense_bits=dense_bits,
+    )
     routing = _routing(random, static)
     graph = build(static, routing, prices)
     schedule = list_schedule(graph.problem, "program")
@@ -165,7 +179,8 @@ def _routing(random, static):
     for row, layer in enumerate(static.layers):
         resident = layer.residency > 0
         drafted[:, row] = restrict(asked[:, row], resident, np.arange(EXPERTS), TOP_K)
-        pairs.append(promoted(resident, verify[row].any(axis=0), random.integers(0, 100, EXPERTS)))
+        heat = random.integers(0, 100, EXPERTS).astype(float)
+        pairs += hottest_for_coldest(resident[None], verify[row].any(axis=0)[None], heat[None], EXPERTS)
     return RoundRouting(verify, asked, drafted, np.zeros((LAYERS, EXPERTS), dtype=np.int64), tuple(pairs))
 
 

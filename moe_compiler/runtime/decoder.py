@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.replay import Departures, Replay
@@ -44,6 +45,7 @@ class Decoder:
         accepted: drafted tokens that verify accepted.
         rounds: verify steps.
         promoted: experts that took a resident's place.
+        verified: tokens of the last verify step, of all sequences.
     """
 
     def __init__(self, model: Executable, plan: Plan, prompts: list[list[int]], capacity: int) -> None:
@@ -57,7 +59,7 @@ class Decoder:
             for expert in range(part.experts):
                 self.store.add(part.layer, expert, part.matrices(expert))
         self.tokens = [list(prompt) for prompt in prompts]
-        self.drafted = self.accepted = self.rounds = self.promoted = 0
+        self.drafted = self.accepted = self.rounds = self.promoted = self.verified = 0
         self._prefill()
 
     def begin_round(self) -> None:
@@ -111,6 +113,7 @@ class Decoder:
             self.drafted += len(drafts)
             self.accepted += matching
         self.rounds += 1
+        self.verified = rows.numel()
         return result
 
     def _rows(self, drafts: list[Tensor]) -> Tensor:
@@ -118,9 +121,9 @@ class Decoder:
         last = torch.tensor([[sequence[-1]] for sequence in self.tokens])
         return torch.cat([last, *(draft[:, None] for draft in drafts)], dim=1)
 
-    def update_hot_set(self) -> None:
-        """Let what has become hotter than a resident take its place in HB."""
-        self.promoted += len(self.store.update_hot_set())
+    def update_hot_set(self, rule: HotSetRule) -> None:
+        """Let what has become hotter than a resident take its place in HB, as the rule says."""
+        self.promoted += len(self.store.update_hot_set(rule, self.verified))
 
     def carry(self, experts: Iterable[tuple[int, int]]) -> None:
         """Start to load (layer, expert) for the next round."""

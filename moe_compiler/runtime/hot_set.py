@@ -1,7 +1,24 @@
-"""Which residents give way to what verify has loaded: hotness counts what draft routers ask for."""
+"""Which residents give way to what verify has loaded, as the plan's rule says."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HotSetRule:
+    """How residents follow the routing.
+
+    Attributes:
+        window_tokens: over so many tokens, what a token counts for falls by a factor e; 0: residents stay.
+        most: experts of a layer that a round changes at most.
+        every_rounds: rounds from one change to the next.
+    """
+
+    window_tokens: int = 0
+    most: int = 0
+    every_rounds: int = 1
 
 
 class HotSet:
@@ -12,35 +29,51 @@ class HotSet:
     """
 
     def __init__(self, resident: Mapping[int, Iterable[int]], needed_permille: Mapping[int, list[int]]) -> None:
-        # Hotness starts from what training rounds needed.
         self.resident = {layer: set(experts) for layer, experts in resident.items()}
-        self._hotness = {layer: Counter(dict(enumerate(counts))) for layer, counts in needed_permille.items()}
-        self._used: dict[int, set[int]] = {}
-
-    def asked(self, layer: int, experts: Iterable[int]) -> None:
-        """Count what a draft router asked for, one entry a token."""
-        self._hotness.setdefault(layer, Counter()).update(experts)
+        self._shares = {layer: [n / max(1, sum(counts)) for n in counts] for layer, counts in needed_permille.items()}
+        self._hotness: dict[int, dict[int, float]] = {}
+        self._used: dict[int, Counter[int]] = {}
+        self._rounds = 0
 
     def used(self, layer: int, experts: Iterable[int]) -> None:
-        """Note what verify has loaded: only that can become resident."""
-        self._used.setdefault(layer, set()).update(experts)
+        """Count what the target's router chose, one entry a token: only that can become resident."""
+        self._used.setdefault(layer, Counter()).update(experts)
 
-    def update(self) -> list[tuple[int, int, int]]:
-        """Let the hottest newcomer replace the coldest resident while it is the hotter of the two.
+    def update(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
+        """End a round of so many tokens: the hottest newcomer replaces the coldest resident while it is the hotter.
 
         Returns:
             (layer, expert, the resident that gave way), in order.
         """
-        swaps = []
-        for layer, residents in self.resident.items():
-            heat = self._hotness.get(layer, Counter())
-            incoming = sorted(self._used.get(layer, set()) - residents, key=lambda e: (-heat[e], e))
-            leaving = sorted(residents, key=lambda e: (heat[e], e))
-            for new, old in zip(incoming, leaving, strict=False):
-                if heat[new] <= heat[old]:
-                    break
-                residents.remove(old)
-                residents.add(new)
-                swaps.append((layer, new, old))
-        self._used.clear()
+        used, self._used = self._used, {}
+        if not rule.window_tokens:
+            return []
+        self._rounds += 1
+        for layer, chosen in used.items():
+            self._warm(layer, chosen, rule, tokens)
+        if self._rounds % rule.every_rounds:
+            return []
+        return [swap for layer, chosen in used.items() for swap in self._swap(layer, chosen, rule.most)]
+
+    def _warm(self, layer: int, chosen: Counter[int], rule: HotSetRule, tokens: int) -> None:
+        """Let hotness fade by a round and add the round, as a share of each token's choices."""
+        # Hotness starts from what training rounds needed.
+        heat = self._hotness.get(layer)
+        if heat is None:
+            heat = {e: share * rule.window_tokens for e, share in enumerate(self._shares.get(layer, ()))}
+        fade, each = math.exp(-tokens / rule.window_tokens), tokens / max(1, chosen.total())
+        known = sorted({*heat, *chosen})
+        self._hotness[layer] = {e: heat.get(e, 0.0) * fade + chosen[e] * each for e in known}
+
+    def _swap(self, layer: int, chosen: Counter[int], most: int) -> list[tuple[int, int, int]]:
+        residents, swaps = self.resident.get(layer, set()), []
+        heat = dict.fromkeys(residents, 0.0) | self._hotness[layer]
+        incoming = sorted(set(chosen) - residents, key=lambda e: (-heat[e], e))[:most]
+        leaving = sorted(residents, key=lambda e: (heat[e], e))
+        for new, old in zip(incoming, leaving, strict=False):
+            if heat[new] <= heat[old]:
+                break
+            residents.remove(old)
+            residents.add(new)
+            swaps.append((layer, new, old))
         return swaps

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from moe_compiler.runtime.quantise import linear, quantise
 from moe_compiler.runtime.replay import Replay
-from moe_compiler.runtime.store import ExpertStore, Matrices
+from moe_compiler.runtime.store import WHOLE, ExpertStore, Matrices
 
 NOBODY = -1
 
@@ -45,7 +45,8 @@ class Kernels:
         store: the experts.
         routers: decoder layer of every router, by the identity of its weight.
         experts_layer: decoder layer of every experts module, by its identity.
-        weights: every parameter that was met and its fixed-point weights, by the parameter's identity.
+        weights: every parameter that was met and its fixed-point weights, by the parameter's identity and whether they
+            are its most significant slice.
         keys: KV cache: keys [batch, heads, position, dim] by decoder layer.
         values: likewise.
         step: what is running.
@@ -57,7 +58,7 @@ class Kernels:
     routers: dict[int, int] = field(default_factory=dict)
     experts_layer: dict[int, int] = field(default_factory=dict)
     top_k: dict[int, int] = field(default_factory=dict)
-    weights: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    weights: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     step: Step | None = None
@@ -65,9 +66,12 @@ class Kernels:
 
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute a dense layer or a router, row by row independent."""
-        if id(weight) not in self.weights:
-            self.weights[id(weight)] = (weight, quantise(weight.detach()).verify_weights())
-        result = linear(rows.reshape(-1, rows.shape[-1]), self.weights[id(weight)][1])
+        is_sliced = self.step is not None and self.step.is_draft and self.store.plan.dense_bits < WHOLE
+        key = (id(weight), is_sliced)
+        if key not in self.weights:
+            sliced = quantise(weight.detach())
+            self.weights[key] = (weight, sliced.draft_weights() if is_sliced else sliced.verify_weights())
+        result = linear(rows.reshape(-1, rows.shape[-1]), self.weights[key][1])
         if bias is not None:
             result = result + bias.to(torch.float32)
         result = result.reshape(*rows.shape[:-1], weight.shape[0])

@@ -66,6 +66,7 @@ class Plan:
         staging_slots: experts that are staged at most; what verify waits for comes on top.
         resident: experts in HB, by decoder layer.
         draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
+        dense_bits: the same of a dense weight.
         needed_permille: training rounds of 1,000 in which verify needed each expert, by decoder layer.
         likelihoods: how likely verify is to need an expert.
         dispatch: replica dispatch of a draft step, by decoder layer.
@@ -79,6 +80,7 @@ class Plan:
     staging_slots: int = 0
     resident: dict[int, list[int]] = field(default_factory=dict)
     draft_bits: int = 4
+    dense_bits: int = 8
     needed_permille: dict[int, list[int]] = field(default_factory=dict)
     likelihoods: Likelihoods = field(default_factory=Likelihoods)
     dispatch: dict[int, Dispatcher] = field(default_factory=dict)
@@ -109,6 +111,7 @@ def _plan(data: dict[str, Any]) -> Plan:
         staging_slots=facts["staging_slots"],
         resident={layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, data["resident"], strict=True)},
         draft_bits=facts["draft_bits"],
+        dense_bits=facts["dense_bits"],
         needed_permille=dict(zip(layers, data["needed_permille"].tolist(), strict=True)),
         likelihoods=Likelihoods(
             data["likelihood_permille"].tolist(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.hot_set import HotSet
+from moe_compiler.runtime.hot_set import HotSet, HotSetRule
 from moe_compiler.runtime.loader import WAITED_FOR, Loader
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
@@ -107,7 +107,6 @@ class ExpertStore:
     def asked(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what a draft router asks for, one entry a token, and start to load what verify will likely need."""
         chosen = list(experts)
-        self.hot_set.asked(layer, chosen)
         for _, expert, priority in self._prefetcher.asked(layer, chosen, self.least_permille, self.order):
             self._prefetch((layer, expert), priority)
 
@@ -163,9 +162,9 @@ class ExpertStore:
         finally:
             self._loader.release(future)
 
-    def update_hot_set(self) -> list[tuple[int, int, int]]:
+    def update_hot_set(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
         """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""
-        swaps = self.hot_set.update()
+        swaps = self.hot_set.update(rule, tokens)
         for layer, new, old in swaps:
             self.replace(layer, new, old)
         return swaps

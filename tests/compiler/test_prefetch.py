@@ -1,10 +1,11 @@
 """The dispatcher's plan in the running program: the loader's order, and what is prefetched."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
-from moe_compiler.runtime.hot_set import HotSet
+from moe_compiler.runtime.hot_set import HotSet, HotSetRule
 from moe_compiler.runtime.loader import WAITED_FOR, Loader
 from moe_compiler.runtime.prefetch import Likelihoods, Prefetcher
 
@@ -39,15 +40,33 @@ def test_other_orders(order, priorities):
     assert [priority for _, _, priority in prefetcher().asked(3, [1, 2], 0, order)] == priorities
 
 
+RULE = HotSetRule(window_tokens=100, most=8, every_rounds=1)
+
+
 def test_the_hottest_newcomer_replaces_the_coldest_resident():
+    """Shares .72, .08, .16, .04 of 100 tokens: 72, 8, 16 and 4; after a round of one token they have faded by 1 %."""
     hot = HotSet({3: [0, 1]}, {3: [900, 100, 200, 50]})
     hot.used(3, [2, 3])
-    assert hot.update() == [(3, 2, 1)], "200 is hotter than 100, 50 is not hotter than 900"
+    assert hot.update(RULE, 1) == [(3, 2, 1)], "16 is hotter than 8, 4 is not hotter than 72"
     assert hot.resident == {3: {0, 2}}
-    assert hot.update() == [], "nothing was used since"
-    hot.asked(3, [3] * 300)
-    hot.used(3, [3])
-    assert hot.update() == [(3, 3, 2)], "350 against 200"
+    assert hot.update(RULE, 1) == [], "nothing was used since"
+    hot.used(3, [3] * 20)
+    assert hot.update(RULE, 20) == [(3, 3, 2)], "24 · e^−0.2 against 16 · e^−0.2"
+
+
+def test_a_rule_says_how_many_change_and_how_often_and_whether_at_all():
+    def updates(rule):
+        hot = HotSet({3: [0, 1]}, {3: [400, 300, 200, 100]})
+        found = []
+        for _ in range(3):
+            hot.used(3, [2, 3] * 50)
+            found.append(len(hot.update(rule, 50)))
+        return found
+
+    assert updates(RULE) == [2, 0, 0]
+    assert updates(replace(RULE, most=1)) == [1, 1, 0]
+    assert updates(replace(RULE, every_rounds=2)) == [0, 2, 0]
+    assert updates(HotSetRule()) == [0, 0, 0]
 
 
 def blocked_loader(slots):

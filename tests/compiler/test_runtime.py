@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
+from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import pack, packed_bytes, unpack
 from moe_compiler.runtime.plan import Plan
@@ -53,7 +54,7 @@ def rounds(length):
         for step in range(length):
             drafts.append(decoder.draft(step, drafts, least_permille=0))
         new = decoder.verify(drafts, "free")
-        decoder.update_hot_set()
+        decoder.update_hot_set(HotSetRule(64, 8, 1))
         decoder.release_staging()
         return new
 
@@ -65,7 +66,7 @@ def test_draft_and_verify_give_the_tokens_of_plain_greedy_decoding(model_type):
     model = build(tiny_config(model_type), None, seed=0)
     resident = {part.layer: list(range(0, part.experts, 2)) for part in model.experts}
     resident[model.experts[-1].layer] = []
-    plan = Plan(batch=2, draft_bits=4, staging_slots=6, resident=resident)
+    plan = Plan(batch=2, draft_bits=4, dense_bits=4, staging_slots=6, resident=resident)
     prompts = [[1, 2, 3], [9, 8, 7]]
     speculative = Decoder(model, plan, prompts, 120)
     produced = decode(speculative, rounds(3), 24)
@@ -123,7 +124,8 @@ def test_the_emitted_program_spells_the_round_out_and_is_short(compiled, tmp_pat
         "decoder.prefetch_sure(SURE_PERMILLE, ORDER)",
         "decoder.draft(step, drafts, LEAST_PERMILLE, ORDER)",
         "decoder.verify(drafts, ENGINE)",
-        "decoder.update_hot_set()",
+        "HOT_SET = HotSetRule(window_tokens=",
+        "decoder.update_hot_set(HOT_SET)",
         "decoder.carry(CARRIED)",
     ):
         assert line in text

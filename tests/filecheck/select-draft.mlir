@@ -1,5 +1,5 @@
 // RUN: select-draft
-// MACHINE: elmoe3d-4gb memories.hb.capacity_gb=0.000085 memories.hb.banks=2
+// MACHINE: elmoe3d-4gb memories.hb.capacity_gb=0.000075636 memories.hb.banks=2
 // PROFILE: synthetic-200tokens-seed0
 
 !t1 = !moe.tokens<1 : i64, 1 : i64>
@@ -32,11 +32,11 @@ module attributes {moe.version = 3 : i64} {
   }
 }
 
-// Most of HB goes to dense weights (35,600 B), cache (1,024 B) and staging for two experts (26,112 B): three slices of
-// 6,912 B fit the 22,264 B that are left, so the draft computes with slices and is restricted to their experts.
+// Most of HB goes to dense weights (35,600 B), cache (1,024 B) and staging for two experts (26,112 B): one slice of
+// 6,912 B fits the 12,900 B that are left, and no whole expert (13,056 B), so the draft computes with that slice.
 // CHECK: "moe.run.select-draft" = #moe.run<[{
-// CHECK: "moe.expert_store"() {{.*}}placement = #moe.open, residency = #moe.residency<{msb = array<i64: {{[0-3], [0-3], [0-3]}}>, whole = array<i64>}>
-// CHECK: "moe.draft"() {{.*}}bits = 4 : i64, {{.*}}dense_bytes = 35600 : i64, expert_bytes = 22264 : i64, {{.*}}length = 1 : i64, staging_bytes = 26112
+// CHECK: "moe.expert_store"() {{.*}}placement = #moe.open, residency = #moe.residency<{msb = array<i64: {{[0-3]}}>, whole = array<i64>}>
+// CHECK: "moe.draft"() {{.*}}bits = 4 : i64, {{.*}}dense_bytes = 35600 : i64, expert_bytes = 12900 : i64, {{.*}}length = 1 : i64, staging_bytes = 26112
 // CHECK: func.func @draft_step
 // CHECK: %[[ROUTING:.*]] = "moe.router"
 // CHECK-NEXT: %[[NARROW:.*]] = "moe.restrict"(%[[ROUTING]]) {store = @layer0}

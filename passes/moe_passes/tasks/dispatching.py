@@ -24,11 +24,13 @@ def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> Sta
 
     Without a draft or without HB, nothing can be loaded ahead.
     """
-    if not plan.staging_bytes or not plan.length:
+    if not plan.staging_bytes:
         return replace(plan, dispatch=NOTHING_AHEAD)
     rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
-    judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
     shares = share_needed(rounds)
+    if not plan.length:
+        return plan.with_needs(shares, NOTHING_AHEAD)
+    judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
 
     def unknown(dispatch: DispatchPlan) -> list[Unknown]:
         guessed = plan.with_needs(shares, dispatch)

@@ -1,5 +1,7 @@
 """Golden numbers of the cost model, derived by hand from the figures of targets/elmoe3d-8gb.yaml."""
 
+from dataclasses import replace
+
 import pytest
 from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.estimate.dense import dense_time, step_seconds
@@ -56,6 +58,18 @@ def test_dense_part(cost):
     assert time.link_bytes == 81_920
     read = 40e-9 + 36_194_304 / 32 / 46.496e9
     assert time.seconds == pytest.approx(read + 2_580e-9)
+
+
+def test_a_slice_of_a_dense_part_takes_9_of_17_bytes_and_computes_twice_as_fast(cost):
+    """16e6 · 9 / 17 rounds up to 8,470,589; attention stays in 8 bits."""
+    part = DensePart(0, 16_000_000, 32_000_000, 4096, 1024, 0, 8192)
+    assert part.read_bytes(8) == 16_000_000
+    time = dense_time(cost, part, batch=64, width=1, context=1024, bits=4)
+    assert time.weight_and_kv_bytes == 8_470_589 + 64 * 2_097_152
+    assert (time.sliced_macs, time.macs) == (64 * 32_000_000, 64 * 1024 * 8192)
+    fast = dense_time(cost, replace(part, kv_elements=0), batch=4096, width=1, context=1024, bits=4)
+    seconds = 4096 * (32_000_000 / 524e12 + 1024 * 8192 / 262e12)
+    assert fast.seconds == pytest.approx(seconds + 4096 * 4096 * 2 / 32e9 + 20e-9, rel=1e-3)
 
 
 def test_a_window_bounds_the_cache():

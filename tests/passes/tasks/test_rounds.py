@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+from moe_passes.plan.decisions import FROZEN, HotSetRule
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.tasks.rounds import external_bytes, representative, take_rounds
+from moe_passes.tasks.rounds import external_bytes, follow_rounds, representative, take_rounds
 
 from tests.passes.tasks.test_tasks import MSB, RESIDUAL, hand_made
 
@@ -57,9 +58,33 @@ def test_a_round_is_read_off_the_trace():
     # Two tokens before each: none and 2, 3 (which chose 1); then 0, 1 (which chose 0) and 4, 5 (which chose 2).
     assert first.recent.tolist() == [[0, 2, 0, 0]]
     assert second.recent.tolist() == [[2, 0, 2, 0]]
-    # Hotness 3, 2, 2, 1 and two asks for 3, which makes it 3: only hotter than 1. 2 is needed, but not hotter.
-    assert first.promoted == ((),)
-    assert second.promoted == (((3, 1),),)
+    assert first.promoted == second.promoted == ((),), "the residents stay as they are"
+
+
+def test_rounds_that_follow_each_other_begin_with_what_the_last_one_left():
+    """Of 100 tokens that fade by 2 % a round, in training 38, 25, 25 and 12 chose the experts; 1 stays with 0.
+
+    In the round of tokens (2, 3 | 6, 7), 2 and 3 are chosen once each, 1 twice: nothing is as hot as 1 that is not
+    there. Where all of a round choose 2, it is; it takes the place of 1, and what the draft gets changes.
+    """
+    plan, _ = hand_made()
+    plan = replace(plan, batch=2, hot_set=HotSetRule(100, 8, 1))
+    verify = np.array([0, 0, 1, 1, 2, 2, 3, 0, 2, 2, 2, 2, 0, 0, 3, 3])[:, None, None]
+    trace = RoutingTrace(verify, np.full_like(verify, 2), 4)
+    counts = np.array([[3, 2, 2, 1]])
+    tokens = np.array([[[2, 3], [6, 7]], [[8, 9], [10, 11]], [[12, 13], [14, 15]]])
+    rounds = follow_rounds(trace, plan, counts, tokens, np.arange(3))
+    before, later, last = (then.layers[0] for then, _ in rounds)
+    assert [routing.promoted for _, routing in rounds] == [((),), (((2, 1),),), ((),)]
+    assert before.residency.tolist() == later.residency.tolist() == [1, 1, 0, 0]
+    assert last.residency.tolist() == [1, 0, 1, 0]
+    assert last.replicas[2] == before.replicas[1]
+    assert last.replicas[1] == ()
+    assert [np.flatnonzero(routing.drafted[0, 0, 0]).tolist() for _, routing in rounds] == [[0], [0], [2]]
+    (alone,) = follow_rounds(trace, plan, counts, tokens, np.array([2]))
+    assert alone[0].layers[0].residency.tolist() == last.residency.tolist(), "rounds between are followed too"
+    frozen = follow_rounds(trace, replace(plan, hot_set=FROZEN), counts, tokens, np.array([2]))
+    assert frozen[0][0].layers[0].residency.tolist() == [1, 1, 0, 0]
 
 
 def test_at_most_so_many_rounds_are_taken():

@@ -27,6 +27,16 @@ def test_what_the_passes_build_is_what_the_checker_derives(length, sure):
         assert violations(plan) == []
 
 
+def test_a_draft_on_sliced_dense_weights():
+    plan = made(0, 2, dense_bits=4)
+    assert violations(plan) == []
+    assert any(work.kind == "attention" and work.traffic.w4a8_macs for work in plan.work)
+    dense = replace(plan, draft=replace(plan.draft, dense_bits=8))
+    assert any("attention" in text for text in violations(dense))
+    odd = replace(plan, draft=replace(plan.draft, dense_bits=5))
+    assert any("dense weights have 5 bits" in text for text in violations(odd))
+
+
 def test_without_hb():
     plan = made(0, 0, machine=cost(name="xpu-lpddr5"))
     assert violations(plan) == []

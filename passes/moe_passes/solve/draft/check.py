@@ -34,7 +34,7 @@ def violations(problem: Problem, solution: Solution) -> list[str]:
     for what, (told, found) in expected.items():
         if not math.isclose(told, found, rel_tol=NEAR, abs_tol=NEAR * NEAR):
             wrong.append(f"{what}: {told}, recomputed {found}")
-    if best not in solution.candidates:
+    if all(candidate is not best for candidate in solution.candidates):
         wrong.append("the best is none of the candidates")
     if any(_is_better(problem, c, best) for c in solution.candidates):
         wrong.append("a candidate is better than the best")

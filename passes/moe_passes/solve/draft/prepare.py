@@ -59,12 +59,13 @@ def prepare(
         InputError: the trace is too short.
     """
     lengths = _lengths(request, trace)
-    half = judging_from(trace, request.batch, max(lengths))
     first = of.layers[0]
     slices = [Slice(SLICED_BITS, first.msb_bytes, first.residual_bytes)]
     if first.residual_bytes:
         slices.append(Slice(WHOLE_BITS, first.whole_bytes, 0))
     border = split_of(trace.tokens, "train")[1]
+    # Of three quarters of a trace, the last of which is a round at least, half is a round too.
+    half = border // 2
     problem = Problem(
         batch=request.batch,
         top_k=first.top_k,
@@ -74,19 +75,13 @@ def prepare(
         lengths=lengths,
         rules=RULES,
         whole_bytes=first.whole_bytes,
-        popularity=popularity(trace, half or border),
+        popularity=popularity(trace, half),
         chosen=trace.experts[half:border],
         asked=trace.draft_experts[half:border],
         acceptance=Acceptance((Curve((0.0, 1.0), (0.0, 0.0)),), 1, 0.0, ""),
         rates=_rates(cost, request, of, draft, verify, lengths),
     )
     return replace(problem, acceptance=_acceptance(problem, of, verify))
-
-
-def judging_from(trace: RoutingTrace, batch: int, length: int) -> int:
-    """Return the first token that judges: half way through training, or 0 where half of it is less than a round."""
-    border = split_of(trace.tokens, "train")[1]
-    return border // 2 if border - border // 2 >= batch * (length + 1) else 0
 
 
 def _lengths(request: Request, trace: RoutingTrace) -> tuple[int, ...]:

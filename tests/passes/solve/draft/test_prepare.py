@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from moe_passes.estimate.feasibility import footprint
+from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.request import AUTO_LENGTH, Request
 from moe_passes.routing.traces import RoutingTrace
@@ -13,18 +14,25 @@ from moe_passes.tasks.stages import parts, stages
 
 from tests.plans import EXPERTS, LAYERS, SHAPES, TOP_K, cost, phase
 
-MODEL = ModelShape("made", "Made", 64, LAYERS, 100, 10**6, 6400, 8.5, 4.5)
+SHAPE = ModelShape("made", "Made", 64, LAYERS, 100, 10**6, 6400, 8.5, 4.5)
 STAGED = SHAPES[0].staged_bytes
 DENSE = 2 * (1000 + 100) + 500 + 2000
 
 
-def problem(length, machine, batch=2, shapes=SHAPES):
+def made_trace(tokens):
     random = np.random.default_rng(0)
-    draft, verify = random.random((2, 200, LAYERS, EXPERTS)).argsort(axis=3)[..., :TOP_K]
+    draft, verify = random.random((2, tokens, LAYERS, EXPERTS)).argsort(axis=3)[..., :TOP_K]
+    return RoutingTrace(verify, draft, EXPERTS)
+
+
+TRACE = made_trace(200)
+
+
+def problem(length, machine, batch=2, shapes=SHAPES, model="made", tokens=200):
     request = Request(batch, 16, length, 0, 1.0)
     works = [parts(stages(phase(name, name == "draft_step"))) for name in ("draft_step", "verify_step")]
-    of = footprint(MODEL, request, shapes, works[1])
-    return prepare(machine, request, of, *works, RoutingTrace(verify, draft, EXPERTS))
+    of = footprint(replace(SHAPE, name=model), request, shapes, works[1])
+    return prepare(machine, request, of, *works, made_trace(tokens))
 
 
 def machine(capacity, staging="auto"):
@@ -33,23 +41,33 @@ def machine(capacity, staging="auto"):
 
 
 def test_auto_weighs_every_length_up_to_the_longest():
-    of = problem(AUTO_LENGTH, machine(100_000))
-    assert of.lengths == of.allowed == tuple(range(LONGEST_AUTO + 1))
-    assert of.used.shape[1] == LONGEST_AUTO + 1
-    assert len(of.acceptance) == len(of.rates.verify_dense_seconds) == LONGEST_AUTO + 1
+    of = problem(AUTO_LENGTH, machine(100_000), batch=1)
+    assert of.lengths == tuple(range(LONGEST_AUTO + 1))
+    assert set(of.rates.verify_dense_seconds) == set(of.lengths)
 
 
-@pytest.mark.parametrize(("length", "lengths"), [(3, (0, 3)), (1, (0, 1)), (0, (0,))])
-def test_a_length_that_is_asked_for_is_weighed_against_plain_decoding_alone(length, lengths):
+def test_auto_weighs_lengths_of_which_every_split_has_a_round():
+    """200 tokens: 50 are held out, so that batch 4 has rounds of 12 tokens and of no more."""
+    assert problem(AUTO_LENGTH, machine(100_000), batch=4).lengths == tuple(range(12))
+
+
+@pytest.mark.parametrize("length", [3, 1, 0])
+def test_a_length_that_is_asked_for_is_the_only_one_beside_plain_decoding(length):
     of = problem(length, machine(100_000))
-    assert (of.lengths, of.allowed) == (lengths, (length,))
+    assert of.lengths == (length,)
+    assert set(of.rates.verify_dense_seconds) == {0, length}
 
 
-def test_auto_weighs_every_staging_size_up_to_a_quarter_of_what_is_free():
-    """HB is so large that 33 experts make a quarter of what dense weights and the cache leave; sizes are 2, 4, … 32."""
+def test_a_trace_that_is_too_short_is_refused():
+    with pytest.raises(InputError, match="too few"):
+        problem(60, machine(100_000))
+
+
+def test_auto_weighs_every_staging_size_up_to_half_of_what_is_free():
+    """HB is so large that 33 experts make half of what dense weights and the cache leave; sizes are 2, 4, … 32."""
     kv = 2 * 2 * 2 * 4 * 16
-    of = problem(AUTO_LENGTH, machine(4 * 33 * STAGED + DENSE + kv))
-    assert of.capacity_bytes == 4 * 33 * STAGED
+    of = problem(AUTO_LENGTH, machine(2 * 33 * STAGED + DENSE + kv))
+    assert of.capacity_bytes == 2 * 33 * STAGED
     assert of.staging_choices == tuple(n * STAGED for n in (2, 4, 8, 16, 32))
 
 
@@ -71,14 +89,33 @@ def test_what_cannot_be_sliced_is_kept_whole_alone():
     assert formats(tuple(replace(shape, msb_bytes=1216, residual_bytes=0) for shape in SHAPES)) == [(4, 1216, 0)]
 
 
-def test_use_is_that_of_the_tokens_of_each_position():
-    """200 tokens: 150 train; batch 2 and rounds of 3 tokens: 25 rounds, of which 16 are kept; each uses 2 to 4."""
-    of = problem(2, machine(100_000))
-    assert of.used.shape == of.asked.shape == (16, 3, LAYERS, EXPERTS)
-    assert of.token_asked.shape == (8, 2, LAYERS, EXPERTS)
-    assert (of.token_asked.sum(axis=-1) == TOP_K).all()
-    counts = of.used.sum(axis=-1)
-    assert counts.min() >= TOP_K
-    assert counts.max() <= 2 * TOP_K
-    assert (of.token_asked.any(axis=1) == of.asked[:8, 0]).all()
-    assert of.popularity.sum() == 150 * LAYERS * TOP_K
+def test_the_first_half_of_training_chooses_and_the_second_judges():
+    """200 tokens: 150 train; 75 choose, 75 judge."""
+    of, trace = problem(2, machine(100_000)), TRACE
+    assert of.popularity.sum() == 75 * LAYERS * TOP_K
+    assert of.popularity[0, 0] == (trace.experts[:75, 0] == 0).sum()
+    assert (of.chosen == trace.experts[75:150]).all()
+    assert (of.asked == trace.draft_experts[75:150]).all()
+    assert len(problem(24, machine(100_000)).chosen) == 75, "as long as one round of two runs of 25 tokens is held out"
+
+
+def test_dense_weights_are_read_whole_or_in_slices():
+    rates = problem(2, machine(100_000)).rates.draft_dense_seconds
+    assert set(rates) == {4, 8}
+    assert rates[4] < rates[8]
+
+
+def test_a_set_that_follows_covers_more_than_its_share_and_more_if_it_is_larger():
+    (curve,) = problem(2, machine(100_000), model="qwen3-30b-a3b").acceptance.curves
+    assert len(curve.rates) == 10
+    assert list(curve.coverages) == sorted(curve.coverages)
+    assert curve.rates[-1] == 0.95
+    assert len(problem(2, machine(100_000)).acceptance.curves) == 4
+
+
+def test_of_the_active_weights_those_of_no_expert_are_dense():
+    """Two routed experts of 1,000 in each of two layers; attention and router 990, a feed-forward of 400, a head."""
+    of = problem(2, machine(100_000)).acceptance
+    assert of.dense_share == pytest.approx((2 * 990 + 400 + 1900) / (2 * 990 + 400 + 1900 + 4000))
+    whole = tuple(replace(shape, msb_bytes=1216, residual_bytes=0) for shape in SHAPES)
+    assert problem(2, machine(100_000), shapes=whole).acceptance.dense_share == 1.0

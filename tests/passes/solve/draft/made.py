@@ -1,0 +1,83 @@
+"""Small select-draft problems, and a judge that needs no dispatcher."""
+
+from itertools import combinations, product
+
+import numpy as np
+from moe_passes.plan.decisions import FROZEN, HotSetRule
+from moe_passes.solve.draft.acceptance import Acceptance, Curve
+from moe_passes.solve.draft.bound import round_seconds
+from moe_passes.solve.draft.history import cut_rounds, dispatched, replay
+from moe_passes.solve.draft.problem import Choice, Problem, Rates, Setting, Slice
+
+LAYERS, EXPERTS, TOP_K = 2, 4, 2
+RULES = (FROZEN, HotSetRule(4, 1, 1), HotSetRule(8, 2, 2))
+LINEAR = Acceptance((Curve((0.0, 1.0), (0.0, 0.9)),), 2, 0.5, "made up")
+"""α of two drafted tokens is 0.9 of the coverage."""
+
+
+def routed(random, tokens, layers=LAYERS, experts=EXPERTS, top_k=TOP_K):
+    """Choices with some memory: [token, layer, k]."""
+    scores = random.standard_normal((tokens, layers, experts))
+    for token in range(1, tokens):
+        scores[token] += 0.8 * scores[token - 1]
+    return np.sort(np.argsort(-scores, axis=2)[:, :, :top_k], axis=2)
+
+
+def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1, 2), rules=RULES) -> Problem:
+    random = np.random.default_rng(seed)
+    chosen = routed(random, 36)
+    return Problem(
+        batch=batch,
+        top_k=TOP_K,
+        capacity_bytes=capacity,
+        slices=(Slice(4, 50, 50), Slice(8, 100, 0)),
+        staging_choices=(100, 200),
+        lengths=tuple(lengths),
+        rules=rules,
+        whole_bytes=100,
+        popularity=random.integers(0, 30, (LAYERS, EXPERTS)),
+        chosen=chosen,
+        asked=np.where(random.random(chosen.shape[:2])[..., None] < 0.6, chosen, routed(random, 36)),
+        acceptance=LINEAR,
+        rates=Rates(
+            {8: 1.0, 4: 0.8},
+            {n: 1.0 + 0.1 * n for n in range(3)},
+            0.001,
+            float(random.uniform(0.002, 0.1)),
+            0.01,
+            0.02,
+        ),
+    )
+
+
+def every_setting(problem: Problem):
+    for form, staging, length, rule, bits in product(
+        problem.slices, problem.staging_choices, problem.lengths, problem.rules, problem.rates.draft_dense_seconds
+    ):
+        if length or bits == 8:
+            yield Setting(form, bits, staging, length, rule)
+
+
+def every_choice(problem: Problem):
+    """Every setting with every set of residents that fits."""
+    cells = list(product(range(problem.layers), range(problem.popularity.shape[1])))
+    for setting in every_setting(problem):
+        room = (problem.capacity_bytes - setting.staging_bytes) // setting.slice.resident_bytes
+        for count in range(room + 1):
+            for kept in combinations(cells, min(count, len(cells))):
+                resident = np.zeros(problem.popularity.shape, dtype=bool)
+                resident[tuple(zip(*kept, strict=True)) if kept else ([], [])] = True
+                yield Choice(setting, resident)
+
+
+def estimator(problem: Problem, slower=1.0):
+    """A judge that takes the closed form of the rounds that would be dispatched for what they take."""
+
+    def seconds(choice: Choice) -> float:
+        setting = choice.setting
+        history = replay(problem, cut_rounds(problem, problem.batch, setting.length), choice.resident, setting.rule)
+        taken = dispatched(len(history.distinct), setting.length)
+        some = {name: value[taken] if isinstance(value, np.ndarray) else value for name, value in vars(history).items()}
+        return round_seconds(problem, setting, type(history)(**some)) * slower
+
+    return seconds
