@@ -16,7 +16,9 @@ from moe_passes.plan.model import ExpertLayer
 from moe_passes.plan.request import (
     BATCH,
     CONTEXT,
+    PROMPT_TOKENS,
     SEED,
+    MeasuredAcceptance,
     ProfileRecord,
     Request,
     check_draft_length,
@@ -29,6 +31,7 @@ from moe_compiler.documents.record import CompileDocument, Step
 from moe_compiler.documents.record import SolverCall as SolverCallEntry
 from moe_compiler.frontend.models import ModelSource, load_model
 from moe_compiler.hardware.loader import LoadedTarget, load_target
+from moe_compiler.traces import acceptance as acceptances
 from moe_compiler.traces import files as profiles
 from moe_compiler.traces import synthetic
 from moe_compiler.traces.like import MEASURED, MIDDLE
@@ -127,6 +130,9 @@ def compile(
     draft_length: int | str = "auto",
     pipeline: str | None = None,
     overrides: Sequence[str] = (),
+    alpha: float | None = None,
+    accepted_lengths: str | Path | None = None,
+    prompt_tokens: int | None = None,
     seed: int = 0,
     time_limit: float = DEFAULT_TIME_LIMIT,
     cost_model: str = DEFAULT_COST_MODEL,
@@ -144,6 +150,9 @@ def compile(
         draft_length: γ, or `auto`.
         pipeline: textual pipeline; None for the default one.
         overrides: `PATH=VALUE` changes of single fields of the hardware file.
+        alpha: measured acceptance rate: accepted over drafted tokens, at γ (or at 6 drafted tokens where γ is open).
+        accepted_lengths: a file with counts of accepted tokens by draft configuration (docs/profiles.md).
+        prompt_tokens: length of a prompt whose time to the first token is estimated; None for no such estimate.
         seed: of every solver and of a synthetic profile.
         time_limit: solver budget in deterministic seconds.
         cost_model: registered name of the model that answers for the machine.
@@ -156,30 +165,44 @@ def compile(
     asked = request(batch, context, draft_length, seed, time_limit, cost_model)
     target, profile = _text("target", target), None if profile is None else _text("profile", profile)
     _check_texts(pipeline, overrides)
+    lengths = None if accepted_lengths is None else _text("accepted_lengths", accepted_lengths)
+    if prompt_tokens is not None:
+        PROMPT_TOKENS.check("--prompt-tokens", prompt_tokens)
+    measured = _measured(alpha, lengths, asked)
     loaded = load_target(target, tuple(overrides))
     profiles.check_exists(profile)
     source = load_model(model)
-    return _compile(source, loaded, asked, profile, pipeline, progress)
+    reader = ProfileReader(profile, source, asked, measured)
+    return _compile(loaded, reader, pipeline, prompt_tokens, progress)
+
+
+def _measured(alpha: float | None, accepted_lengths: str | None, asked: Request) -> tuple[MeasuredAcceptance, ...]:
+    """Read what was measured of drafts; nothing where nothing is given.
+
+    Raises:
+        InputError: both are given, or one is malformed.
+    """
+    if alpha is not None and accepted_lengths is not None:
+        raise InputError("--alpha and --accepted-lengths: valid: one of them")
+    if alpha is not None:
+        return (acceptances.of_rate(alpha, asked.draft_length),)
+    return acceptances.of_file(accepted_lengths) if accepted_lengths is not None else ()
 
 
 def _compile(
-    source: ModelSource,
-    loaded: LoadedTarget,
-    asked: Request,
-    profile: str | None,
-    pipeline: str | None,
-    progress: Progress,
+    loaded: LoadedTarget, reader: "ProfileReader", pipeline: str | None, prompt_tokens: int | None, progress: Progress
 ) -> Compilation:
     """Compile what has been found to be there; torch and MLIR are loaded only now."""
     from moe_passes.ir.dialects import context as mlir_context
     from moe_passes.ir.module import append, read_cost, write_machine
     from moe_passes.ir.pipeline import COMPLETE, check_pipeline, default_pipeline, parse_pipeline, starting_states
     from moe_passes.ir.static import read_plan
+    from moe_passes.tasks.prefill import prefill
 
     from moe_compiler.backend.documents import Evaluated, cost_document, plan_document
     from moe_compiler.evaluate.held_out import evaluate, mean_seconds
 
-    timer = Timer()
+    source, asked, timer = reader.source, reader.asked, Timer()
     has_banks = loaded.target.memories.hb is not None
     if not has_banks:
         asked.check_plain()
@@ -193,17 +216,17 @@ def _compile(
             module = trace(source, asked.batch, mlir_context())
             append(module, asked)
             write_machine(module, loaded.machine())
-        reader = ProfileReader(profile, source, asked)
         snapshots = _run(module, steps, reader, timer, progress)
         with timer.measure("held-out rounds"):
             progress("held-out rounds")
             cost, static = read_cost(module), read_plan(module, "held-out rounds")
             held_out = evaluate(cost, static, reader(module), asked.seed)
             others = tuple(mean_seconds(cost, static, trace) for trace in reader.others())
-    evaluated = Evaluated(held_out, others)
+            prompt = prefill(cost, static, reader(module), prompt_tokens) if prompt_tokens else None
+    evaluated = Evaluated(held_out, others, prompt)
     with timer.measure("emit"):
         plan, estimate = plan_document(module).content(), cost_document(module, cost, evaluated).content()
-    record = _record(source, loaded, asked, profile, steps, timer)
+    record = _record(source, loaded, asked, reader.given, steps, timer)
     return Compilation(module, plan, estimate, tuple(snapshots), record, source)
 
 
@@ -247,8 +270,10 @@ def _check_texts(pipeline: str | None, overrides: Sequence[str]) -> None:
 class ProfileReader:
     """Gives passes the routing trace; chooses it, and writes `moe.profile`, once the model's shape is known."""
 
-    def __init__(self, given: str | None, source: ModelSource, asked: Request) -> None:
-        self.given, self.source, self.asked = given, source, asked
+    def __init__(
+        self, given: str | None, source: ModelSource, asked: Request, measured: tuple[MeasuredAcceptance, ...] = ()
+    ) -> None:
+        self.given, self.source, self.asked, self.measured = given, source, asked, measured
         self.layers: list[ExpertLayer] = []
         self.loaded: profiles.Profile | None = None
 
@@ -263,6 +288,8 @@ class ProfileReader:
         self.layers = layers
         self.loaded = profiles.load(self.given or usual, layers)
         append(module, self.loaded.record)
+        for measured in self.measured or self.loaded.measured:
+            append(module, measured)
 
     def __call__(self, module: "ir.Module") -> RoutingTrace:
         """Return the trace."""

@@ -22,6 +22,7 @@ from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import ProfileRecord, Request
 from moe_passes.plan.round import Traffic, add_up
 from moe_passes.solve.steady_state.check import UNROLLED
+from moe_passes.tasks.prefill import Prefill
 from torch_mlir import ir
 
 from moe_compiler.documents import cost as cost_json
@@ -132,10 +133,12 @@ class Evaluated:
     Attributes:
         held_out: rounds that no pass has seen.
         other_seconds: means of held-out rounds of routing like other models'; none where the routing is known.
+        prefill: of a prompt; None where none was asked for.
     """
 
     held_out: HeldOut
     other_seconds: tuple[float, ...] = ()
+    prefill: Prefill | None = None
 
 
 def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> cost_json.CostDocument:
@@ -165,6 +168,7 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
         training_round=_training_round(module, cost, tokens),
         steady_state=_steady_state(read_round(module, NAME), tokens),
         token=_token(evaluated, tokens, sum(energy.values())),
+        prefill=cost_json.Prefill(**vars(evaluated.prefill)) if evaluated.prefill else None,
         joules_by_part=energy,
         bytes=_bytes(traffics),
         busy_fraction=mean([busy_fractions(e.problem, e.schedule) for e in held_out.executed]),

@@ -17,6 +17,7 @@ Examples:
   moec compile qwen3-30b-a3b --target elmoe3d-8gb -o out
   moec compile mixtral-8x7b --target elmoe3d-8gb --profile trace.npz --batch 4 -o out
   moec compile ./my-model --target my-box.yaml --draft-length 4 -o out
+  moec compile qwen3-30b-a3b --target elmoe3d-8gb --draft-length 3 --alpha 0.8 -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set links.aggregation.bandwidth_gb_s=8 -o out
 
 \b
@@ -35,6 +36,19 @@ time of a compile."""
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")
 @click.option("--draft-length", default="auto", show_default=True, help="γ: auto, or a number; 0 is plain decoding.")
+@click.option(
+    "--alpha",
+    type=float,
+    metavar="X",
+    help="Measured acceptance rate: accepted over drafted tokens, at γ (at 6 where γ is open).",
+)
+@click.option(
+    "--accepted-lengths",
+    type=click.Path(),
+    metavar="FILE",
+    help="Measured: how many rounds accepted 0, 1, 2, … tokens, .json or .npz (docs/profiles.md).",
+)
+@click.option("--prompt-tokens", type=int, metavar="N", help="Also estimate seconds to the first token of a prompt.")
 @click.option("--pipeline", help="Passes to run, as text; default: all (`moec passes`).")
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of solvers and of synthetic profiles.")
@@ -120,6 +134,7 @@ def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, A
             f"({held['informed_regret']:.1%} without the draft's wrong asks), p95 {held['p95_seconds'] * 1e3:.3f} ms",
         ),
         ("token", _token(cost["token"])),
+        *([("prompt", _prompt(cost["prefill"]))] if cost["prefill"] else []),
         (
             "training round",
             f"{training['seconds'] * 1e3:.3f} ms, scheduled in advance, in {training['tasks']} tasks; "
@@ -141,6 +156,11 @@ def _token(token: dict[str, Any]) -> str:
     if token["low_seconds"] is None:
         return text
     return f"{text}; {_range(token['low_seconds'], token['high_seconds'])} ms over routing like every measured model's"
+
+
+def _prompt(prefill: dict[str, Any]) -> str:
+    passes = "one pass" if prefill["passes"] == 1 else f"{prefill['passes']} passes"
+    return f"{prefill['prompt_tokens']} tokens: {prefill['seconds'] * 1e3:.1f} ms to the first token, in {passes}"
 
 
 def _hot_set(rule: dict[str, Any], swaps: float) -> str:

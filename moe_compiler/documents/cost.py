@@ -82,6 +82,14 @@ class Token(Document):
     high_seconds: float | None
 
 
+class Prefill(Document):
+    """A prompt: seconds to the first token of all sequences."""
+
+    prompt_tokens: int
+    passes: int
+    seconds: float
+
+
 class Bytes(Document):
     """Bytes moved in a held-out round, means."""
 
@@ -133,6 +141,7 @@ class CostDocument(Document):
     training_round: TrainingRound
     steady_state: SteadyState
     token: Token
+    prefill: Prefill | None
     joules_by_part: dict[str, float]
     bytes: Bytes
     busy_fraction: dict[str, float]

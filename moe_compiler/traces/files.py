@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ExpertLayer
-from moe_passes.plan.request import ProfileRecord
+from moe_passes.plan.request import MeasuredAcceptance, ProfileRecord
 from moe_passes.routing.traces import RoutingTrace, validate
 
 from moe_compiler.paths import is_file, names_of, read_arrays
-from moe_compiler.traces import synthetic
+from moe_compiler.traces import acceptance, synthetic
 from moe_compiler.traces.like import like_of
 
 DRAFT_MODEL_SEED = 0
@@ -20,10 +20,11 @@ ARRAYS = ("experts", "draft_experts", "kind")
 
 @dataclass(frozen=True)
 class Profile:
-    """A loaded profile: what outputs say of it, and its trace."""
+    """A loaded profile: what outputs say of it, its trace, and what was measured of drafts."""
 
     record: ProfileRecord
     trace: RoutingTrace
+    measured: tuple[MeasuredAcceptance, ...] = ()
 
 
 def synthetic_name(model: str, batch: int, seed: int) -> str:
@@ -71,7 +72,8 @@ def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
         draft = synthetic.model_draft(chosen, experts, DRAFT_MODEL_SEED)
     trace = RoutingTrace(chosen, draft, experts)
     kind = _kind(arrays, path)
-    return Profile(ProfileRecord(name, kind, trace.sha256(), "measured" if measured else "assumed"), trace)
+    record = ProfileRecord(name, kind, trace.sha256(), "measured" if measured else "assumed")
+    return Profile(record, trace, acceptance.of_profile(name_or_path, f"profile {path}"))
 
 
 def shape_of(layers: Sequence[ExpertLayer]) -> tuple[int, int, int]:

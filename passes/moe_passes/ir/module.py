@@ -32,7 +32,7 @@ from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import Engine, Link, Machine, Memory
 from moe_passes.plan.model import ExpertLayer, ModelShape
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.request import ProfileRecord, Request
+from moe_passes.plan.request import MeasuredAcceptance, ProfileRecord, Request
 
 R = TypeVar("R")
 Store = tuple[ir.OpView, ExpertLayer]
@@ -42,6 +42,7 @@ RECORDS: dict[type, type] = {
     ModelShape: model_ops.ModelOp,
     ProfileRecord: request_ops.ProfileOp,
     ExpertLayer: model_ops.ExpertStoreOp,
+    MeasuredAcceptance: request_ops.AcceptanceOp,
     DraftPlan: request_ops.DraftOp,
     HotSetRule: request_ops.HotSetOp,
     Memory: machine_ops.MemoryOp,

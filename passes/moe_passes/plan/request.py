@@ -33,6 +33,7 @@ SEED = Range(0, 2**31 - 1)
 STEP_TOKENS = Range(1, 4096)
 JOBS = Range(1, 256)
 WORKERS = Range(1, 256)
+PROMPT_TOKENS = Range(1, 1_000_000)
 LONGEST_SECONDS = 1e6
 
 
@@ -110,3 +111,27 @@ class ProfileRecord:
     kind: str
     sha256: str
     draft_routing: str
+
+
+@dataclass(frozen=True)
+class MeasuredAcceptance:
+    """What was measured of a draft, outside: α, or how many drafted tokens verify accepted.
+
+    Attributes:
+        expert_bits: of an expert's weight in that draft; 0: whatever the draft.
+        dense_bits: of a dense weight in that draft; 0: whatever the draft.
+        share: of the experts that were resident; counts where bits are given.
+        rate: α, accepted over drafted tokens, where that alone is known.
+        length: draft length that α is of, or the longest that lengths are known of.
+        survival_ppm: rounds of a million in which at least 1, 2, … `length` drafted tokens were accepted; none where α
+            alone is known.
+        source: where it comes from, for outputs.
+    """
+
+    expert_bits: int
+    dense_bits: int
+    share: float
+    rate: float
+    length: int
+    survival_ppm: tuple[int, ...]
+    source: str

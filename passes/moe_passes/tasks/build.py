@@ -61,6 +61,18 @@ def build_unknown(plan: StaticPlan, routing: RoundRouting, cost: CostModel) -> T
     return _build(_Builder(plan, cost, is_known=False), routing)
 
 
+def build_prefill(plan: StaticPlan, routing: RoundRouting, cost: CostModel, width: int) -> TaskGraph:
+    """Build one pass over `width` prompt tokens of every sequence, as the dispatcher meets it.
+
+    Args:
+        plan: with γ = 0, and the context that a token attends to on the mean.
+        routing: of batch · width tokens.
+        cost: the machine.
+        width: tokens of a sequence; the head runs for the last one.
+    """
+    return _build(_Builder(plan, cost, is_known=False, width=width), routing)
+
+
 def _build(builder: "_Builder", routing: RoundRouting) -> TaskGraph:
     for step in range(builder.plan.length):
         builder.draft_step(step, routing.drafted[step])
@@ -71,8 +83,9 @@ def _build(builder: "_Builder", routing: RoundRouting) -> TaskGraph:
 class _Builder:
     """Collects tasks in program order."""
 
-    def __init__(self, plan: StaticPlan, cost: CostModel, is_known: bool) -> None:
+    def __init__(self, plan: StaticPlan, cost: CostModel, is_known: bool, width: int = 0) -> None:
         self.plan, self.cost, self.banks, self.is_known = plan, cost, cost.space().banks, is_known
+        self.width, self.head_width = width or plan.length + 1, 1 if width else plan.length + 1
         self.rows = {layer.shape.name: row for row, layer in enumerate(plan.layers)}
         self.tasks: list[Task] = []
         self.work: list[Work] = []
@@ -149,7 +162,8 @@ class _Builder:
         assert stage.part is not None
         plan = self.plan
         is_draft = step < plan.length
-        width, bits = (1, plan.dense_bits) if is_draft else (plan.length + 1, WHOLE_BITS)
+        verified = self.head_width if stage.kind == "head" else self.width
+        width, bits = (1, plan.dense_bits) if is_draft else (verified, WHOLE_BITS)
         time = dense_time(self.cost, stage.part, plan.batch, width, plan.context, bits)
         uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
         mode = Mode(nanoseconds(time.seconds), uses)

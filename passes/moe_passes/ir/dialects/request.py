@@ -72,6 +72,34 @@ class ProfileOp(MoeOperation, name="profile"):
                 raise WrongError(f"attribute '{name}' must be {one_of(valid)}")
 
 
+class AcceptanceOp(MoeOperation, name="acceptance"):
+    """What was measured of a draft's acceptance (`plan.request.MeasuredAcceptance`); one for each draft."""
+
+    expert_bits: I64
+    dense_bits: I64
+    share: F64
+    rate: F64
+    length: I64
+    survival_ppm: I64Array
+    source: ir.StringAttr
+
+    RANGES = {
+        "expert_bits": (0, 64),
+        "dense_bits": (0, 64),
+        "share": (0, 1),
+        "rate": (0, 1),
+        "length": (1, DRAFT_LENGTH.high),
+    }
+
+    def check(self) -> None:
+        """Fewer rounds accept more tokens."""
+        shares = list(self.attributes["survival_ppm"])
+        if shares and (len(shares) != self.attributes["length"].value or shares != sorted(shares, reverse=True)):
+            raise WrongError("attribute 'survival_ppm' must hold 'length' numbers, none above the one before it")
+        if any(not 0 <= share <= 1_000_000 for share in shares):
+            raise WrongError("attribute 'survival_ppm' must hold numbers from 0 to 1000000")
+
+
 class DraftOp(MoeOperation, name="draft"):
     """What select-draft decided besides residency (`plan.decisions.DraftPlan`)."""
 

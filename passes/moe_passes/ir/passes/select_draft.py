@@ -10,14 +10,14 @@ from torch_mlir import ir
 from moe_passes.estimate.feasibility import Footprint, check_fits, footprint
 from moe_passes.instrumentation import solver_call
 from moe_passes.ir.base import Context, Pass
-from moe_passes.ir.module import append, expert_stores, only, write_records, write_residency
+from moe_passes.ir.module import append, expert_stores, find, only, write_records, write_residency
 from moe_passes.ir.phases import read_stages
 from moe_passes.ir.restricting import restrict_draft
 from moe_passes.ir.states import Drafted, Experts, Phases
 from moe_passes.plan.decisions import MSB, NONE, DraftPlan
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE
-from moe_passes.plan.request import Request
+from moe_passes.plan.request import MeasuredAcceptance, Request
 from moe_passes.routing.traces import popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
@@ -55,7 +55,8 @@ class SelectDraft(Pass):
                 write_residency(store, np.full(store[1].experts, NONE))
             append(module, NOTHING_NEAR)
             return
-        problem = prepare(cost, request, of, parts(draft), parts(verify), context.trace(module))
+        measured = tuple(found for _, found in find(module, MeasuredAcceptance))
+        problem = prepare(cost, request, of, parts(draft), parts(verify), context.trace(module), measured)
         bench = Bench(cost, request, of.model.hidden, of.layers, (draft, verify), problem)
         with solver_call(self.name, "draft plan"):
             solution = solve(problem, bench.seconds)

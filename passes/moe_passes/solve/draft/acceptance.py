@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_passes.plan.decisions import HotSetRule
+from moe_passes.plan.model import WHOLE_BITS
+from moe_passes.plan.request import MeasuredAcceptance
 
 REFERENCE_LENGTH = 6
 PUBLISHED_RULE = HotSetRule(256, 8, 1)
@@ -105,6 +107,23 @@ def curve(model: str, coverages: tuple[float, ...]) -> Curve:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """What of a draft decides how much is accepted, besides its length.
+
+    Attributes:
+        is_dense_sliced: whether dense weights are computed with their most significant slice alone.
+        are_experts_sliced: the same of experts.
+        share: of the experts that are resident.
+        coverage: share of what its routers ask for that is resident.
+    """
+
+    is_dense_sliced: bool
+    are_experts_sliced: bool
+    share: float
+    coverage: float
+
+
+@dataclass(frozen=True)
 class Acceptance:
     """Expected accepted tokens of a draft.
 
@@ -112,40 +131,54 @@ class Acceptance:
         curves: of α by coverage, at `length`, with everything sliced; their mean counts.
         length: draft length that the curves are of.
         dense_share: of the active weights, those that are not routed experts.
-        survival: where it was measured: the share of rounds in which at least 1, 2, … drafted tokens were accepted,
-            whatever is covered.
         source: where it comes from, for outputs.
+        measured: what was measured, which counts before the curves.
     """
 
     curves: tuple[Curve, ...]
     length: int
     dense_share: float
     source: str
-    survival: tuple[float, ...] = ()
+    measured: tuple[MeasuredAcceptance, ...] = ()
 
     @property
     def longest(self) -> int | None:
         """Longest draft that something is known of; None: any."""
-        return len(self.survival) or None
+        known = [len(of.survival_ppm) for of in self.measured if of.survival_ppm]
+        return min(known, default=None)
 
-    def accepted(self, length: int, coverage: float, sliced: "Sliced") -> float:
+    def accepted(self, length: int, draft: Draft) -> float:
         """Return how many of `length` drafted tokens are accepted on the mean."""
-        if self.survival:
-            return float(sum(self.survival[:length]))
-        unsliced = self.dense_share * (not sliced.dense) + (1 - self.dense_share) * (not sliced.experts)
+        if not length:
+            return 0.0
+        if self.measured:
+            return min((_distance(of, draft), n, _measured(of, length)) for n, of in enumerate(self.measured))[2]
+        unsliced = self.dense_share * (not draft.is_dense_sliced)
+        unsliced += (1 - self.dense_share) * (not draft.are_experts_sliced)
         rates = []
         for of in self.curves:
-            lost = 1 - (1 - UNSLICED_GAIN * unsliced) * (1 - of.full)
-            rates.append(min(1.0, of.rate(coverage) * lost / of.full) if of.full else 0.0)
+            kept = 1 - (1 - UNSLICED_GAIN * unsliced) * (1 - of.full)
+            rates.append(min(1.0, of.rate(draft.coverage) * kept / of.full) if of.full else 0.0)
         return expected_accepted(float(np.mean(rates)), self.length, length)
 
+    def most_accepted(self, length: int, draft: Draft) -> float:
+        """Return the most that any draft of this coverage or less could have accepted."""
+        if self.measured and length:
+            return max(_measured(of, length) for of in self.measured)
+        return self.accepted(length, draft)
 
-@dataclass(frozen=True)
-class Sliced:
-    """Which weights the draft computes with their most significant slice alone."""
 
-    dense: bool
-    experts: bool
+def _measured(of: MeasuredAcceptance, length: int) -> float:
+    if of.survival_ppm:
+        return sum(of.survival_ppm[:length]) / 1e6
+    return expected_accepted(of.rate, of.length, length)
+
+
+def _distance(of: MeasuredAcceptance, draft: Draft) -> tuple[int, float]:
+    """Say how far a draft is from one that was measured: what is sliced counts before what is resident."""
+    pairs = ((of.dense_bits, draft.is_dense_sliced), (of.expert_bits, draft.are_experts_sliced))
+    other = sum((bits < WHOLE_BITS) != is_sliced for bits, is_sliced in pairs if bits)
+    return other, abs(of.share - draft.share) if of.expert_bits else 0.0
 
 
 def expected_accepted(rate: float, of_length: int, length: int) -> float:

@@ -16,7 +16,7 @@ this over all formats and γ, with the smallest staging.
 
 import numpy as np
 
-from moe_passes.plan.model import WHOLE_BITS
+from moe_passes.solve.draft.acceptance import Draft
 from moe_passes.solve.draft.history import History, Rounds, best_coverage, dispatched
 from moe_passes.solve.draft.problem import Problem, Setting
 
@@ -79,7 +79,8 @@ def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
         residents = min(problem.experts, room // form.resident_bytes)
         saved = np.minimum(distinct, residents) * (problem.whole_bytes - form.residual_bytes)
         external = float((distinct * problem.whole_bytes - saved).mean()) * rates.external_seconds_per_byte
-        sliced = Setting(form, WHOLE_BITS, 0, length, problem.rules[0]).sliced
-        accepted = problem.acceptance.accepted(length, best_coverage(rounds, residents), sliced) if length else 0.0
+        coverage = best_coverage(rounds, residents)
+        best_draft = Draft(False, form.residual_bytes > 0, residents / problem.experts, coverage)
+        accepted = problem.acceptance.most_accepted(length, best_draft)
         best = min(best, max(local, external) / tokens(problem, accepted))
     return best

@@ -22,9 +22,8 @@ def violations(problem: Problem, solution: Solution) -> list[str]:
     if wrong:
         return wrong
     coverage, seconds = recomputed(problem, best.choice)
-    accepted = 0.0
-    if best.choice.setting.length:
-        accepted = problem.acceptance.accepted(best.choice.setting.length, coverage, best.choice.setting.sliced)
+    setting = best.choice.setting
+    accepted = problem.acceptance.accepted(setting.length, setting.draft(best.choice.share, coverage))
     expected = {
         "coverage": (best.coverage, coverage),
         "accepted tokens": (best.accepted, accepted),

@@ -6,9 +6,10 @@ from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import step_seconds
 from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
 from moe_passes.plan.decisions import FROZEN, HotSetRule
+from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import AUTO
 from moe_passes.plan.model import WHOLE_BITS, DensePart
-from moe_passes.plan.request import AUTO_LENGTH, Request
+from moe_passes.plan.request import AUTO_LENGTH, MeasuredAcceptance, Request
 from moe_passes.plan.round import BYTES_PER_ACTIVATION
 from moe_passes.routing.traces import RoutingTrace, cut_rounds, popularity, split_of
 from moe_passes.solve.draft import acceptance
@@ -43,6 +44,7 @@ def prepare(
     draft: list[DensePart],
     verify: list[DensePart],
     trace: RoutingTrace,
+    measured: tuple[MeasuredAcceptance, ...] = (),
 ) -> Problem:
     """Build the problem: the first half of the training tokens chooses residents, the second half judges.
 
@@ -53,12 +55,13 @@ def prepare(
         draft: dense work of a draft step.
         verify: dense work of the verify step.
         trace: routing that is compiled against; its train split is used.
+        measured: what was measured of drafts.
 
     Raises:
         InfeasibleError: staging is too small.
         InputError: the trace is too short.
     """
-    lengths = _lengths(request, trace)
+    lengths = _lengths(request, trace, Acceptance((), 1, 0.0, "", measured).longest)
     first = of.layers[0]
     slices = [Slice(SLICED_BITS, first.msb_bytes, first.residual_bytes)]
     if first.residual_bytes:
@@ -81,26 +84,36 @@ def prepare(
         acceptance=Acceptance((Curve((0.0, 1.0), (0.0, 0.0)),), 1, 0.0, ""),
         rates=_rates(cost, request, of, draft, verify, lengths),
     )
-    return replace(problem, acceptance=_acceptance(problem, of, verify))
+    return replace(problem, acceptance=_acceptance(problem, of, verify, measured))
 
 
-def _lengths(request: Request, trace: RoutingTrace) -> tuple[int, ...]:
+def _lengths(request: Request, trace: RoutingTrace, known: int | None) -> tuple[int, ...]:
     """Return the draft lengths to choose from: those of which both splits have a round, where that is left open.
 
     Raises:
-        InputError: the trace is too short.
+        InputError: the trace is too short, or a draft is asked for that is longer than the `known` acceptance.
     """
+    if known is not None and request.draft_length > known:
+        raise InputError(
+            f"--draft-length {request.draft_length}: accepted lengths are known of drafts of up to {known} tokens; "
+            f"valid: auto, or 0 to {known}"
+        )
     is_auto = request.draft_length == AUTO_LENGTH
     for split in ("train", "held-out"):
         cut_rounds(trace.tokens, request.batch, 1 if is_auto else request.draft_length + 1, split, 1)
     if not is_auto:
         return (request.draft_length,)
     shortest = min(split_of(trace.tokens, split)[1] for split in ("train", "held-out"))
-    return tuple(range(min(LONGEST_AUTO, shortest // request.batch - 1) + 1))
+    longest = min(LONGEST_AUTO, shortest // request.batch - 1)
+    return tuple(range(min(longest, longest if known is None else known) + 1))
 
 
-def _acceptance(problem: Problem, of: Footprint, verify: list[DensePart]) -> Acceptance:
-    """Put published points at the coverage that their sets have in this routing."""
+def _acceptance(
+    problem: Problem, of: Footprint, verify: list[DensePart], measured: tuple[MeasuredAcceptance, ...]
+) -> Acceptance:
+    """Take what was measured, else put published points at the coverage that their sets have in this routing."""
+    if measured:
+        return Acceptance((), acceptance.REFERENCE_LENGTH, 0.0, measured[0].source, measured)
     dense = sum(part.macs_per_token for part in verify)
     routed = sum(layer.top_k * layer.parameters for layer in of.layers)
     sliceable = of.layers[0].residual_bytes > 0

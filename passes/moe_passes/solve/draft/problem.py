@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moe_passes.plan.decisions import HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import WHOLE_BITS
-from moe_passes.solve.draft.acceptance import Acceptance, Sliced
+from moe_passes.solve.draft.acceptance import Acceptance, Draft
 
 SLICED_BITS = 4
 """Of a weight in the draft of which it computes with the most significant slice alone."""
@@ -128,10 +128,9 @@ class Setting:
     length: int
     rule: HotSetRule
 
-    @property
-    def sliced(self) -> Sliced:
-        """Which weights the draft slices; experts that are not cut are not sliced."""
-        return Sliced(self.dense_bits < WHOLE_BITS, self.slice.residual_bytes > 0)
+    def draft(self, share: float, coverage: float) -> Draft:
+        """Return what decides how much is accepted; experts that are not cut are not sliced."""
+        return Draft(self.dense_bits < WHOLE_BITS, self.slice.residual_bytes > 0, share, coverage)
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,8 @@ class Search:
         """Estimate a choice."""
         setting = choice.setting
         history = replay(self.problem, self.rounds(setting.length), choice.resident, setting.rule)
-        accepted = 0.0
-        if setting.length:
-            accepted = self.problem.acceptance.accepted(setting.length, history.coverage, setting.sliced)
+        draft = setting.draft(choice.share, history.coverage)
+        accepted = self.problem.acceptance.accepted(setting.length, draft)
         seconds = round_seconds(self.problem, setting, history)
         return Candidate(choice, history.coverage, accepted, tokens(self.problem, accepted), seconds)
 
