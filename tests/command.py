@@ -26,3 +26,12 @@ def moec(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str
         except SystemExit as stop:
             code = stop.code or 0
     return subprocess.CompletedProcess(words, code if isinstance(code, int) else 1, out.getvalue(), err.getvalue())
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The command ended with 2, one message that holds these words, and nothing on stdout."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+    assert result.stdout == ""

@@ -9,18 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from moe_compiler.cli.commands import COMMANDS, cli
-from tests.command import moec
+from tests.command import assert_refused, moec
 from tests.conftest import write_tiny
 
 MOEC = Path(sys.executable).parent / "moec"
-
-
-def assert_refused(result, *words):
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert word in result.stderr, result.stderr
-    assert result.stdout == ""
 
 
 @pytest.fixture(scope="module")

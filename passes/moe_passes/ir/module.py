@@ -99,7 +99,14 @@ def append(module: ir.Module, record: object) -> ir.OpView:
         attributes = to_attributes(record, operation)
         if isinstance(record, ExpertLayer):
             attributes |= dict.fromkeys(("residency", "placement", "needed"), Open.get())
-        return _place(module, operation, attributes)
+        # The builder takes an empty array for a missing attribute, so it is set afterwards.
+        empty = [
+            name for name, value in attributes.items() if isinstance(value, ir.DenseI64ArrayAttr) and not len(value)
+        ]
+        op = _place(module, operation, attributes | {name: ir.UnitAttr.get() for name in empty})
+        for name in empty:
+            op.attributes[name] = attributes[name]
+        return op
 
 
 def _place(module: ir.Module, operation: type, attributes: dict[str, ir.Attribute]) -> ir.OpView:
