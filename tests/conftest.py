@@ -123,6 +123,8 @@ def little_effort() -> Iterator[None]:
     from moe_passes.ir.dialects import parse
     from moe_passes.ir.module import text_of
     from moe_passes.ir.passes import partition_experts
+    from moe_passes.solve.draft import history, prepare
+    from moe_passes.solve.draft import solve as draft
 
     from moe_compiler import placement
     from moe_compiler.evaluate import held_out
@@ -140,6 +142,14 @@ def little_effort() -> Iterator[None]:
         patch.setattr(graph, "trace", traced_once)
         patch.setattr(held_out, "CLAIRVOYANT_SECONDS", 0.02)
         patch.setattr(held_out, "ROUNDS", 2)
+        patch.setattr(held_out, "TOKENS", 2)
+        patch.setattr(history, "MOST_ROUNDS", 16)
+        patch.setattr(history, "DISPATCHED_TOKENS", 2)
+        patch.setattr(history, "LEAST_DISPATCHED", 1)
+        patch.setattr(prepare, "LONGEST_AUTO", 4)
+        patch.setattr(prepare, "RULES", prepare.RULES[:1] + prepare.RULES[-2:])
+        patch.setattr(draft, "DISPATCHED", 3)
+        patch.setattr(draft, "SWEEPS", 1)
         patch.setattr(partition_experts, "WORK", 400_000)
         patch.setattr(placement, "WORK", 1_000_000)
         yield

@@ -49,7 +49,12 @@ def phase(name, is_draft):
     stream = 0
     for layer in range(LAYERS):
         operations.append(
-            Operation("attention", (stream,), DensePart(layer, 1000, 900, 10, 4, 0, 8), where=f"m.py:{layer}")
+            Operation(
+                "attention",
+                (stream,),
+                DensePart(layer, 1000, 900, 10, 4, 0, 8, kv_heads=1, merged_elements=6),
+                where=f"m.py:{layer}",
+            )
         )
         attention = len(operations) - 1
         operations.append(Operation("router", (attention,), DensePart(layer, 100, 90)))
@@ -70,7 +75,7 @@ def phase(name, is_draft):
     return Phase(name, tuple(operations), len(operations) - 1)
 
 
-def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dense_bits=8):
+def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dense_bits=8, kv_banks=0):
     """Return a whole plan of a seeded round.
 
     Args:
@@ -81,6 +86,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
         replicas: whether some residents have two replicas.
         machine: a cost model; with HB by default.
         dense_bits: of the draft's dense weights.
+        kv_banks: banks that the cache of a head and sequence is striped over; 0: all.
     """
     random = np.random.default_rng(seed)
     prices = machine or small_machine()
@@ -88,7 +94,8 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
     phases = phase("draft_step", True), phase("verify_step", False)
     layers = tuple(_placed(random, shape, banks, replicas) for shape in SHAPES)
     staging = 12 * SHAPES[0].slot_bytes if banks else 0
-    dense, kv = 2 * (1000 + 100) + 500 + 2000, batch * 2 * 2 * 4 * 16
+    copies = max(1, banks // ((kv_banks or banks) * batch)) if banks else 1
+    dense, kv = 2 * (1000 + 100) + 500 + 2000, copies * batch * 2 * 2 * 4 * 16
     residents = sum(int((layer.residency > 0).sum()) for layer in layers)
     request = Request(batch, 16, length, 0, 1.0)
     near = prices.space().near_bytes
@@ -104,6 +111,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
         max(0, near - dense - kv - staging),
         dense,
         kv,
+        kv_banks,
     )
     if not banks:
         draft = replace(draft, expert_bytes=0, dense_bytes=0, kv_bytes=0)
@@ -120,6 +128,7 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
         layers,
         dispatch,
         dense_bits=dense_bits,
+        kv_banks=kv_banks,
     )
     routing = _routing(random, static)
     graph = build(static, routing, prices)

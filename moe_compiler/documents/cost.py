@@ -30,6 +30,7 @@ class Draft(Document):
     length: int
     bits: int
     dense_bits: int
+    kv_banks: int
     expert_fraction: float
     acceptance_rate: float
     break_even_acceptance: float | None

@@ -23,6 +23,7 @@ class Draft(Document):
     length: int
     bits: int
     dense_bits: int
+    kv_banks: int
     expert_fraction: float
     staging_bytes: int
 

@@ -23,7 +23,9 @@ def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:
     return {
         "external bandwidth": traffic.external_read_bytes / rates.load_bytes_per_second,
         "hb bandwidth": (traffic.hb_read_bytes + traffic.hb_write_bytes) / near if banks else 0.0,
-        "compute": traffic.w4a8_macs / rates.w4a8_macs_per_second + traffic.w8a8_macs / rates.w8a8_macs_per_second,
+        "compute": traffic.w4a8_macs / rates.w4a8_macs_per_second
+        + traffic.w8a8_macs / rates.w8a8_macs_per_second
+        + traffic.attention_macs / rates.attention_macs_per_second,
         "aggregation link": traffic.link_bytes / rates.link_bytes_per_second if banks else 0.0,
     }
 

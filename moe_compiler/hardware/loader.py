@@ -303,6 +303,8 @@ def _valid(item: Any, field: str) -> str:
     limits = {key: getattr(m, key) for m in metadata for key in ("ge", "gt", "le") if getattr(m, key, None) is not None}
     if name == "staging_gb":
         return f"a number from {SMALLEST:g} to {LARGEST:g}{unit}, or 'auto'"
+    if model.model_fields[name].annotation is bool:
+        return "true or false"
     kind = "an integer" if model.model_fields[name].annotation is int else "a number"
     return f"{kind} from {limits.get('ge', 0):g} to {limits.get('le', LARGEST):g}{unit}"
 

@@ -15,6 +15,9 @@ SMALLEST, LARGEST = 1e-6, 1e9
 Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST, strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST, strict=True, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0.001, le=1, strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+FP16_PRODUCTS = 4
+"""Products of 8 bits in one of 16: what attention on the FP16 KV cache costs where a file does not say."""
 Count = Annotated[int, Field(ge=1, le=4096, strict=True)]
 
 
@@ -35,6 +38,10 @@ class Section(BaseModel):
             if isinstance(notes, str):
                 return label + notes
         return "not stated"
+
+
+def _or(given: float | None, usual: float) -> float:
+    return usual if given is None else given
 
 
 class HybridBonded(Section):
@@ -95,6 +102,9 @@ class Elements(Section):
     w4a8_tops: Positive
     w8a8_energy_pj_per_mac: NotNegative
     w4a8_energy_pj_per_mac: NotNegative
+    attention_tops: Positive | None = None
+    attention_energy_pj_per_mac: NotNegative | None = None
+    streams: Flag = True
 
     def to_engine(self) -> Engine:
         """Convert to SI."""
@@ -104,6 +114,10 @@ class Elements(Section):
             w8a8_macs_per_second=self.w8a8_tops * 1e12 / 2,
             w4a8_joules_per_mac=self.w4a8_energy_pj_per_mac * 1e-12,
             w8a8_joules_per_mac=self.w8a8_energy_pj_per_mac * 1e-12,
+            attention_macs_per_second=_or(self.attention_tops, self.w8a8_tops / FP16_PRODUCTS) * 1e12 / 2,
+            attention_joules_per_mac=_or(self.attention_energy_pj_per_mac, self.w8a8_energy_pj_per_mac * FP16_PRODUCTS)
+            * 1e-12,
+            streams=int(self.streams),
         )
 
 
@@ -113,6 +127,7 @@ class LinkSection(Section):
     bandwidth_gb_s: Positive
     latency_ns: NotNegative
     energy_pj_per_bit: NotNegative
+    reduces: Flag = False
 
     def to_link(self, name: str) -> Link:
         """Convert to SI."""
@@ -121,6 +136,7 @@ class LinkSection(Section):
             bytes_per_second=self.bandwidth_gb_s * GB,
             latency_seconds=self.latency_ns * 1e-9,
             joules_per_byte=self.energy_pj_per_bit * PJ_PER_BIT,
+            reduces=int(self.reduces),
         )
 
 

@@ -62,7 +62,14 @@ def test_compile_writes_the_contract(output):
     assert cost["profile"]["kind"] == "synthetic"
     assert cost["overrides"] == ["memories.hb.capacity_gb=0.0003"]
     round_ = cost["round"]
-    assert round_["lower_bound_seconds"] <= round_["seconds"] <= round_["greedy_seconds"]
+    assert round_["lower_bound_seconds"] <= round_["seconds"]
+    low, high = round_["ci95_seconds"]
+    assert low <= round_["seconds"] <= high
+    assert cost["held_out"]["mean_seconds"] == round_["seconds"]
+    training = cost["training_round"]
+    assert training["lower_bound_seconds"] <= training["seconds"] <= training["greedy_seconds"]
+    token = cost["token"]
+    assert token["low_seconds"] <= token["seconds"] <= token["high_seconds"], "nothing was measured of this model"
     assert round_["tokens"] == pytest.approx(2 * (1 + cost["draft"]["acceptance_rate"] * 3))
     assert cost["token"]["seconds"] == pytest.approx(round_["seconds"] / round_["tokens"])
     assert round_["joules"] == pytest.approx(sum(cost["joules_by_part"].values()))

@@ -1,5 +1,6 @@
 """The analytic cost model: bandwidth, peak rate, latency and energy, as the hardware file states them."""
 
+import math
 from dataclasses import dataclass
 
 from moe_passes.estimate.cost import Rates, Space
@@ -38,6 +39,9 @@ class AnalyticCost:
             link_bytes_per_second=machine.aggregation.bytes_per_second,
             w4a8_macs_per_second=machine.engine.w4a8_macs_per_second,
             w8a8_macs_per_second=machine.engine.w8a8_macs_per_second,
+            attention_macs_per_second=machine.engine.attention_macs_per_second,
+            link_reduces=bool(machine.aggregation.reduces),
+            streams=bool(machine.engine.streams),
             load_latency_seconds=machine.external.latency_seconds,
         )
 
@@ -56,9 +60,14 @@ class AnalyticCost:
         return self.machine.external.latency_seconds + size_bytes / self._load_bytes_per_second()
 
     def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
-        """See `CostModel`; up to 4 bits run at the 4-bit rate; each bank has an equal share of the peak."""
+        """See `CostModel`; each rate serves up to its bits, 16 are attention; a bank has an equal share of the peak."""
         engine = self.machine.engine
-        peak = engine.w4a8_macs_per_second if bits <= 4 else engine.w8a8_macs_per_second
+        rates = (
+            (4, engine.w4a8_macs_per_second),
+            (8, engine.w8a8_macs_per_second),
+            (math.inf, engine.attention_macs_per_second),
+        )
+        peak = next(rate for most, rate in rates if bits <= most)
         banks = self.machine.hb.banks if self.machine.hb else 1
         return macs / (peak * min(1.0, elements / banks))
 
@@ -80,6 +89,7 @@ class AnalyticCost:
         """See `CostModel`; what is read from external memory crosses the streamline link."""
         machine, engine, hb = self.machine, self.machine.engine, self.machine.hb
         computed = traffic.w4a8_macs * engine.w4a8_joules_per_mac + traffic.w8a8_macs * engine.w8a8_joules_per_mac
+        computed += traffic.attention_macs * engine.attention_joules_per_mac
         return {
             "hb_read": traffic.hb_read_bytes * hb.read_joules_per_byte if hb else 0.0,
             "hb_write": traffic.hb_write_bytes * hb.write_joules_per_byte if hb else 0.0,

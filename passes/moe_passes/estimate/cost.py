@@ -41,7 +41,10 @@ class Rates:
         link_bytes_per_second: partial sums and gathers.
         w4a8_macs_per_second: all elements, weights of up to 4 bits.
         w8a8_macs_per_second: all elements, 8-bit weights.
+        attention_macs_per_second: all elements, the FP16 KV cache.
         load_latency_seconds: of one load.
+        link_reduces: whether partial sums of one token become one on their way.
+        streams: whether elements compute on weights that stream past them.
     """
 
     bank_bytes_per_second: float
@@ -50,7 +53,10 @@ class Rates:
     link_bytes_per_second: float
     w4a8_macs_per_second: float
     w8a8_macs_per_second: float
+    attention_macs_per_second: float
     load_latency_seconds: float
+    link_reduces: bool
+    streams: bool
 
 
 class CostModel(Protocol):
@@ -73,7 +79,7 @@ class CostModel(Protocol):
         ...
 
     def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
-        """Seconds for multiply-accumulates on weights of so many bits, spread over so many elements."""
+        """Seconds for multiply-accumulates on weights of so many bits (16: attention), spread over so many elements."""
         ...
 
     def aggregate_seconds(self, size_bytes: float) -> float:

@@ -7,6 +7,9 @@ from moe_passes.estimate.cost import CostModel
 from moe_passes.plan.model import WHOLE_BITS, DensePart
 from moe_passes.plan.round import BYTES_PER_ACTIVATION
 
+ATTENTION_BITS = 16
+"""Of the KV cache."""
+
 
 @dataclass(frozen=True)
 class DenseTime:
@@ -16,8 +19,9 @@ class DenseTime:
         seconds: duration.
         weight_and_kv_bytes: bytes read, from HB or, without it, from external memory.
         link_bytes: bytes gathered over the aggregation link.
-        macs: multiply-accumulates on 8 bits.
+        macs: multiply-accumulates on 8-bit weights.
         sliced_macs: multiply-accumulates on the most significant slices of weights.
+        attention_macs: multiply-accumulates on the KV cache.
     """
 
     seconds: float
@@ -25,32 +29,53 @@ class DenseTime:
     link_bytes: int
     macs: int
     sliced_macs: int
+    attention_macs: int
 
 
-def dense_time(
-    cost: CostModel, part: DensePart, batch: int, width: int, context: int, bits: int = WHOLE_BITS
-) -> DenseTime:
-    """Time a dense part for `batch` sequences of `width` tokens each, with weights of so many bits.
+@dataclass(frozen=True)
+class DenseStep:
+    """A step, as far as dense work depends on it.
+
+    Attributes:
+        batch: sequences.
+        width: tokens of each.
+        context: tokens in each KV cache.
+        bits: of the weights.
+        kv_banks: banks that the cache of a head and sequence is striped over; 0: all.
+    """
+
+    batch: int
+    width: int
+    context: int
+    bits: int = WHOLE_BITS
+    kv_banks: int = 0
+
+
+def dense_time(cost: CostModel, part: DensePart, step: DenseStep) -> DenseTime:
+    """Time a dense part.
 
     Weights are spread over all banks by output columns, so nothing is summed across banks; outputs are gathered.
-    Reading and computing overlap, gathering follows. Without HB everything streams from external memory.
+    Reading and computing overlap, gathering follows. Where a cache is striped over several banks, each of them sends
+    its partial attention to be merged. Without HB everything streams from external memory.
     """
-    tokens = batch * width
-    size = part.read_bytes(bits) + batch * part.kv_bytes(context)
+    batch, width, context, bits = step.batch, step.width, step.context, step.bits
+    tokens, banks = batch * width, cost.space().banks
+    kv_banks = step.kv_banks or banks
+    copies = part.kv_copies(batch, banks, kv_banks) if banks else 1
+    size = part.read_bytes(bits) + copies * batch * part.kv_bytes(context)
     attended = min(context, part.window) if part.window else context
-    sliced = tokens * part.macs_per_token if bits < WHOLE_BITS else 0
-    macs = tokens * (part.macs_per_token + attended * part.attention_macs) - sliced
-    banks = cost.space().banks
-    computed = cost.mac_seconds(macs, WHOLE_BITS, banks or 1) + cost.mac_seconds(sliced, bits, banks or 1)
+    projected, attention = tokens * part.macs_per_token, tokens * attended * part.attention_macs
+    macs, sliced = (0, projected) if bits < WHOLE_BITS else (projected, 0)
+    elements = banks or 1
+    computed = cost.mac_seconds(projected, bits, elements) + cost.mac_seconds(attention, ATTENTION_BITS, elements)
     if not banks:
-        return DenseTime(max(cost.external_read_seconds(size), computed), size, 0, macs, sliced)
-    link_bytes = tokens * part.gathered_elements * BYTES_PER_ACTIVATION
-    compute = max(cost.local_read_seconds(size / banks), computed)
-    return DenseTime(compute + cost.aggregate_seconds(link_bytes), size, link_bytes, macs, sliced)
+        return DenseTime(max(cost.external_read_seconds(size), computed), size, 0, macs, sliced, attention)
+    merged = kv_banks * part.merged_elements if kv_banks > 1 and context else 0
+    link_bytes = tokens * (part.gathered_elements + merged) * BYTES_PER_ACTIVATION
+    seconds = max(cost.local_read_seconds(size / banks), computed) + cost.aggregate_seconds(link_bytes)
+    return DenseTime(seconds, size, link_bytes, macs, sliced, attention)
 
 
-def step_seconds(
-    cost: CostModel, parts: Iterable[DensePart], batch: int, width: int, context: int, bits: int = WHOLE_BITS
-) -> float:
+def step_seconds(cost: CostModel, parts: Iterable[DensePart], step: DenseStep) -> float:
     """Seconds of all dense parts of one step."""
-    return sum(dense_time(cost, part, batch, width, context, bits).seconds for part in parts)
+    return sum(dense_time(cost, part, step).seconds for part in parts)

@@ -21,7 +21,8 @@ class Footprint:
         context: tokens in each KV cache.
         layers: its MoE layers.
         dense_bytes: quantised dense weights.
-        kv_bytes: KV cache of the whole batch.
+        kv_bytes: KV cache of the whole batch, once.
+        parts: dense work of the verify step.
     """
 
     model: ModelShape
@@ -30,6 +31,13 @@ class Footprint:
     layers: tuple[ExpertLayer, ...]
     dense_bytes: int
     kv_bytes: int
+    parts: tuple[DensePart, ...] = ()
+
+    def kept_kv_bytes(self, banks: int, kv_banks: int) -> int:
+        """Bytes of the KV cache if that of each head and sequence is striped over so many banks, copies included."""
+        return self.batch * sum(
+            part.kv_bytes(self.context) * part.kv_copies(self.batch, banks, kv_banks) for part in self.parts
+        )
 
     @property
     def two_experts(self) -> int:
@@ -48,6 +56,7 @@ def footprint(
         tuple(layers),
         sum(part.weight_bytes for part in parts),
         request.batch * sum(part.kv_bytes(request.context) for part in parts),
+        tuple(parts),
     )
 
 

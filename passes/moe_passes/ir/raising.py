@@ -230,6 +230,9 @@ class Raiser:
             "window": _constant(window),
             # With a cached latent, queries are absorbed: scores and values both run over the latent.
             "attention_macs": heads * (2 * cached if cached else key_dim + value_dim),
+            "kv_heads": 1 if cached else _shape(key)[1],
+            # Besides its output, a part of a cache gives each head's maximum and sum.
+            "merged_elements": heads * ((cached or value_dim) + 2),
         }
         line = _at(line_of(part.attention))
         return moe.AttentionOp(stream, **self._attributes(attributes), result=self.hidden, loc=line).result

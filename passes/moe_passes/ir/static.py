@@ -33,4 +33,5 @@ def read_plan(module: ir.Module, needed_by: str) -> StaticPlan:
         dispatch=dispatch_plan(module) or NOTHING_AHEAD,
         hot_set=hot_set_rule(module),
         dense_bits=plan.dense_bits,
+        kv_banks=plan.kv_banks,
     )

@@ -66,7 +66,8 @@ class DraftPlan:
         staging_bytes: bytes of HB for prefetched slices.
         expert_bytes: bytes of HB left for experts.
         dense_bytes: bytes of HB taken by dense weights.
-        kv_bytes: bytes of HB taken by the KV cache.
+        kv_bytes: bytes of HB taken by the KV cache, copies included.
+        kv_banks: banks that the KV cache of a head and sequence is striped over.
     """
 
     length: int
@@ -80,6 +81,7 @@ class DraftPlan:
     expert_bytes: int
     dense_bytes: int
     kv_bytes: int
+    kv_banks: int
 
 
 @dataclass(frozen=True)

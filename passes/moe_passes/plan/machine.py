@@ -50,6 +50,9 @@ class Engine:
         w8a8_macs_per_second: peak of all elements on 8-bit weights.
         w4a8_joules_per_mac: energy of a multiply-accumulate on a 4-bit slice.
         w8a8_joules_per_mac: energy of a multiply-accumulate on an 8-bit weight.
+        attention_macs_per_second: peak of all elements on the FP16 KV cache.
+        attention_joules_per_mac: energy of a multiply-accumulate on the FP16 KV cache.
+        streams: whether elements can compute on weights that stream past them.
     """
 
     name: str
@@ -57,6 +60,9 @@ class Engine:
     w8a8_macs_per_second: float
     w4a8_joules_per_mac: float
     w8a8_joules_per_mac: float
+    attention_macs_per_second: float
+    attention_joules_per_mac: float
+    streams: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,14 @@ class Link:
         bytes_per_second: bandwidth.
         latency_seconds: of one transfer.
         joules_per_byte: energy.
+        reduces: whether partial sums of one token become one on the way; 0 or 1.
     """
 
     name: str
     bytes_per_second: float
     latency_seconds: float
     joules_per_byte: float
+    reduces: int = 0
 
 
 @dataclass(frozen=True)

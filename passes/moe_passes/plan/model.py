@@ -100,6 +100,9 @@ class DensePart:
         kv_elements: cached elements per token of context.
         window: attention window in tokens, 0 for all of the context.
         attention_macs: multiply-accumulates per token and token of context.
+        kv_heads: heads whose caches are apart: 1 where all share a latent.
+        merged_elements: elements per token of a partial attention, its maximum and sum included: what each of several
+            banks that hold parts of one cache sends to be merged.
     """
 
     layer: int
@@ -109,6 +112,8 @@ class DensePart:
     kv_elements: int = 0
     window: int = 0
     attention_macs: int = 0
+    kv_heads: int = 0
+    merged_elements: int = 0
 
     def __add__(self, other: "DensePart") -> "DensePart":
         """Add the work of two parts of one layer."""
@@ -118,6 +123,14 @@ class DensePart:
     def read_bytes(self, bits: int) -> int:
         """Bytes of the weights that a step computes with: all, or in 4 bits their most significant slices."""
         return self.weight_bytes if bits >= WHOLE_BITS else math.ceil(self.weight_bytes * DENSE_MSB_BITS / DENSE_BITS)
+
+    def kv_copies(self, batch: int, banks: int, kv_banks: int) -> int:
+        """Copies of the KV cache if that of each head and sequence is striped over so many of the banks.
+
+        Caches of heads and sequences lie beside each other; where they do not fill the banks, each is there several
+        times, and each copy serves a part of the query's heads.
+        """
+        return max(1, banks // (kv_banks * batch * self.kv_heads)) if self.kv_heads else 1
 
     def kv_bytes(self, context: int) -> int:
         """Bytes of this part's FP16 KV cache of one sequence."""

@@ -68,6 +68,7 @@ class Traffic:
     link_bytes: int = 0
     w4a8_macs: int = 0
     w8a8_macs: int = 0
+    attention_macs: int = 0
 
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Traffic)))

@@ -15,7 +15,7 @@ address. Without HB, weights stream from external memory past the elements as th
 import numpy as np
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.estimate.dense import DenseTime, dense_time
+from moe_passes.estimate.dense import DenseStep, DenseTime, dense_time
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.plan.placed import PlacedLayer
@@ -164,7 +164,8 @@ class _Builder:
         is_draft = step < plan.length
         verified = self.head_width if stage.kind == "head" else self.width
         width, bits = (1, plan.dense_bits) if is_draft else (verified, WHOLE_BITS)
-        time = dense_time(self.cost, stage.part, plan.batch, width, plan.context, bits)
+        dense = DenseStep(plan.batch, width, plan.context, bits, plan.kv_banks)
+        time = dense_time(self.cost, stage.part, dense)
         uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
         mode = Mode(nanoseconds(time.seconds), uses)
         return (self._add((mode,), after, self._dense_work(stage, step, time)),)
@@ -178,6 +179,7 @@ class _Builder:
             link_bytes=time.link_bytes,
             w4a8_macs=time.sliced_macs,
             w8a8_macs=time.macs,
+            attention_macs=time.attention_macs,
         )
         return Work(stage.kind, step, stage.part.layer, traffic=traffic, where=stage.where)
 
@@ -343,12 +345,16 @@ class _Builder:
         return dict(zip(experts, chosen, strict=True))
 
     def _partial_sums(self, choices: np.ndarray, homes: dict[int, tuple[int, ...]]) -> int:
-        """Bytes of partial sums: for every token, the distinct banks that hold a part of its experts."""
+        """Bytes of partial sums: for every token, the distinct banks that hold a part of its experts.
+
+        On a link that adds them up on the way, one sum of every token arrives.
+        """
         holds = np.zeros((choices.shape[1], self.banks), dtype=np.bool_)
         for expert, banks in homes.items():
             holds[expert, list(banks)] = True
         heard = choices.astype(np.float32) @ holds.astype(np.float32) > 0
-        return int(heard.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
+        sums = heard.any(axis=1) if self.cost.rates().link_reduces else heard
+        return int(sums.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
 
 
 class _Ends:

@@ -79,6 +79,7 @@ class Bench:
             dispatch=dispatch,
             hot_set=setting.rule,
             dense_bits=setting.dense_bits,
+            kv_banks=setting.kv_banks,
         )
         if not setting.length:
             return plan

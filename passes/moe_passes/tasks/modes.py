@@ -72,7 +72,7 @@ class Engines:
         return Mode(nanoseconds(max(read, self.cost.mac_seconds(work.macs, 8, used))), uses)
 
     def _xpu(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...], units: int) -> Mode | None:
-        if not units or not work.resident_bytes:
+        if not units or not work.resident_bytes or not self.cost.rates().streams:
             return None
         banks = self.cost.space().banks
         # What streams past the elements is read out of the banks first: those of the widest replica.

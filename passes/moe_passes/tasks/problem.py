@@ -31,6 +31,7 @@ class StaticPlan:
         dispatch: when loads start in a round that is not known.
         hot_set: how residents follow the routing.
         dense_bits: of a dense weight in the draft.
+        kv_banks: banks that the KV cache of a head and sequence is striped over; 0: all.
     """
 
     batch: int
@@ -45,6 +46,7 @@ class StaticPlan:
     dispatch: DispatchPlan
     hot_set: HotSetRule = FROZEN
     dense_bits: int = WHOLE_BITS
+    kv_banks: int = 0
 
     def with_needs(self, permille: npt.NDArray[np.int64], dispatch: DispatchPlan) -> "StaticPlan":
         """Return the plan with another dispatch plan, and how often verify needs each expert: [layer, expert], ‰."""

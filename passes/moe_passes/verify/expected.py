@@ -21,6 +21,7 @@ Key = tuple[str, int, int, int]
 Uses = frozenset[tuple[str, int]]
 """Resources by name, and units of each; `bank N` stands for a bank."""
 FULL_BITS = 8
+CACHE_BITS = 16
 REST = LINK_UNITS
 """Of the streamline link, for a computation that has it for itself."""
 
@@ -122,22 +123,28 @@ class Derivation:
         seen = min(request.context, part.window) if part.window else request.context
         # Of the 17 half bytes of two weights, their scale's share included, 9 belong to the slice.
         weights = part.weight_bytes if bits >= FULL_BITS else -(-part.weight_bytes * 9 // 17)
-        size = weights + request.batch * 2 * part.kv_elements * seen
+        striped = self.plan.draft.kv_banks or self.banks
+        caches = part.kv_heads * request.batch
+        copies = max(1, self.banks // (striped * caches)) if caches and self.banks else 1
+        size = weights + copies * request.batch * 2 * part.kv_elements * seen
         projected = request.batch * width * part.macs_per_token
-        macs = request.batch * width * seen * part.attention_macs + (projected if bits >= FULL_BITS else 0)
-        sliced = projected if bits < FULL_BITS else 0
+        attention = request.batch * width * seen * part.attention_macs
+        done = {"w4a8_macs" if bits < FULL_BITS else "w8a8_macs": projected, "attention_macs": attention}
         elements = self.banks or 1
-        computed = self.prices.mac_seconds(macs, FULL_BITS, elements) + self.prices.mac_seconds(sliced, bits, elements)
+        computed = self.prices.mac_seconds(projected, bits, elements)
+        computed += self.prices.mac_seconds(attention, CACHE_BITS, elements)
         if not self.banks:
             seconds = max(self.prices.external_read_seconds(size), computed)
-            task.traffic = Traffic(external_read_bytes=size, w8a8_macs=macs)
+            task.traffic = Traffic(external_read_bytes=size, **done)
             task.modes = [(nanoseconds(seconds), self.everywhere | {("external", 1)})]
             return
         gathered = request.batch * width * part.gathered_elements * BYTES_PER_ACTIVATION
+        if striped > 1 and request.context:
+            gathered += request.batch * width * striped * part.merged_elements * BYTES_PER_ACTIVATION
         read = self.prices.local_read_seconds(size / self.banks)
         seconds = max(read, computed)
         seconds += self.prices.aggregate_seconds(gathered)
-        task.traffic = Traffic(hb_read_bytes=size, link_bytes=gathered, w4a8_macs=sliced, w8a8_macs=macs)
+        task.traffic = Traffic(hb_read_bytes=size, link_bytes=gathered, **done)
         task.modes = [(nanoseconds(seconds), self.everywhere | {("link", 1)})]
 
     # Experts of a draft step.
@@ -158,7 +165,8 @@ class Derivation:
                 load[bank] += size / len(copy)
                 macs[bank] += sum(expert in row for row in tokens) * layer.shape.parameters / len(copy)
         for row in tokens:
-            heard += len({bank for e in row if e in served for bank in self._copy(layer, e, served[e])})
+            banks = {bank for e in row if e in served for bank in self._copy(layer, e, served[e])}
+            heard += min(len(banks), self._most_heard())
         link_bytes = heard * self.plan.model.hidden * BYTES_PER_ACTIVATION
         compute = max(
             self.prices.local_read_seconds(max(load)), self.prices.mac_seconds(max(macs), self.plan.draft.bits, 1)
@@ -264,7 +272,7 @@ class Derivation:
         taken = self._load_units()
         widest = max((len(copy) for copy in layer.replicas[expert]), default=1)
         for units in (LINK_UNITS, LINK_UNITS - taken):
-            if units and resident:
+            if units and resident and self.prices.rates().streams:
                 seconds = max(
                     self.prices.stream_seconds(resident * LINK_UNITS / units),
                     self.prices.local_read_seconds(resident / widest + staged / self.banks),
@@ -293,10 +301,15 @@ class Derivation:
                 homes[expert] = frozenset(range(self.banks))
             else:
                 homes[expert] = self._first_home(layer, expert, key)
-        heard = sum(len(frozenset().union(*(homes[expert] for expert in row))) for row in tokens if row)
+        most = self._most_heard()
+        heard = sum(min(most, len(frozenset().union(*(homes[expert] for expert in row)))) for row in tokens if row)
         traffic = Traffic(link_bytes=heard * self.plan.model.hidden * BYTES_PER_ACTIVATION)
         seconds = self.prices.aggregate_seconds(traffic.link_bytes)
         return Expected(waits | set(computed.values()), traffic, [(nanoseconds(seconds), frozenset({("link", 1)}))])
+
+    def _most_heard(self) -> int:
+        """Return how many partial sums of a token arrive at most."""
+        return 1 if self.prices.rates().link_reduces else self.banks
 
     def _first_home(self, layer: PlacedLayer, expert: int, key: Key) -> frozenset[int]:
         """Return the banks of the replica that the dispatcher chose: those of the first mode, which must be one."""

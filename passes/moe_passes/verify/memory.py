@@ -33,11 +33,14 @@ def _far(plan: Plan) -> list[str]:
 
 def _dense_and_cache(plan: Plan) -> tuple[int, int]:
     parts = [op.part for op in running(plan.verify_phase) if op.part is not None]
-    context, cache = plan.request.context, 0
+    context, batch, cache = plan.request.context, plan.request.batch, 0
+    banks = plan.prices.space().banks
     for part in parts:
         seen = min(context, part.window) if part.window else context
-        cache += 2 * part.kv_elements * seen
-    return sum(part.weight_bytes for part in parts), plan.request.batch * cache
+        filled = (plan.draft.kv_banks or banks) * batch * part.kv_heads
+        copies = max(1, banks // filled) if filled else 1
+        cache += 2 * part.kv_elements * seen * batch * copies
+    return sum(part.weight_bytes for part in parts), cache
 
 
 def _shared_out(plan: Plan) -> list[str]:
@@ -56,6 +59,11 @@ def _shared_out(plan: Plan) -> list[str]:
         wrong.append(f"the draft plan stages {draft.staging_bytes} bytes; the machine sets {fixed} aside")
     if draft.length and draft.bits not in DRAFT_BITS:
         wrong.append(f"the draft computes with {draft.bits} bits; valid: {' or '.join(map(str, DRAFT_BITS))}")
+    banks = plan.prices.space().banks
+    if draft.kv_banks and banks % draft.kv_banks:
+        wrong.append(
+            f"the KV cache is striped over {draft.kv_banks} banks; valid: a number that {banks} banks divide by"
+        )
     if draft.length and draft.dense_bits not in DRAFT_BITS:
         wrong.append(
             f"the draft's dense weights have {draft.dense_bits} bits; valid: {' or '.join(map(str, DRAFT_BITS))}"

@@ -35,11 +35,29 @@ class Capacities(Protocol):
         ...
 
 
+class Abilities(Protocol):
+    """What a machine can do."""
+
+    @property
+    def link_reduces(self) -> bool:
+        """Whether partial sums of a token become one on their way."""
+        ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether elements compute on weights that stream past them."""
+        ...
+
+
 class Prices(Protocol):
     """Seconds of primitive pieces of work: the part of a cost model that cannot be derived."""
 
     def space(self) -> Capacities:
         """Return what the machine holds."""
+        ...
+
+    def rates(self) -> Abilities:
+        """Return what the machine can do."""
         ...
 
     def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:

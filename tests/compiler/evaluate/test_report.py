@@ -4,7 +4,7 @@ import pytest
 from moe_passes.plan.round import Buffer, Mode, Schedule, Task, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
 
-from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, roofline_seconds
+from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, mean, roofline_seconds
 from tests.plans import cost
 
 NAMES = ("external", "banks", "streamline", "staging")
@@ -19,7 +19,7 @@ def follow(tasks, starts, kinds, buffers=()):
     problem = Problem((1, 1, 1000, 4), NAMES, tuple(tasks), buffers)
     work = tuple(Work(kind, 0, 0) for kind in kinds)
     path = critical_path(problem, work, Schedule(tuple(starts), (0,) * len(starts)))
-    return [(part["kind"], pytest.approx(part["seconds"] * 1e9)) for part in path]
+    return [(kind, pytest.approx(seconds * 1e9)) for kind, seconds in sorted(path.items(), key=lambda i: -i[1])]
 
 
 def test_busy_shares_are_time_and_amount_over_the_round():
@@ -32,6 +32,18 @@ def test_busy_shares_are_time_and_amount_over_the_round():
     problem = Problem((1, 1, 1000, 4), NAMES, tasks, (Buffer(3, 2, 0, 2),))
     busy = busy_fractions(problem, Schedule((0, 8, 4), (0, 0, 1)))
     assert busy == pytest.approx({"external": 0.6, "banks": 0.5, "streamline": 0.4})
+
+
+def test_banks_count_as_one_however_they_are_grouped():
+    """Of 10: the three banks of one group are in use for 4, the fourth bank for 8: 20 of 40."""
+    tasks = (task(4, (0, 1)), task(8, (1, 1)), task(10, (2, 1)))
+    problem = Problem((1, 1, 1), ("banks0-2", "banks3", "external"), tasks)
+    busy = busy_fractions(problem, Schedule((0, 0, 0), (0, 0, 0)))
+    assert busy == pytest.approx({"external": 1.0, "banks": 0.5})
+
+
+def test_means_are_over_all_rounds():
+    assert mean([{"load": 2.0, "expert": 1.0}, {"load": 4.0}]) == {"load": 3.0, "expert": 0.5}
 
 
 def test_nothing_is_busy_in_no_time():
@@ -75,7 +87,7 @@ def test_all_of_a_round_is_told():
 
 
 def test_an_empty_round_has_no_path():
-    assert critical_path(Problem((), (), ()), (), Schedule((), ())) == []
+    assert critical_path(Problem((), (), ()), (), Schedule((), ())) == {}
 
 
 def test_rooflines_by_hand():

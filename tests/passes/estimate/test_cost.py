@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from moe_passes.estimate.analytic import AnalyticCost
-from moe_passes.estimate.dense import dense_time, step_seconds
+from moe_passes.estimate.dense import DenseStep, dense_time, step_seconds
 from moe_passes.plan.model import DensePart
 from moe_passes.plan.round import Traffic, nanoseconds
 
@@ -49,12 +49,12 @@ def test_dense_part(cost):
     """A 32 MB part with a 2-sequence KV cache of 1,024 × 1,024 × 2 B, 10 tokens that gather 4,096 elements each.
 
     Read: (32e6 + 2 · 2,097,152) / 32 B a bank at 46.496 GB/s + 40 ns = 24,365.69 ns; compute:
-    10 · (32e6 + 1024 · 8192) / 262e12 = 1.54 µs, hidden; gather: 81,920 B / 32 GB/s + 20 ns = 2,580 ns.
+    10 · (32e6 / 262e12 + 1024 · 8192 / 65.5e12) = 2.5 µs, hidden; gather: 81,920 B / 32 GB/s + 20 ns = 2,580 ns.
     """
     part = DensePart(0, 32_000_000, 32_000_000, 4096, 1024, 0, 8192)
-    time = dense_time(cost, part, batch=2, width=5, context=1024)
+    time = dense_time(cost, part, DenseStep(2, 5, 1024))
     assert time.weight_and_kv_bytes == 36_194_304
-    assert time.macs == 10 * (32_000_000 + 1024 * 8192)
+    assert (time.macs, time.attention_macs) == (10 * 32_000_000, 10 * 1024 * 8192)
     assert time.link_bytes == 81_920
     read = 40e-9 + 36_194_304 / 32 / 46.496e9
     assert time.seconds == pytest.approx(read + 2_580e-9)
@@ -64,12 +64,32 @@ def test_a_slice_of_a_dense_part_takes_9_of_17_bytes_and_computes_twice_as_fast(
     """16e6 · 9 / 17 rounds up to 8,470,589; attention stays in 8 bits."""
     part = DensePart(0, 16_000_000, 32_000_000, 4096, 1024, 0, 8192)
     assert part.read_bytes(8) == 16_000_000
-    time = dense_time(cost, part, batch=64, width=1, context=1024, bits=4)
+    time = dense_time(cost, part, DenseStep(64, 1, 1024, bits=4))
     assert time.weight_and_kv_bytes == 8_470_589 + 64 * 2_097_152
-    assert (time.sliced_macs, time.macs) == (64 * 32_000_000, 64 * 1024 * 8192)
-    fast = dense_time(cost, replace(part, kv_elements=0), batch=4096, width=1, context=1024, bits=4)
-    seconds = 4096 * (32_000_000 / 524e12 + 1024 * 8192 / 262e12)
+    assert (time.sliced_macs, time.macs, time.attention_macs) == (64 * 32_000_000, 0, 64 * 1024 * 8192)
+    fast = dense_time(cost, replace(part, kv_elements=0), DenseStep(4096, 1, 1024, bits=4))
+    seconds = 4096 * (32_000_000 / 524e12 + 1024 * 8192 / 65.5e12)
     assert fast.seconds == pytest.approx(seconds + 4096 * 4096 * 2 / 32e9 + 20e-9, rel=1e-3)
+
+
+def test_parts_of_a_cache_are_merged_and_copies_read_by_hand(cost):
+    """One cache in 32 banks: each sends 4,096 elements of a token. In 8 of them: four copies, and 8 parts to merge.
+
+    Two sequences fill 16 banks with 8 each, so two copies; four fill all. In one bank there is nothing to merge.
+    """
+    part = DensePart(0, 0, 0, 100, 512, 0, 0, kv_heads=1, merged_elements=4096)
+
+    def found(batch, kv_banks):
+        time = dense_time(cost, part, DenseStep(batch, 1, 1024, kv_banks=kv_banks))
+        return time.weight_and_kv_bytes // 1_048_576, time.link_bytes // (2 * batch)
+
+    assert found(1, 32) == found(1, 0) == (1, 100 + 32 * 4096)
+    assert found(1, 8) == (4, 100 + 8 * 4096)
+    assert found(2, 8) == (4, 100 + 8 * 4096), "two caches of 1 MB, twice each"
+    assert found(4, 8) == (4, 100 + 8 * 4096)
+    assert found(1, 1) == (32, 100)
+    assert dense_time(cost, part, DenseStep(1, 1, 0)).link_bytes == 200, "where there is no context yet"
+    assert replace(part, kv_heads=4).kv_copies(1, 32, 8) == 1
 
 
 def test_a_window_bounds_the_cache():
@@ -147,12 +167,12 @@ def test_dense_work_without_hb_streams_weights_and_cache():
     """The larger of reading everything and computing at the peak of all elements; nothing is gathered."""
     plain = AnalyticCost(load_target("xpu-lpddr5").machine())
     part = DensePart(0, 32_000_000, 32_000_000, 4096, 1024, 0, 8192)
-    time = dense_time(plain, part, batch=2, width=5, context=1024)
+    time = dense_time(plain, part, DenseStep(2, 5, 1024))
     assert (time.weight_and_kv_bytes, time.link_bytes) == (36_194_304, 0)
     assert time.seconds == pytest.approx(plain.external_read_seconds(36_194_304))
 
 
 def test_a_step_is_the_sum_of_its_parts(cost):
     parts = [DensePart(n, 1_000_000 * (n + 1), 1_000_000, 64, 16, 0, 8) for n in range(3)]
-    expected = sum(dense_time(cost, part, 2, 3, 100).seconds for part in parts)
-    assert step_seconds(cost, parts, 2, 3, 100) == pytest.approx(expected)
+    expected = sum(dense_time(cost, part, DenseStep(2, 3, 100)).seconds for part in parts)
+    assert step_seconds(cost, parts, DenseStep(2, 3, 100)) == pytest.approx(expected)

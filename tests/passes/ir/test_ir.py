@@ -30,7 +30,7 @@ SNAPSHOTS = {
 // CHECK-NOT: torch.aten
 // CHECK: func.func @draft_step(%[[TOKENS:[^:]*]]: !moe.tokens<1 : i64, 1 : i64>{{.*}}) -> !moe.logits<128 : i64>
 // CHECK-NEXT: %[[EMBEDDED:.*]] = "moe.embed"(%[[TOKENS]])
-// CHECK-NEXT: %[[HIDDEN:.*]] = "moe.attention"(%[[EMBEDDED]]) {{.*}}kv_elements = 128 : i64, layer = 0 : i64
+// CHECK-NEXT: %[[HIDDEN:.*]] = "moe.attention"(%[[EMBEDDED]]) {{.*}}kv_heads = 2 : i64, layer = 0 : i64
 // CHECK-NEXT: %[[ROUTING:.*]] = "moe.router"(%[[HIDDEN]]) {{.*}} -> !moe.routing<16 : i64, 4 : i64>
 // CHECK-NEXT: %[[ROUTED:.*]] = "moe.experts"(%[[HIDDEN]], %[[ROUTING]]) {slice = "whole", store = @layer0}
 // CHECK-NEXT: "moe.add"(%[[HIDDEN]], %[[ROUTED]])

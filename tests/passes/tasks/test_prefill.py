@@ -50,7 +50,7 @@ def test_computing_grows_with_the_tokens_and_attention_with_what_came_before():
         for stage in plan.verify
     )
     plan = replace(plan, verify=stages)
-    slow = cost("engines.elements.w8a8_tops=2e-6", "engines.elements.w4a8_tops=2e-6")
+    slow = cost(*(f"engines.elements.{name}_tops=2e-6" for name in ("w8a8", "w4a8", "attention")))
     for tokens in (10, 100):
         macs = tokens * (900 + 1000) + 1900 + tokens * 2 * ((tokens + 1) // 2)
         assert prefill(slow, plan, trace(0), tokens).seconds == pytest.approx(macs * 1e-6, rel=0.01)

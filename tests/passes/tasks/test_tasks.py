@@ -185,6 +185,11 @@ def test_engines_of_an_expert_on_one_bank():
     assert read < one[2].duration < one[0].duration
 
 
+def test_elements_that_cannot_stream_compute_near_memory_alone():
+    still = engines("engines.elements.streams=false")
+    assert [mode.uses for mode in still.modes(ExpertWork(100_000, 0, 10**7), ((0,),))] == [((3, 1),)]
+
+
 def test_what_streams_past_the_elements_is_no_faster_than_its_banks():
     """On a link that is faster than all banks together; the widest replica gives most."""
     fast = engines("links.streamline.bandwidth_gb_s=2000")

@@ -11,7 +11,7 @@ from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.solve.steady_state.solve import may_cross, steady_state
 from moe_passes.verify.check import violations
 
-from tests.plans import BANKS, cost, made
+from tests.plans import BANKS, cost, made, small_machine
 
 
 def first(plan, kind, step=None):
@@ -35,6 +35,28 @@ def test_a_draft_on_sliced_dense_weights():
     assert any("attention" in text for text in violations(dense))
     odd = replace(plan, draft=replace(plan.draft, dense_bits=5))
     assert any("dense weights have 5 bits" in text for text in violations(odd))
+
+
+@pytest.mark.parametrize("kv_banks", [1, 2, 4])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_caches_of_a_head_in_a_part_of_the_banks(kv_banks, batch):
+    plan = made(0, 2, batch=batch, kv_banks=kv_banks)
+    assert violations(plan) == []
+    other = replace(plan, draft=replace(plan.draft, kv_banks=0))
+    assert kv_banks == 4 or any("attention" in text or "bytes aside" in text for text in violations(other))
+    odd = replace(plan, draft=replace(plan.draft, kv_banks=3))
+    assert any("striped over 3 banks" in text for text in violations(odd))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["links.aggregation.reduces=true", "engines.elements.attention_tops=1e-4"],
+)
+def test_what_a_machine_can_do(override):
+    machine = cost("memories.hb.banks=4", "memories.hb.capacity_gb=0.0001", override)
+    plan = made(0, 2, machine=machine)
+    assert violations(plan) == []
+    assert any(violations(replace(plan, prices=small_machine())))
 
 
 def test_without_hb():

@@ -53,10 +53,15 @@ class EngineOp(MoeOperation, name="engine"):
     w8a8_macs_per_second: F64
     w4a8_joules_per_mac: F64
     w8a8_joules_per_mac: F64
+    attention_macs_per_second: F64
+    attention_joules_per_mac: F64
+    streams: I64
 
     RANGES = {
         "w4a8_macs_per_second": (1, LARGEST),
         "w8a8_macs_per_second": (1, LARGEST),
+        "attention_macs_per_second": (1, LARGEST),
+        "streams": (0, 1),
     }
 
 
@@ -67,8 +72,9 @@ class LinkOp(MoeOperation, name="link"):
     bytes_per_second: F64
     latency_seconds: F64
     joules_per_byte: F64
+    reduces: I64
 
-    RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY)}
+    RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY), "reduces": (0, 1)}
 
 
 class BankSetOp(MoeOperation, name="bank_set"):

@@ -219,6 +219,8 @@ class AttentionOp(MoeOperation, name="attention"):
     kv_elements: I64
     window: I64
     attention_macs: I64
+    kv_heads: I64
+    merged_elements: I64
     result: ext.Result[Hidden]
 
 

@@ -21,6 +21,7 @@ from moe_passes.ir.dialects.base import (
     value,
 )
 from moe_passes.plan.decisions import ENGINES, ORDERS
+from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.request import AUTO_LENGTH, BATCH, CONTEXT, DRAFT_LENGTH, LONGEST_SECONDS, SEED
 
 KINDS = ("real", "synthetic")
@@ -114,11 +115,13 @@ class DraftOp(MoeOperation, name="draft"):
     expert_bytes: I64
     dense_bytes: I64
     kv_bytes: I64
+    kv_banks: I64
 
     RANGES = {
         "length": (DRAFT_LENGTH.low, DRAFT_LENGTH.high),
         "bits": (1, 64),
         "dense_bits": (1, 64),
+        "kv_banks": (0, MOST_BANKS),
         "expert_fraction": (0, 1),
         "acceptance_rate": (0, 1),
         "break_even_acceptance": (0, math.inf),

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from torch_mlir import ir
 
+from moe_passes.estimate.cost import Space
 from moe_passes.estimate.feasibility import Footprint, check_fits, footprint
 from moe_passes.instrumentation import solver_call
 from moe_passes.ir.base import Context, Pass
@@ -26,7 +27,7 @@ from moe_passes.solve.draft.solve import record, refill, solve
 from moe_passes.tasks.judging import Bench, level_of
 from moe_passes.tasks.stages import parts
 
-NOTHING_NEAR = DraftPlan(0, 8, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0)
+NOTHING_NEAR = DraftPlan(0, 8, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0, 0)
 """Without HB there is nothing to draft from: γ = 0, no residents."""
 
 
@@ -69,13 +70,14 @@ class SelectDraft(Pass):
         for row, store in enumerate(stores):
             write_residency(store, np.where(resident[row], level, NONE))
         restrict_draft(module, MSB_SLICE if level == MSB else WHOLE_SLICE, self.name)
-        append(module, _plan(cost.space().near_bytes, of, problem.acceptance.source, solution))
+        append(module, _plan(cost.space(), of, problem.acceptance.source, solution))
         append(module, choice.setting.rule)
         write_records(module, self.name, [record(solution, request.seed)])
 
 
-def _plan(near_bytes: int, of: Footprint, source: str, solution: Solution) -> DraftPlan:
+def _plan(space: Space, of: Footprint, source: str, solution: Solution) -> DraftPlan:
     best, setting = solution.best, solution.best.choice.setting
+    kv_bytes = of.kept_kv_bytes(space.banks, setting.kv_banks)
     return DraftPlan(
         length=setting.length,
         bits=setting.slice.bits,
@@ -85,7 +87,8 @@ def _plan(near_bytes: int, of: Footprint, source: str, solution: Solution) -> Dr
         break_even_acceptance=solution.break_even_acceptance,
         acceptance_source=source,
         staging_bytes=setting.staging_bytes,
-        expert_bytes=near_bytes - of.dense_bytes - of.kv_bytes - setting.staging_bytes,
+        expert_bytes=space.near_bytes - of.dense_bytes - kv_bytes - setting.staging_bytes,
         dense_bytes=of.dense_bytes,
-        kv_bytes=of.kv_bytes,
+        kv_bytes=kv_bytes,
+        kv_banks=setting.kv_banks,
     )

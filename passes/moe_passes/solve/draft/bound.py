@@ -27,7 +27,7 @@ def round_seconds(problem: Problem, setting: Setting, history: History) -> float
     total = _load_seconds(problem, setting, history.cold, history.hot)
     early = _load_seconds(problem, setting, history.asked_cold, history.asked_hot)
     gathers = problem.layers * problem.batch * (length + 1)
-    verify = rates.verify_dense_seconds[length] + gathers * rates.gather_seconds_per_token
+    verify = rates.verify_dense_seconds[length, setting.kv_banks] + gathers * rates.gather_seconds_per_token
     reads = verify + history.distinct * problem.whole_bytes * rates.hb_seconds_per_byte
     draft = length * draft_step_seconds(problem, setting, history)
     room = setting.staging_bytes * rates.external_seconds_per_byte
@@ -39,7 +39,7 @@ def round_seconds(problem: Problem, setting: Setting, history: History) -> float
 def draft_step_seconds(problem: Problem, setting: Setting, history: History) -> float:
     """Mean seconds of one draft step: dense parts, and the restricted experts of every layer."""
     rates = problem.rates
-    seconds = rates.draft_dense_seconds[setting.dense_bits]
+    seconds = rates.draft_dense_seconds[setting.dense_bits, setting.kv_banks]
     seconds += history.drafted * setting.slice.resident_bytes * rates.hb_seconds_per_byte
     return seconds + history.active_layers * problem.batch * rates.gather_seconds_per_token
 
@@ -70,12 +70,12 @@ def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> float:
 def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
     rates = problem.rates
     distinct = (rounds.chosen[dispatched(len(rounds.chosen), length)] > 0).sum(axis=(1, 2))
-    dense = min(rates.draft_dense_seconds.values())
-    local = length * dense + rates.verify_dense_seconds[length]
+    local = length * min(rates.draft_dense_seconds.values())
+    local += min(seconds for (of, _), seconds in rates.verify_dense_seconds.items() if of == length)
     local += float(distinct.mean()) * problem.whole_bytes * rates.hb_seconds_per_byte
     best = float("inf")
     for form in problem.slices:
-        room = problem.capacity_bytes - min(problem.staging_choices)
+        room = problem.capacity_bytes - min(problem.staging_choices) - min(problem.copies_bytes.values())
         residents = min(problem.experts, room // form.resident_bytes)
         saved = np.minimum(distinct, residents) * (problem.whole_bytes - form.residual_bytes)
         external = float((distinct * problem.whole_bytes - saved).mean()) * rates.external_seconds_per_byte

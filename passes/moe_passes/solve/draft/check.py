@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from moe_passes.solve.draft.history import MOST_ROUNDS, SAMPLED_STEPS
+from moe_passes.solve.draft import history
 from moe_passes.solve.draft.problem import Candidate, Choice, Problem, Solution
 
 NEAR = 1e-9
@@ -51,7 +51,8 @@ def _offered(problem: Problem, choice: Choice) -> list[str]:
     setting, wrong = choice.setting, []
     for what, value, offered in (
         ("slice", setting.slice, problem.slices),
-        ("dense bits", setting.dense_bits, tuple(problem.rates.draft_dense_seconds)),
+        ("dense bits", setting.dense_bits, problem.dense_bits),
+        ("banks of a cache", setting.kv_banks, tuple(problem.copies_bytes)),
         ("staging", setting.staging_bytes, problem.staging_choices),
         ("draft length", setting.length, problem.lengths),
         ("rule", setting.rule, problem.rules),
@@ -61,6 +62,7 @@ def _offered(problem: Problem, choice: Choice) -> list[str]:
     if choice.resident.shape != problem.popularity.shape:
         return [*wrong, f"residents have shape {choice.resident.shape}"]
     taken = int(choice.resident.sum()) * setting.slice.resident_bytes + setting.staging_bytes
+    taken += problem.copies_bytes.get(setting.kv_banks, 0)
     if taken > problem.capacity_bytes:
         wrong.append(f"{taken} bytes taken of {problem.capacity_bytes}")
     return wrong
@@ -72,10 +74,10 @@ def recomputed(problem: Problem, choice: Choice) -> tuple[float, float]:
     runs = len(problem.chosen) // width // problem.batch
     rounds = [
         [range(width * (number + runs * row), width * (number + runs * row) + width) for row in range(problem.batch)]
-        for number in range(min(runs, MOST_ROUNDS))
+        for number in range(min(runs, history.MOST_ROUNDS))
     ]
     layers = [_Layer(problem, choice, row) for row in range(problem.layers)]
-    sampled = set(np.linspace(0, len(rounds) - 1, min(len(rounds), SAMPLED_STEPS)).round().astype(int).tolist())
+    sampled = set(np.linspace(0, len(rounds) - 1, min(len(rounds), history.SAMPLED_STEPS)).round().astype(int).tolist())
     for number, round_ in enumerate(rounds):
         for layer in layers:
             layer.run(round_, number in sampled and choice.setting.length > 0)
@@ -138,7 +140,7 @@ class _Layer:
 
 def _draft_step_seconds(problem: Problem, choice: Choice, drafted: float) -> float:
     rates, form = problem.rates, choice.setting.slice
-    seconds = rates.draft_dense_seconds[choice.setting.dense_bits]
+    seconds = rates.draft_dense_seconds[choice.setting.dense_bits, choice.setting.kv_banks]
     seconds += drafted * form.resident_bytes * rates.hb_seconds_per_byte
     active = sum(bool(row.any()) for row in choice.resident)
     return seconds + active * problem.batch * rates.gather_seconds_per_token
@@ -154,7 +156,7 @@ def _round_seconds(problem: Problem, choice: Choice, step: float, found: list[Co
 
     total = load(whole, at["cold"]) + load(residual, at["hot"])
     early = load(whole, at["asked cold"]) + load(residual, at["asked hot"])
-    verify = rates.verify_dense_seconds[setting.length]
+    verify = rates.verify_dense_seconds[setting.length, setting.kv_banks]
     verify += at["distinct"] * whole * rates.hb_seconds_per_byte
     verify += problem.layers * problem.batch * (setting.length + 1) * rates.gather_seconds_per_token
     draft = setting.length * step

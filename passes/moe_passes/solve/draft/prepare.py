@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.estimate.dense import step_seconds
+from moe_passes.estimate.dense import DenseStep, step_seconds
 from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
 from moe_passes.plan.decisions import FROZEN, HotSetRule
 from moe_passes.plan.errors import InputError
@@ -73,6 +73,7 @@ def prepare(
         batch=request.batch,
         top_k=first.top_k,
         capacity_bytes=free_bytes(cost, of),
+        copies_bytes=_copies_bytes(cost, of),
         slices=tuple(slices),
         staging_choices=_staging_choices(cost, of),
         lengths=lengths,
@@ -146,6 +147,13 @@ def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
     return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= most)
 
 
+def _copies_bytes(cost: CostModel, of: Footprint) -> dict[int, int]:
+    """Return the bytes of copies of the KV cache by the banks of each, of those that fit with the least staging."""
+    banks, room = cost.space().banks, free_bytes(cost, of) - least_staging(cost, of)
+    copies = {n: of.kept_kv_bytes(banks, n) - of.kv_bytes for n in range(1, banks + 1) if banks % n == 0}
+    return {n: size for n, size in copies.items() if size <= room}
+
+
 def _rates(
     cost: CostModel,
     request: Request,
@@ -155,16 +163,21 @@ def _rates(
     lengths: tuple[int, ...],
 ) -> Rates:
     banks, rates = cost.space().banks, cost.rates()
+    plain, layouts = DenseStep(request.batch, 1, request.context), _copies_bytes(cost, of)
+    sums = 1 if rates.link_reduces else banks
     return Rates(
         draft_dense_seconds={
-            bits: step_seconds(cost, draft, request.batch, 1, request.context, bits)
+            (bits, striped): step_seconds(cost, draft, DenseStep(request.batch, 1, request.context, bits, striped))
             for bits in (WHOLE_BITS, SLICED_BITS)
+            for striped in layouts
         },
         verify_dense_seconds={
-            n: step_seconds(cost, verify, request.batch, n + 1, request.context) for n in {0, *lengths}
+            (n, striped): step_seconds(cost, verify, replace(plain, width=n + 1, kv_banks=striped))
+            for n in {0, *lengths}
+            for striped in layouts
         },
         hb_seconds_per_byte=cost.local_read_seconds(SOME_BYTES / banks) / SOME_BYTES,
         external_seconds_per_byte=cost.external_read_seconds(SOME_BYTES) / SOME_BYTES,
         load_latency_seconds=rates.load_latency_seconds,
-        gather_seconds_per_token=banks * of.model.hidden * BYTES_PER_ACTIVATION / rates.link_bytes_per_second,
+        gather_seconds_per_token=sums * of.model.hidden * BYTES_PER_ACTIVATION / rates.link_bytes_per_second,
     )

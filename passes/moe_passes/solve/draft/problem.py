@@ -40,16 +40,16 @@ class Rates:
     """Seconds of work on the machine.
 
     Attributes:
-        draft_dense_seconds: dense parts of one draft step, by their bits.
-        verify_dense_seconds: dense parts of one verify step, by γ.
+        draft_dense_seconds: dense parts of one draft step, by their bits and the banks of a KV cache.
+        verify_dense_seconds: dense parts of one verify step, by γ and the banks of a KV cache.
         hb_seconds_per_byte: expert bytes read from all banks together.
         external_seconds_per_byte: expert bytes from external memory.
         load_latency_seconds: of one load.
         gather_seconds_per_token: aggregation of one token's expert outputs in one layer.
     """
 
-    draft_dense_seconds: dict[int, float]
-    verify_dense_seconds: dict[int, float]
+    draft_dense_seconds: dict[tuple[int, int], float]
+    verify_dense_seconds: dict[tuple[int, int], float]
     hb_seconds_per_byte: float
     external_seconds_per_byte: float
     load_latency_seconds: float
@@ -63,7 +63,8 @@ class Problem:
     Attributes:
         batch: sequences decoded together.
         top_k: experts a token is routed to.
-        capacity_bytes: bytes of HB for experts and staging.
+        capacity_bytes: bytes of HB for experts, staging, and copies of the KV cache.
+        copies_bytes: of the copies of the KV cache, by the banks that the cache of a head and sequence is striped over.
         slices: formats to choose from.
         staging_choices: sizes of staging to choose from, bytes.
         lengths: draft lengths to choose from.
@@ -79,6 +80,7 @@ class Problem:
     batch: int
     top_k: int
     capacity_bytes: int
+    copies_bytes: dict[int, int]
     slices: tuple[Slice, ...]
     staging_choices: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -98,6 +100,11 @@ class Problem:
         needed = self.batch * (max(self.lengths) + 1)
         if len(self.chosen) < needed:
             raise InputError(f"{len(self.chosen)} tokens to judge by; valid: at least {needed}, those of one round")
+
+    @property
+    def dense_bits(self) -> tuple[int, ...]:
+        """Bits of dense weights to choose from."""
+        return tuple(dict.fromkeys(bits for bits, _ in self.rates.draft_dense_seconds))
 
     @property
     def layers(self) -> int:
@@ -120,6 +127,7 @@ class Setting:
         staging_bytes: size of staging.
         length: γ.
         rule: how the residents follow the routing.
+        kv_banks: banks that the KV cache of a head and sequence is striped over.
     """
 
     slice: Slice
@@ -127,6 +135,7 @@ class Setting:
     staging_bytes: int
     length: int
     rule: HotSetRule
+    kv_banks: int
 
     def draft(self, share: float, coverage: float) -> Draft:
         """Return what decides how much is accepted; experts that are not cut are not sliced."""

@@ -73,7 +73,8 @@ def refill(choice: Choice, popularity: IntArray) -> BoolArray:
 
 def room_for(problem: Problem, setting: Setting) -> int:
     """Return how many experts fit beside staging; negative where staging alone does not."""
-    return (problem.capacity_bytes - setting.staging_bytes) // setting.slice.resident_bytes
+    taken = setting.staging_bytes + problem.copies_bytes[setting.kv_banks]
+    return (problem.capacity_bytes - taken) // setting.slice.resident_bytes
 
 
 def break_even(best: Candidate, judged: list[Candidate]) -> float:
@@ -117,16 +118,15 @@ class Search:
         return Candidate(choice, history.coverage, accepted, tokens(self.problem, accepted), seconds)
 
     @cached_property
-    def fitting(self) -> list[tuple[Slice, int]]:
-        """Formats and staging sizes that fit HB."""
-        pairs = ((form, staging) for form in self.problem.slices for staging in self.problem.staging_choices)
-        return [pair for pair in pairs if pair[1] <= self.problem.capacity_bytes]
+    def striped(self) -> int:
+        """Banks of a cache that is striped over all: nothing is there twice."""
+        return max(self.problem.copies_bytes)
 
     def greedy(self) -> Candidate:
         """Return the greedy baseline."""
         least = min(self.problem.staging_choices)
         settings = [
-            Setting(form, WHOLE_BITS, least, length, FROZEN)
+            Setting(form, WHOLE_BITS, least, length, FROZEN, self.striped)
             for form in self.problem.slices
             for length in self.problem.lengths
         ]
@@ -147,18 +147,23 @@ class Search:
 
     def _descend(self, form: Slice, lengths: tuple[int, ...]) -> Candidate:
         problem = self.problem
-        staging = [size for of, size in self.fitting if of is form]
+        staging = [size for size in problem.staging_choices if size <= problem.capacity_bytes]
         length = min(lengths, key=lambda n: abs(n - USUAL_LENGTH))
         middle = staging[len(staging) // 2] if length else staging[0]
-        best = self.estimate(Setting(form, WHOLE_BITS, middle, length, problem.rules[-1]))
+        best = self.estimate(Setting(form, WHOLE_BITS, middle, length, problem.rules[-1], self.striped))
         for _ in range(SWEEPS):
             before = best
-            for vary in (_rules, _dense_bits, _lengths(lengths), _stagings(staging)):
-                found = [self.estimate(setting) for setting in vary(problem, best.choice.setting)]
+            for vary in (_kv_banks, _rules, _dense_bits, _lengths(lengths), _stagings(staging)):
+                varied = vary(problem, best.choice.setting)
+                found = [self.estimate(setting) for setting in varied if room_for(problem, setting) >= 0]
                 best = min([best, *found], key=lambda c: (c.estimate, c.choice.setting.length))
             if best is before:
                 break
         return best
+
+
+def _kv_banks(problem: Problem, setting: Setting) -> Iterator[Setting]:
+    return (replace(setting, kv_banks=banks) for banks in problem.copies_bytes)
 
 
 def _rules(problem: Problem, setting: Setting) -> Iterator[Setting]:
@@ -166,7 +171,7 @@ def _rules(problem: Problem, setting: Setting) -> Iterator[Setting]:
 
 
 def _dense_bits(problem: Problem, setting: Setting) -> Iterator[Setting]:
-    bits = problem.rates.draft_dense_seconds if setting.length else (WHOLE_BITS,)
+    bits = problem.dense_bits if setting.length else (WHOLE_BITS,)
     return (replace(setting, dense_bits=value) for value in bits)
 
 

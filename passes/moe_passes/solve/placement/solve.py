@@ -185,12 +185,10 @@ def _place_as(problem: Problem, name: str, fillings: Sequence[float], from_makin
         placed = [replicas for source in sources if (replicas := baselines.place(name, source)) is not None]
         if len(placed) < len(layers):
             continue
-        if share not in fillings:
-            return None
         placements = [_scored(layer, replicas, name) for layer, replicas in zip(layers, placed, strict=True)]
         solution = _assemble(problem, placements, 0)
         if solution is not None:
-            return solution
+            return solution if share in fillings else None
     return None
 
 

@@ -8,6 +8,7 @@ from moe_passes.solve.draft.acceptance import Acceptance, Curve
 from moe_passes.solve.draft.bound import round_seconds
 from moe_passes.solve.draft.history import cut_rounds, dispatched, replay
 from moe_passes.solve.draft.problem import Choice, Problem, Rates, Setting, Slice
+from moe_passes.solve.draft.solve import room_for
 
 LAYERS, EXPERTS, TOP_K = 2, 4, 2
 RULES = (FROZEN, HotSetRule(4, 1, 1), HotSetRule(8, 2, 2))
@@ -30,6 +31,7 @@ def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1
         batch=batch,
         top_k=TOP_K,
         capacity_bytes=capacity,
+        copies_bytes={4: 0, 2: 30},
         slices=(Slice(4, 50, 50), Slice(8, 100, 0)),
         staging_choices=(100, 200),
         lengths=tuple(lengths),
@@ -40,8 +42,8 @@ def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1
         asked=np.where(random.random(chosen.shape[:2])[..., None] < 0.6, chosen, routed(random, 36)),
         acceptance=LINEAR,
         rates=Rates(
-            {8: 1.0, 4: 0.8},
-            {n: 1.0 + 0.1 * n for n in range(3)},
+            {(8, 4): 1.0, (4, 4): 0.8, (8, 2): 0.97, (4, 2): 0.79},
+            {(n, banks): 0.7 + 0.1 * n + 0.075 * banks for n in range(3) for banks in (4, 2)},
             0.001,
             float(random.uniform(0.002, 0.1)),
             0.01,
@@ -51,18 +53,24 @@ def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1
 
 
 def every_setting(problem: Problem):
-    for form, staging, length, rule, bits in product(
-        problem.slices, problem.staging_choices, problem.lengths, problem.rules, problem.rates.draft_dense_seconds
+    for form, staging, length, rule, bits, banks in product(
+        problem.slices,
+        problem.staging_choices,
+        problem.lengths,
+        problem.rules,
+        problem.dense_bits,
+        problem.copies_bytes,
     ):
-        if length or bits == 8:
-            yield Setting(form, bits, staging, length, rule)
+        setting = Setting(form, bits, staging, length, rule, banks)
+        if (length or bits == 8) and room_for(problem, setting) >= 0:
+            yield setting
 
 
 def every_choice(problem: Problem):
     """Every setting with every set of residents that fits."""
     cells = list(product(range(problem.layers), range(problem.popularity.shape[1])))
     for setting in every_setting(problem):
-        room = (problem.capacity_bytes - setting.staging_bytes) // setting.slice.resident_bytes
+        room = room_for(problem, setting)
         for count in range(room + 1):
             for kept in combinations(cells, min(count, len(cells))):
                 resident = np.zeros(problem.popularity.shape, dtype=bool)

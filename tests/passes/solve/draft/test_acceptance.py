@@ -3,19 +3,20 @@
 from dataclasses import replace
 
 import pytest
+from moe_passes.plan.request import MeasuredAcceptance
 from moe_passes.solve.draft.acceptance import (
     FOUR_BIT_COPY,
     PUBLISHED,
     Acceptance,
     Curve,
-    Sliced,
+    Draft,
     curve,
     expected_accepted,
     models_of,
 )
 
-BOTH = Sliced(dense=True, experts=True)
-NEITHER = Sliced(dense=False, experts=False)
+BOTH = Draft(is_dense_sliced=True, are_experts_sliced=True, share=0.5, coverage=1.0)
+NEITHER = replace(BOTH, is_dense_sliced=False, are_experts_sliced=False)
 
 
 def test_tokens_that_are_accepted_by_hand():
@@ -60,23 +61,42 @@ def test_a_model_has_its_own_curve_and_another_all():
     assert models_of("gpt-oss-20b") == ("gpt-oss-20b",)
     assert models_of("of no paper") == tuple(PUBLISHED)
     two = Acceptance((Curve((0.0, 1.0), (0.0, 0.4)), Curve((0.0, 1.0), (0.0, 0.8))), 1, 0.5, "")
-    assert two.accepted(1, 1.0, BOTH) == pytest.approx(0.6)
-    assert two.accepted(1, 0.5, BOTH) == pytest.approx(0.3)
+    assert two.accepted(1, BOTH) == pytest.approx(0.6)
+    assert two.accepted(1, replace(BOTH, coverage=0.5)) == pytest.approx(0.3)
 
 
 def test_what_is_not_sliced_wins_back_half_of_its_share_of_what_slicing_costs():
     """A 4-bit copy loses 0.2; of the active weights a quarter is dense: 0.025 and 0.075 of it come back, or 0.1."""
     made = Acceptance((Curve((0.0, 1.0), (0.0, 0.8)),), 1, 0.25, "")
-    assert made.accepted(1, 1.0, BOTH) == pytest.approx(0.8)
-    assert made.accepted(1, 1.0, replace(BOTH, dense=False)) == pytest.approx(0.825)
-    assert made.accepted(1, 1.0, replace(BOTH, experts=False)) == pytest.approx(0.875)
-    assert made.accepted(1, 1.0, NEITHER) == pytest.approx(0.9)
-    assert made.accepted(1, 0.5, NEITHER) == pytest.approx(0.45), "what is not covered is lost all the same"
+    assert made.accepted(1, BOTH) == pytest.approx(0.8)
+    assert made.accepted(1, replace(BOTH, is_dense_sliced=False)) == pytest.approx(0.825)
+    assert made.accepted(1, replace(BOTH, are_experts_sliced=False)) == pytest.approx(0.875)
+    assert made.accepted(1, NEITHER) == pytest.approx(0.9)
+    assert made.accepted(1, replace(NEITHER, coverage=0.5)) == pytest.approx(0.45), (
+        "what is not covered is lost all the same"
+    )
+
+
+def measured(expert_bits, dense_bits, share, *survival_ppm, rate=0.0):
+    return MeasuredAcceptance(expert_bits, dense_bits, share, rate, len(survival_ppm) or 1, survival_ppm, "measured")
 
 
 def test_what_was_measured_counts_whatever_is_covered():
     """Of the rounds, 0.8 accept one token, 0.5 two."""
-    made = Acceptance((), 0, 0.5, "measured", (0.8, 0.5))
+    made = Acceptance((), 0, 0.5, "measured", (measured(0, 0, 0.0, 800_000, 500_000),))
     assert made.longest == 2
-    assert [made.accepted(n, 0.0, BOTH) for n in (1, 2)] == pytest.approx([0.8, 1.3])
-    assert replace(made, survival=()).longest is None
+    assert [made.accepted(n, replace(BOTH, coverage=0.0)) for n in (0, 1, 2)] == pytest.approx([0, 0.8, 1.3])
+    given = Acceptance((), 0, 0.5, "given", (measured(0, 0, 0.0, rate=0.5),))
+    assert given.longest is None
+    assert given.accepted(2, BOTH) == pytest.approx(0.75)
+
+
+def test_the_draft_that_was_measured_and_is_nearest_counts():
+    """What is sliced counts before what is resident."""
+    drafts = (measured(4, 4, 0.9, 100_000), measured(4, 8, 0.4, 200_000), measured(4, 8, 0.8, 300_000))
+    made = Acceptance((), 0, 0.5, "measured", drafts)
+    assert made.accepted(1, replace(BOTH, share=0.1)) == pytest.approx(0.1)
+    partly = replace(BOTH, is_dense_sliced=False)
+    assert made.accepted(1, replace(partly, share=0.5)) == pytest.approx(0.2)
+    assert made.accepted(1, replace(partly, share=0.7)) == pytest.approx(0.3)
+    assert made.most_accepted(1, replace(BOTH, share=0.1)) == pytest.approx(0.3)

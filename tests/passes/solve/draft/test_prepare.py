@@ -43,7 +43,7 @@ def machine(capacity, staging="auto"):
 def test_auto_weighs_every_length_up_to_the_longest():
     of = problem(AUTO_LENGTH, machine(100_000), batch=1)
     assert of.lengths == tuple(range(LONGEST_AUTO + 1))
-    assert set(of.rates.verify_dense_seconds) == set(of.lengths)
+    assert {n for n, _ in of.rates.verify_dense_seconds} == set(of.lengths)
 
 
 def test_auto_weighs_lengths_of_which_every_split_has_a_round():
@@ -55,7 +55,7 @@ def test_auto_weighs_lengths_of_which_every_split_has_a_round():
 def test_a_length_that_is_asked_for_is_the_only_one_beside_plain_decoding(length):
     of = problem(length, machine(100_000))
     assert of.lengths == (length,)
-    assert set(of.rates.verify_dense_seconds) == {0, length}
+    assert {n for n, _ in of.rates.verify_dense_seconds} == {0, length}
 
 
 def test_a_trace_that_is_too_short_is_refused():
@@ -100,9 +100,18 @@ def test_the_first_half_of_training_chooses_and_the_second_judges():
 
 
 def test_dense_weights_are_read_whole_or_in_slices():
-    rates = problem(2, machine(100_000)).rates.draft_dense_seconds
-    assert set(rates) == {4, 8}
-    assert rates[4] < rates[8]
+    found = problem(2, machine(100_000))
+    assert found.dense_bits == (8, 4)
+    assert found.rates.draft_dense_seconds[4, 4] < found.rates.draft_dense_seconds[8, 4]
+
+
+def test_caches_may_lie_in_fewer_banks_as_far_as_copies_fit():
+    """Four banks and one cache of 256 B: in two banks it is there twice, in one four times. Two caches halve that."""
+    kv = 2 * 2 * 4 * 16
+    room = 2 * STAGED + DENSE + kv
+    assert problem(2, machine(room + 3 * kv), batch=1).copies_bytes == {4: 0, 2: kv, 1: 3 * kv}
+    assert problem(2, machine(room + kv), batch=1).copies_bytes == {4: 0, 2: kv}
+    assert problem(2, machine(room + 99 * kv)).copies_bytes == {4: 0, 2: 0, 1: 2 * kv}
 
 
 def test_a_set_that_follows_covers_more_than_its_share_and_more_if_it_is_larger():

@@ -12,7 +12,7 @@ from moe_passes.solve.draft.bound import lower_bound
 from moe_passes.solve.draft.check import recomputed, violations
 from moe_passes.solve.draft.history import cut_rounds
 from moe_passes.solve.draft.problem import Choice
-from moe_passes.solve.draft.solve import Search, solve
+from moe_passes.solve.draft.solve import Search, room_for, solve
 
 from tests.passes.solve.draft.made import EXPERTS, LAYERS, estimator, every_choice, every_setting, random_problem
 
@@ -82,7 +82,7 @@ def test_break_even_is_against_the_best_plain_plan():
 def test_the_most_popular_experts_that_fit_are_kept(seed):
     problem = random_problem(seed)
     choice = solve(problem, estimator(problem)).best.choice
-    room = (problem.capacity_bytes - choice.setting.staging_bytes) // choice.setting.slice.resident_bytes
+    room = room_for(problem, choice.setting)
     assert choice.resident.sum() == min(room, problem.experts)
     kept, left = problem.popularity[choice.resident], problem.popularity[~choice.resident]
     assert choice.is_even or not len(left) or kept.min() >= left.max()
@@ -112,7 +112,13 @@ def test_the_checker_refuses():
 
     everything = Choice(replace(setting, slice=problem.slices[1]), np.ones((LAYERS, EXPERTS), dtype=bool))
     assert any("taken" in text for text in wrong(best=replace(best, choice=everything)))
-    for changes in ({"length": 7}, {"staging_bytes": 1}, {"dense_bits": 5}, {"rule": replace(FROZEN, most=3)}):
+    for changes in (
+        {"length": 7},
+        {"staging_bytes": 1},
+        {"dense_bits": 5},
+        {"kv_banks": 3},
+        {"rule": replace(FROZEN, most=3)},
+    ):
         assert any("was not offered" in text for text in wrong(best=with_setting(**changes)))
     for name in ("coverage", "accepted", "tokens", "estimate_seconds"):
         changed = replace(best, **{name: getattr(best, name) * 0.99 + 0.001})

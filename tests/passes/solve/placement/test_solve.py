@@ -5,7 +5,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from moe_passes.plan.decisions import ALL, MSB, NONE
 from moe_passes.plan.errors import InfeasibleError, InputError
@@ -43,6 +43,7 @@ def one_layer(problem, room=1.5):
     st.sampled_from([1, 2, 3, 4, 6]),
     st.sampled_from([0.0, 0.01, 0.3, 1.0, 1.3, 2.5]),
 )
+@example(seed=1, link=20.0, banks=6, room=1.3)
 @settings(max_examples=60, deadline=None)
 def test_every_answer_is_valid_and_never_worse_than_any_baseline(seed, link, banks, room):
     problem = instance(seed, banks=banks, link=link, room=room, layers=2)
