@@ -19,7 +19,7 @@ def assumed_figures(target: str) -> list[tuple[str, float]]:
     return [
         (row["path"], row["value"])
         for row in figures
-        if row["source"].startswith("assumed") and isinstance(row["value"], int | float) and row["value"]
+        if row["source"].startswith("assumed") and not isinstance(row["value"], bool | str) and row["value"]
     ]
 
 

@@ -71,7 +71,7 @@ class LoadedTarget:
                 continue
             for field in model.model_fields:
                 path = f"{section}.{field}"
-                if field in NOTES:
+                if field in NOTES or getattr(part, field) is None:
                     continue
                 source = "--set" if path in overridden else part.source_of(field)
                 rows.append({"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source})

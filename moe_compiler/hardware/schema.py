@@ -1,5 +1,6 @@
 """The schema of a hardware file, and the one place that converts its units to SI."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from moe_passes.plan.machine import AUTO, Engine, Link, Machine, Memory
@@ -127,7 +128,6 @@ class LinkSection(Section):
     bandwidth_gb_s: Positive
     latency_ns: NotNegative
     energy_pj_per_bit: NotNegative
-    reduces: Flag = False
 
     def to_link(self, name: str) -> Link:
         """Convert to SI."""
@@ -136,8 +136,17 @@ class LinkSection(Section):
             bytes_per_second=self.bandwidth_gb_s * GB,
             latency_seconds=self.latency_ns * 1e-9,
             joules_per_byte=self.energy_pj_per_bit * PJ_PER_BIT,
-            reduces=int(self.reduces),
         )
+
+
+class Aggregation(LinkSection):
+    """The link of partial sums and gathers, which may add sums of one token up on their way."""
+
+    reduces: Flag = False
+
+    def to_link(self, name: str) -> Link:
+        """Convert to SI."""
+        return replace(super().to_link(name), reduces=int(self.reduces))
 
 
 class Power(Section):
@@ -165,7 +174,7 @@ class Links(BaseModel):
     """Links by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    aggregation: LinkSection
+    aggregation: Aggregation
     streamline: LinkSection
 
 
@@ -200,7 +209,7 @@ SECTIONS: dict[str, type[Section]] = {
     "memories.hb": HybridBonded,
     "memories.external": External,
     "engines.elements": Elements,
-    "links.aggregation": LinkSection,
+    "links.aggregation": Aggregation,
     "links.streamline": LinkSection,
     "power": Power,
 }
