@@ -33,15 +33,20 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print("| model | target | compile s | peak MiB | tasks | γ | round ms | bound ms | gap | profile |")
+    print(
+        "| model | target | compile s | peak MiB | γ | token ms | 95 % | over measured routing | gap | training round |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         cost = row["cost"]
-        round_ = cost["round"]
+        token, training = cost["token"], cost["training_round"]
+        low, high = (1e3 * value for value in token["ci95_seconds"])
+        known = token["low_seconds"] is None
+        span = "–" if known else f"{1e3 * token['low_seconds']:.2f}–{1e3 * token['high_seconds']:.2f}"
         print(
-            f"| {row['model']} | {row['target']} | {row['seconds']:.0f} | {row['peak_mib']} | {round_['tasks']:,} | "
-            f"{cost['draft']['length']} | {round_['seconds'] * 1e3:.2f} | {round_['lower_bound_seconds'] * 1e3:.2f} | "
-            f"{round_['gap']:.1%} | {cost['profile']['kind']} |"
+            f"| {row['model']} | {row['target']} | {row['seconds']:.0f} | {row['peak_mib']} | {cost['draft']['length']} | "
+            f"{token['seconds'] * 1e3:.2f} | {low:.2f}–{high:.2f} | {span} | {cost['round']['gap']:.1%} | "
+            f"{training['seconds'] * 1e3:.2f} ms, gap {training['gap']:.1%} |"
         )
 
 

@@ -60,6 +60,8 @@ def source(small, tmp_path_factory):
     (here / "problem.json").write_text(json.dumps(problem))
     shop = {"ft10": {"duration_matrix": [[3, 2], [2, 4]], "machines_matrix": [[0, 1], [1, 0]]}}
     (here / "benchmark_instances.json").write_text(json.dumps(shop))
+    counts = {"accepted_lengths": [[1, 2, 3], [3, 2, 1]], "draft_configurations": [[4, 4, 0.3], [4, 8, 0.3]]}
+    (here / "accepted.json").write_text(json.dumps(counts))
     compiled = f"compile {SMALL} --target elmoe3d-8gb --set memories.hb.capacity_gb=0.0003 --draft-length 2 -o compiled"
     assert run(f"moec {compiled}", here)[0] == 0
     return here

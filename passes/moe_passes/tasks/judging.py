@@ -58,13 +58,14 @@ class Bench:
         problem, length = self.problem, choice.setting.length
         trace = RoutingTrace(problem.chosen, problem.asked, problem.popularity.shape[1])
         tokens = round_tokens(problem, problem.batch, length)
-        plan = self._plan(choice, trace, tokens)
+        plan = self.plan(choice, trace, tokens)
         taken = dispatched(len(tokens), length)
         rounds = follow_rounds(trace, plan, problem.popularity, tokens, taken)
         graphs = [build_unknown(of, routing, self.cost).unknown() for of, routing in rounds]
         return mean_makespan(graphs, plan.dispatch) * 1e-9
 
-    def _plan(self, choice: Choice, trace: RoutingTrace, tokens: IntArray) -> StaticPlan:
+    def plan(self, choice: Choice, trace: RoutingTrace, tokens: IntArray) -> StaticPlan:
+        """Return the plan of a choice, its dispatcher's likelihoods counted on these rounds of a trace."""
         setting, dispatch = choice.setting, NOTHING_AHEAD
         plan = StaticPlan(
             batch=self.request.batch,

@@ -135,9 +135,9 @@ class Search:
 
     def shortlist(self) -> list[Candidate]:
         """Return the candidates that are worth dispatching, plain decoding always among them."""
-        plain = [self._descend(form, (0,)) for form in self.problem.slices]
+        plain = [self.descend(form, (0,)) for form in self.problem.slices]
         drafts = tuple(length for length in self.problem.lengths if length)
-        drafted = [self._descend(form, drafts) for form in self.problem.slices if drafts]
+        drafted = [self.descend(form, drafts) for form in self.problem.slices if drafts]
         best_plain = min(plain, key=lambda c: c.estimate)
         chosen = [best_plain, *drafted]
         for candidate in sorted(self._found.values(), key=lambda c: c.estimate):
@@ -145,7 +145,8 @@ class Search:
                 chosen.append(candidate)
         return chosen
 
-    def _descend(self, form: Slice, lengths: tuple[int, ...]) -> Candidate:
+    def descend(self, form: Slice, lengths: tuple[int, ...]) -> Candidate:
+        """Vary one thing at a time from a usual setting of a format, among these γ."""
         problem = self.problem
         staging = [size for size in problem.staging_choices if size <= problem.capacity_bytes]
         length = min(lengths, key=lambda n: abs(n - USUAL_LENGTH))

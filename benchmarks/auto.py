@@ -1,0 +1,166 @@
+"""Whether `--draft-length auto` loses: held-out token time against every fixed γ; table on stderr, JSON on stdout.
+
+    python benchmarks/auto.py --every 12
+    python benchmarks/auto.py --models olmoe-1b-7b gpt-oss-20b --batches 1 4
+
+For each model, target, batch and trace: what select-draft takes when γ is open, and what it would take for each γ from
+0 to 16, are dispatched on the same stretch of held-out tokens, with every expert striped over all banks (placement comes
+later and serves all alike). The traces: like the model's own routing, barely local (like Mixtral), and very local (like
+Gemma). Mean and worst are over cases; `seconds` is what choosing took.
+"""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from models import MODELS
+from moe_passes.estimate.feasibility import Footprint, check_fits, footprint
+from moe_passes.estimate.registry import cost_model
+from moe_passes.ir.dialects import context
+from moe_passes.ir.module import append, expert_stores, only, write_machine
+from moe_passes.ir.phases import read_stages
+from moe_passes.ir.pipeline import parse_pipeline, run_pipeline
+from moe_passes.plan.errors import InfeasibleError
+from moe_passes.plan.model import ModelShape
+from moe_passes.plan.request import AUTO_LENGTH, Request
+from moe_passes.routing.traces import RoutingTrace, cut_rounds, evenly, popularity
+from moe_passes.solve.dispatch.choose import mean_makespan
+from moe_passes.solve.draft.prepare import LONGEST_AUTO, prepare
+from moe_passes.solve.draft.problem import Candidate, Choice, Problem
+from moe_passes.solve.draft.solve import Search, refill, solve
+from moe_passes.tasks.build import build_unknown
+from moe_passes.tasks.judging import Bench
+from moe_passes.tasks.rounds import follow_rounds, split_tokens
+from moe_passes.tasks.stages import Stage, parts
+
+from moe_compiler.frontend.graph import trace as trace_model
+from moe_compiler.frontend.models import load_model
+from moe_compiler.hardware.loader import load_target
+from moe_compiler.traces import synthetic
+from moe_compiler.traces.like import like_of
+
+TARGETS, BATCHES = ("elmoe3d-4gb", "elmoe3d-8gb"), (1, 4, 16)
+CONTEXT = 1024
+HELD_OUT_ROUNDS, HELD_OUT_TOKENS = 6, 24
+
+
+class Model:
+    """A traced model: what of it decides nothing but shapes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        module = trace_model(load_model(name), 1, context())
+        append(module, Request(1, CONTEXT, AUTO_LENGTH, 0, 0.0))
+        write_machine(module, load_target(TARGETS[0]).machine())
+        run_pipeline(module, parse_pipeline("raise-moe"))
+        self.shape = only(module, ModelShape)
+        self.layers = tuple(layer for _, layer in expert_stores(module, "auto"))
+        self.phases: tuple[tuple[Stage, ...], tuple[Stage, ...]] = read_stages(module, "auto")
+
+    def footprint(self, request: Request) -> Footprint:
+        return footprint(self.shape, request, self.layers, parts(self.phases[1]))
+
+
+def likes(model: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((like_of(model), "mixtral-8x7b", "gemma-4-26b-a4b")))
+
+
+def made_trace(model: Model, batch: int, like: str) -> RoutingTrace:
+    first = model.layers[0]
+    tokens = synthetic.tokens_for(batch)
+    return synthetic.generate(tokens, len(model.layers), first.experts, first.top_k, 0, like)
+
+
+def held_out_seconds(bench: Bench, choice: Choice, trace: RoutingTrace) -> float:
+    """Mean seconds of held-out rounds, with the residents that all training tokens choose."""
+    counts = popularity(trace)
+    chosen = Choice(choice.setting, refill(choice, counts), choice.is_even)
+    plan = bench.plan(chosen, trace, _training(bench, choice, trace))
+    tokens = split_tokens(trace, plan, "held-out")
+    taken = evenly(len(tokens), max(HELD_OUT_ROUNDS, HELD_OUT_TOKENS // (choice.setting.length + 1)))
+    rounds = follow_rounds(trace, plan, counts, tokens, taken)
+    return mean_makespan([build_unknown(of, r, bench.cost).unknown() for of, r in rounds], plan.dispatch) * 1e-9
+
+
+def _training(bench: Bench, choice: Choice, trace: RoutingTrace) -> np.ndarray:
+    return cut_rounds(trace.tokens, bench.request.batch, choice.setting.length + 1, "train", 256).tokens
+
+
+def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | None:
+    """Compare auto with every fixed γ; None where the model does not fit."""
+    request = Request(batch, CONTEXT, AUTO_LENGTH, 0, 0.0)
+    of = model.footprint(request)
+    cost = cost_model(request.cost_model, load_target(target).machine())
+    try:
+        check_fits(cost, of)
+    except InfeasibleError:
+        return None
+    trace = made_trace(model, batch, like)
+    problem = prepare(cost, request, of, parts(model.phases[0]), parts(model.phases[1]), trace)
+    bench = Bench(cost, request, of.model.hidden, of.layers, model.phases, problem)
+    began = time.perf_counter()
+    auto = solve(problem, bench.seconds).best
+    seconds = time.perf_counter() - began
+    fixed = {n: fixed_length(problem, n) for n in range(min(LONGEST_AUTO, max(problem.lengths)) + 1)}
+    fixed[auto.choice.setting.length] = auto
+    times = {n: held_out_seconds(bench, c.choice, trace) / c.tokens for n, c in fixed.items()}
+    mine = times[auto.choice.setting.length]
+    best = min(times, key=lambda n: times[n])
+    return {
+        "model": model.name,
+        "target": target,
+        "batch": batch,
+        "like": like,
+        "auto": auto.choice.setting.length,
+        "best": best,
+        "over_best": mine / times[best] - 1,
+        "over_plain": mine / times[0] - 1,
+        "token_seconds": times,
+        "seconds": seconds,
+    }
+
+
+def fixed_length(problem: Problem, length: int) -> Candidate:
+    """Return the best candidate of one γ by the closed form, which ranks settings of one γ well."""
+    search = Search(problem)
+    return min((search.descend(form, (length,)) for form in problem.slices), key=lambda c: c.estimate)
+
+
+def show(row: dict[str, Any]) -> str:
+    return (
+        f"{row['model']:18} {row['target']:12} batch {row['batch']:2} like {row['like']:16} auto γ {row['auto']:2} "
+        f"best γ {row['best']:2} over best {row['over_best']:+6.1%} over plain {row['over_plain']:+6.1%} "
+        f"({row['seconds']:.0f} s)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="default: all")
+    parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="default: 1 4 16")
+    parser.add_argument("--every", type=int, default=1, help="of all cases (default: each)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    options = parser.parse_args()
+    cases = [(m, t, b, like) for m in options.models for t in TARGETS for b in options.batches for like in likes(m)]
+    model, rows = None, []
+    for name, target, batch, like in cases[options.first :: options.every]:
+        if model is None or model.name != name:
+            model = Model(name)
+        row = case(model, target, batch, like)
+        if row is not None:
+            rows.append(row)
+            print(show(row), file=sys.stderr, flush=True)
+    summary = {
+        "cases": len(rows),
+        "mean_over_best": float(np.mean([row["over_best"] for row in rows])) if rows else None,
+        "worst_over_best": max((row["over_best"] for row in rows), default=None),
+        "worst_over_plain": max((row["over_plain"] for row in rows), default=None),
+    }
+    print(json.dumps({"summary": summary, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
