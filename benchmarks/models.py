@@ -45,8 +45,8 @@ def main() -> None:
         span = "–" if known else f"{1e3 * token['low_seconds']:.2f}–{1e3 * token['high_seconds']:.2f}"
         print(
             f"| {row['model']} | {row['target']} | {row['seconds']:.0f} | {row['peak_mib']} | "
-            f"{cost['draft']['length']} | {token['seconds'] * 1e3:.2f} | {low:.2f}–{high:.2f} | {span} | {cost['round']['gap']:.1%} | "
-            f"{training['seconds'] * 1e3:.2f} ms, gap {training['gap']:.1%} |"
+            f"{cost['draft']['length']} | {token['seconds'] * 1e3:.2f} | {low:.2f}–{high:.2f} | {span} | "
+            f"{cost['round']['gap']:.1%} | {training['seconds'] * 1e3:.2f} ms, gap {training['gap']:.1%} |"
         )
 
 

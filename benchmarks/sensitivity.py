@@ -1,16 +1,35 @@
-"""How far the answer moves when an assumed figure of a hardware file is halved or doubled: table, or --json.
+"""How far the answer moves with what is not published: figures of a hardware file, and choices of ours. Table, or --json.
 
-python benchmarks/sensitivity.py [MODEL [TARGET]] [--json]
+    python benchmarks/sensitivity.py [MODEL [TARGET]]
+    python benchmarks/sensitivity.py --choices [MODEL [TARGET]]
+
+Assumed figures are halved and doubled, each with a whole compile. Of a modelling choice every alternative is tried as in
+auto.py: select-draft anew, the plan dispatched on held-out rounds with every expert striped over all banks. Time and
+energy are of a token, relative to what is usual.
 """
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
+from auto import CONTEXT, Model, held_out_seconds, made_trace
 from measure import compile_once
+from moe_passes.estimate.registry import cost_model
+from moe_passes.plan.decisions import FROZEN
+from moe_passes.plan.request import AUTO_LENGTH, Request
+from moe_passes.solve.draft import acceptance, prepare
+from moe_passes.solve.draft.solve import solve
+from moe_passes.tasks.judging import Bench
+from moe_passes.tasks.stages import parts
 
 from moe_compiler.hardware.loader import load_target
+from moe_compiler.traces import synthetic
+from moe_compiler.traces.like import MEASURED, like_of
 
 
 def assumed_figures(target: str) -> list[tuple[str, float]]:
@@ -26,7 +45,7 @@ def assumed_figures(target: str) -> list[tuple[str, float]]:
 def answer(model: str, target: str, *options: str) -> tuple[float, float]:
     """Return held-out seconds and joules per token."""
     cost = compile_once(model, target, *options)["cost"]
-    return cost["held_out"]["mean_seconds"] / cost["round"]["tokens"], cost["token"]["joules"]
+    return cost["token"]["seconds"], cost["token"]["joules"]
 
 
 def rows(model: str, target: str) -> list[dict[str, Any]]:
@@ -42,21 +61,99 @@ def rows(model: str, target: str) -> list[dict[str, Any]]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="qwen3-30b-a3b", help="default: qwen3-30b-a3b")
-    parser.add_argument("target", nargs="?", default="elmoe3d-8gb", help="default: elmoe3d-8gb")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    options = parser.parse_args()
-    table = rows(options.model, options.target)
-    if options.json:
-        print(json.dumps({"model": options.model, "target": options.target, "figures": table}, indent=1))
-        return
+Patch = tuple[Any, str, Any]
+"""Of an object, an attribute and another value."""
+
+
+def choices(model: str) -> dict[str, dict[str, Any]]:
+    """List modelling choices and their alternatives: patches, `--set` texts, or another routing."""
+    no_copies = lambda cost, of: {cost.space().banks: 0}  # noqa: E731
+    return {
+        "routing": {f"like {like}": {"like": like} for like in MEASURED if like != like_of(model)},
+        "residents follow the routing": {"frozen": {"patch": (prepare, "RULES", (FROZEN,))}},
+        "dense weights may be sliced in the draft": {"never": {"bits": 8}},
+        "what is not sliced wins back half of its share": {
+            "nothing": {"patch": (acceptance, "UNSLICED_GAIN", 0.0)},
+            "all": {"patch": (acceptance, "UNSLICED_GAIN", 1.0)},
+        },
+        "spread of p over rounds, a + b = 3": {
+            "1": {"patch": (acceptance, "CONCENTRATION", 1.0)},
+            "10": {"patch": (acceptance, "CONCENTRATION", 10.0)},
+        },
+        "draft routes exactly as the target in 44 %": {
+            "22 %": {"patch": (synthetic, "SAME", 0.22)},
+            "66 %": {"patch": (synthetic, "SAME", 0.66)},
+        },
+        "the aggregation link carries every sum": {"it reduces": {"set": ("links.aggregation.reduces=true",)}},
+        "elements compute on streamed weights": {"they cannot": {"set": ("engines.elements.streams=false",)}},
+        "KV layout is chosen": {"striped over all banks": {"patch": (prepare, "_copies_bytes", no_copies)}},
+        "γ up to 16": {"8": {"patch": (prepare, "LONGEST_AUTO", 8)}, "24": {"patch": (prepare, "LONGEST_AUTO", 24)}},
+    }
+
+
+@contextlib.contextmanager
+def patched(patch: Patch | None) -> Iterator[None]:
+    with mock.patch.object(*patch) if patch else contextlib.nullcontext():
+        yield
+
+
+def token(model: Model, target: str, how: dict[str, Any]) -> dict[str, Any]:
+    """Return held-out seconds per token and γ of the plan under an alternative."""
+    request = Request(1, CONTEXT, AUTO_LENGTH, 0, 0.0)
+    of, cost = model.footprint(request), cost_model("analytic", load_target(target, how.get("set", ())).machine())
+    with patched(how.get("patch")):
+        trace = made_trace(model, 1, how.get("like", like_of(model.name)))
+        problem = prepare.prepare(cost, request, of, parts(model.phases[0]), parts(model.phases[1]), trace)
+        if "bits" in how:
+            kept = {key: value for key, value in problem.rates.draft_dense_seconds.items() if key[0] == how["bits"]}
+            problem = replace(problem, rates=replace(problem.rates, draft_dense_seconds=kept))
+        bench = Bench(cost, request, of.model.hidden, of.layers, model.phases, problem)
+        best = solve(problem, bench.seconds).best
+        seconds = held_out_seconds(bench, best.choice, trace) / best.tokens
+    return {"seconds": seconds, "length": best.choice.setting.length}
+
+
+def choice_rows(name: str, target: str) -> list[dict[str, Any]]:
+    model = Model(name)
+    usual = token(model, target, {})
+    result = [{"choice": "as it is", "alternative": "–", **usual, "change": 0.0}]
+    for choice, alternatives in choices(name).items():
+        for alternative, how in alternatives.items():
+            print(f"{choice}: {alternative}", file=sys.stderr)
+            found = token(model, target, how)
+            change = found["seconds"] / usual["seconds"] - 1
+            result.append({"choice": choice, "alternative": alternative, **found, "change": change})
+    return result
+
+
+def show_choices(table: list[dict[str, Any]]) -> None:
+    print("| choice | instead | γ | token time |")
+    print("|---|---|---|---|")
+    for row in table:
+        change = f"{row['seconds'] * 1e3:.2f} ms" if row["alternative"] == "–" else f"{row['change']:+.1%}"
+        print(f"| {row['choice']} | {row['alternative']} | {row['length']} | {change} |")
+
+
+def show_figures(table: list[dict[str, Any]]) -> None:
     print("| assumed figure | value | token time, halved | doubled | token energy, halved | doubled |")
     print("|---|---|---|---|---|---|")
     for row in table:
         cells = [f"{row[label][what]:+.1%}" for what in ("seconds", "joules") for label in ("halved", "doubled")]
         print(f"| `{row['figure']}` | {row['value']:g} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="qwen3-30b-a3b", help="default: qwen3-30b-a3b")
+    parser.add_argument("target", nargs="?", default="elmoe3d-8gb", help="default: elmoe3d-8gb")
+    parser.add_argument("--choices", action="store_true", help="modelling choices instead of assumed figures")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
+    table = (choice_rows if options.choices else rows)(options.model, options.target)
+    if options.json:
+        print(json.dumps({"model": options.model, "target": options.target, "rows": table}, indent=1))
+        return
+    (show_choices if options.choices else show_figures)(table)
 
 
 if __name__ == "__main__":
