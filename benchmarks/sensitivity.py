@@ -1,10 +1,10 @@
-"""How far the answer moves with what is not published: figures of a hardware file, and choices of ours. Table, or --json.
+"""How far the answer moves with what is not published: figures of a hardware file, choices of ours. Table, or --json.
 
     python benchmarks/sensitivity.py [MODEL [TARGET]]
     python benchmarks/sensitivity.py --choices [MODEL [TARGET]]
 
-Assumed figures are halved and doubled, each with a whole compile. Of a modelling choice every alternative is tried as in
-auto.py: select-draft anew, the plan dispatched on held-out rounds with every expert striped over all banks. Time and
+Assumed figures are halved and doubled, each with a whole compile. Of a modelling choice every alternative is tried as
+in auto.py: select-draft anew, the plan dispatched on held-out rounds with every expert striped over all banks. Time and
 energy are of a token, relative to what is usual.
 """
 
