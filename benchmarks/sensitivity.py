@@ -20,9 +20,10 @@ from unittest import mock
 from auto import CONTEXT, Model, held_out_seconds, made_trace
 from measure import compile_once
 from moe_passes.estimate.registry import cost_model
+from moe_passes.plan import acceptance
 from moe_passes.plan.decisions import FROZEN
 from moe_passes.plan.request import AUTO_LENGTH, Request
-from moe_passes.solve.draft import acceptance, prepare
+from moe_passes.solve.draft import prepare
 from moe_passes.solve.draft.solve import solve
 from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.stages import parts

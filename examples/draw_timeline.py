@@ -81,8 +81,8 @@ def draw(folder: Path, picture: Path) -> None:
     routing = f"{plan['profile']['name']} ({plan['profile']['kind']} routing)"
     top.set_title(
         f"{plan['model']} on {plan['target']}, batch {plan['batch']}, γ = {plan['draft']['length']}: "
-        f"{cost['round']['seconds'] * 1e3:.1f} ms a round, {cost['roofline_fraction']:.0%} of the "
-        f"{cost['limited_by']} roofline\n{routing}",
+        f"a training round of {cost['training_round']['seconds'] * 1e3:.1f} ms, at most "
+        f"{cost['training_round']['gap']:.1%} from the best; limited by {cost['limited_by']}\n{routing}",
         fontsize=10,
     )
     figure.savefig(picture, dpi=110)

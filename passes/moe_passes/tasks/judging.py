@@ -59,7 +59,7 @@ class Bench:
         trace = RoutingTrace(problem.chosen, problem.asked, problem.popularity.shape[1])
         tokens = round_tokens(problem, problem.batch, length)
         plan = self.plan(choice, trace, tokens)
-        taken = dispatched(len(tokens), length)
+        taken = dispatched(problem, len(tokens), length)
         rounds = follow_rounds(trace, plan, problem.popularity, tokens, taken)
         graphs = [build_unknown(of, routing, self.cost).unknown() for of, routing in rounds]
         return mean_makespan(graphs, plan.dispatch) * 1e-9

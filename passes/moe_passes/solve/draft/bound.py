@@ -16,7 +16,7 @@ this over all formats and γ, with the smallest staging.
 
 import numpy as np
 
-from moe_passes.solve.draft.acceptance import Draft
+from moe_passes.plan.acceptance import Draft
 from moe_passes.solve.draft.history import History, Rounds, best_coverage, dispatched
 from moe_passes.solve.draft.problem import Problem, Setting
 
@@ -69,7 +69,7 @@ def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> float:
 
 def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
     rates = problem.rates
-    distinct = (rounds.chosen[dispatched(len(rounds.chosen), length)] > 0).sum(axis=(1, 2))
+    distinct = (rounds.chosen[dispatched(problem, len(rounds.chosen), length)] > 0).sum(axis=(1, 2))
     local = length * min(rates.draft_dense_seconds.values())
     local += min(seconds for (of, _), seconds in rates.verify_dense_seconds.items() if of == length)
     local += float(distinct.mean()) * problem.whole_bytes * rates.hb_seconds_per_byte

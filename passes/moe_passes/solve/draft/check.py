@@ -9,7 +9,6 @@ from collections import Counter
 
 import numpy as np
 
-from moe_passes.solve.draft import history
 from moe_passes.solve.draft.problem import Candidate, Choice, Problem, Solution
 
 NEAR = 1e-9
@@ -74,10 +73,10 @@ def recomputed(problem: Problem, choice: Choice) -> tuple[float, float]:
     runs = len(problem.chosen) // width // problem.batch
     rounds = [
         [range(width * (number + runs * row), width * (number + runs * row) + width) for row in range(problem.batch)]
-        for number in range(min(runs, history.MOST_ROUNDS))
+        for number in range(min(runs, problem.most_rounds))
     ]
     layers = [_Layer(problem, choice, row) for row in range(problem.layers)]
-    sampled = set(np.linspace(0, len(rounds) - 1, min(len(rounds), history.SAMPLED_STEPS)).round().astype(int).tolist())
+    sampled = set(np.linspace(0, len(rounds) - 1, min(len(rounds), problem.sampled_steps)).round().astype(int).tolist())
     for number, round_ in enumerate(rounds):
         for layer in layers:
             layer.run(round_, number in sampled and choice.setting.length > 0)

@@ -10,12 +10,12 @@ from moe_passes.routing.traces import BoolArray, IntArray, by_popularity, cut, e
 from moe_passes.solve.draft.problem import Problem
 from moe_passes.solve.hot_set.follow import HotSet
 
-MOST_ROUNDS = 256
-"""Rounds that a choice is judged by, from the first on."""
-SAMPLED_STEPS = 8
-"""Draft steps whose distinct experts are counted."""
-DISPATCHED_TOKENS, LEAST_DISPATCHED = 16, 3
-"""Tokens of a sequence, and rounds, that a candidate is dispatched on at least."""
+LEAST_TOKENS, MOST_TOKENS = 16, 64
+"""Of a sequence, that a candidate is dispatched on: more of models with few experts, which are dispatched sooner."""
+EXPERT_TOKENS = 100_000
+"""Tokens times experts of the model, between these two."""
+ROUNDS_A_TOKEN = 0.2
+"""Rounds at least, a token that is dispatched: long rounds are more than a few too."""
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -67,12 +67,13 @@ class History:
 
 def round_tokens(problem: Problem, batch: int, length: int) -> IntArray:
     """Return the tokens of the rounds that judge: [round, batch, γ + 1]."""
-    return cut(0, len(problem.chosen), batch, length + 1)[:MOST_ROUNDS]
+    return cut(0, len(problem.chosen), batch, length + 1)[: problem.most_rounds]
 
 
-def dispatched(rounds: int, length: int) -> IntArray:
+def dispatched(problem: Problem, rounds: int, length: int) -> IntArray:
     """Choose the rounds that candidates are dispatched on."""
-    return evenly(rounds, max(LEAST_DISPATCHED, DISPATCHED_TOKENS // (length + 1)))
+    tokens = min(MOST_TOKENS, max(LEAST_TOKENS, EXPERT_TOKENS // problem.experts))
+    return evenly(rounds, max(round(ROUNDS_A_TOKEN * tokens), tokens // (length + 1)))
 
 
 def cut_rounds(problem: Problem, batch: int, length: int) -> Rounds:
@@ -80,7 +81,7 @@ def cut_rounds(problem: Problem, batch: int, length: int) -> Rounds:
     experts = problem.popularity.shape[1]
     tokens = round_tokens(problem, batch, length)
     drafts = tokens[:, :, :length]
-    samples = evenly(len(tokens), SAMPLED_STEPS) if length else np.zeros(0, dtype=np.int64)
+    samples = evenly(len(tokens), problem.sampled_steps) if length else np.zeros(0, dtype=np.int64)
     return Rounds(
         batch * (length + 1),
         _counts(problem.chosen, tokens, experts),

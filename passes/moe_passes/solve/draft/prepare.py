@@ -5,6 +5,7 @@ from dataclasses import replace
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseStep, step_seconds
 from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
+from moe_passes.plan.acceptance import Acceptance, Curve
 from moe_passes.plan.decisions import FROZEN, HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import AUTO
@@ -13,7 +14,6 @@ from moe_passes.plan.request import AUTO_LENGTH, MeasuredAcceptance, Request
 from moe_passes.plan.round import BYTES_PER_ACTIVATION
 from moe_passes.routing.traces import RoutingTrace, cut_rounds, popularity, split_of
 from moe_passes.solve.draft import acceptance
-from moe_passes.solve.draft.acceptance import Acceptance, Curve
 from moe_passes.solve.draft.history import cut_rounds as cut_judging
 from moe_passes.solve.draft.history import replay
 from moe_passes.solve.draft.problem import SLICED_BITS, Problem, Rates, Slice
@@ -33,6 +33,8 @@ RULES = (
     HotSetRule(64, 8, 1),
 )
 """For the hot set, to choose from; descents start from the last."""
+MOST_ROUNDS = 256
+"""Rounds that settings are judged by in closed form."""
 SOME_BYTES = 1e9
 """What rates of closed forms are asked for, so that latencies weigh little."""
 
@@ -84,6 +86,7 @@ def prepare(
         asked=trace.draft_experts[half:border],
         acceptance=Acceptance((Curve((0.0, 1.0), (0.0, 0.0)),), 1, 0.0, ""),
         rates=_rates(cost, request, of, draft, verify, lengths),
+        most_rounds=MOST_ROUNDS,
     )
     return replace(problem, acceptance=_acceptance(problem, of, verify, measured))
 

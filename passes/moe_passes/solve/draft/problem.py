@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moe_passes.plan.acceptance import Acceptance, Draft
 from moe_passes.plan.decisions import HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import WHOLE_BITS
-from moe_passes.solve.draft.acceptance import Acceptance, Draft
 
 SLICED_BITS = 4
 """Of a weight in the draft of which it computes with the most significant slice alone."""
@@ -75,6 +75,8 @@ class Problem:
         asked: the same for the draft's own routing.
         acceptance: of drafted tokens.
         rates: of the machine.
+        most_rounds: that judge by the closed form, from the first on.
+        sampled_steps: draft steps whose distinct experts are counted.
     """
 
     batch: int
@@ -91,6 +93,8 @@ class Problem:
     asked: npt.NDArray[np.int64]
     acceptance: Acceptance
     rates: Rates
+    most_rounds: int = 256
+    sampled_steps: int = 8
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 0:

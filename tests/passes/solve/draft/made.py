@@ -3,8 +3,8 @@
 from itertools import combinations, product
 
 import numpy as np
+from moe_passes.plan.acceptance import Acceptance, Curve
 from moe_passes.plan.decisions import FROZEN, HotSetRule
-from moe_passes.solve.draft.acceptance import Acceptance, Curve
 from moe_passes.solve.draft.bound import round_seconds
 from moe_passes.solve.draft.history import cut_rounds, dispatched, replay
 from moe_passes.solve.draft.problem import Choice, Problem, Rates, Setting, Slice
@@ -84,7 +84,7 @@ def estimator(problem: Problem, slower=1.0):
     def seconds(choice: Choice) -> float:
         setting = choice.setting
         history = replay(problem, cut_rounds(problem, problem.batch, setting.length), choice.resident, setting.rule)
-        taken = dispatched(len(history.distinct), setting.length)
+        taken = dispatched(problem, len(history.distinct), setting.length)
         some = {name: value[taken] if isinstance(value, np.ndarray) else value for name, value in vars(history).items()}
         return round_seconds(problem, setting, type(history)(**some)) * slower
 

@@ -3,17 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from moe_passes.plan.acceptance import Acceptance, Curve, Draft, expected_accepted
 from moe_passes.plan.request import MeasuredAcceptance
-from moe_passes.solve.draft.acceptance import (
-    FOUR_BIT_COPY,
-    PUBLISHED,
-    Acceptance,
-    Curve,
-    Draft,
-    curve,
-    expected_accepted,
-    models_of,
-)
+from moe_passes.solve.draft.acceptance import FOUR_BIT_COPY, PUBLISHED, curve, models_of
 
 BOTH = Draft(is_dense_sliced=True, are_experts_sliced=True, share=0.5, coverage=1.0)
 NEITHER = replace(BOTH, is_dense_sliced=False, are_experts_sliced=False)
