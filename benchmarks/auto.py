@@ -28,7 +28,7 @@ from moe_passes.plan.model import ModelShape
 from moe_passes.plan.request import AUTO_LENGTH, Request
 from moe_passes.routing.traces import RoutingTrace, cut_rounds, evenly, popularity
 from moe_passes.solve.dispatch.choose import mean_makespan
-from moe_passes.solve.draft.prepare import LONGEST_AUTO, prepare
+from moe_passes.solve.draft import prepare
 from moe_passes.solve.draft.problem import Candidate, Choice, Problem
 from moe_passes.solve.draft.solve import Search, refill, solve
 from moe_passes.tasks.build import build_unknown
@@ -89,22 +89,33 @@ def _training(bench: Bench, choice: Choice, trace: RoutingTrace) -> np.ndarray:
     return cut_rounds(trace.tokens, bench.request.batch, choice.setting.length + 1, "train", 256).tokens
 
 
+def bench_for(
+    model: Model, target: str, batch: int, like: str, overrides: tuple[str, ...] = ()
+) -> tuple[Bench, RoutingTrace]:
+    """Set up select-draft's problem, with γ left open.
+
+    Raises:
+        InfeasibleError: the model does not fit.
+    """
+    request = Request(batch, CONTEXT, AUTO_LENGTH, 0, 0.0)
+    of, cost = model.footprint(request), cost_model(request.cost_model, load_target(target, overrides).machine())
+    check_fits(cost, of)
+    trace = made_trace(model, batch, like)
+    problem = prepare.prepare(cost, request, of, parts(model.phases[0]), parts(model.phases[1]), trace)
+    return Bench(cost, request, of.model.hidden, of.layers, model.phases, problem), trace
+
+
 def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | None:
     """Compare auto with every fixed γ; None where the model does not fit."""
-    request = Request(batch, CONTEXT, AUTO_LENGTH, 0, 0.0)
-    of = model.footprint(request)
-    cost = cost_model(request.cost_model, load_target(target).machine())
     try:
-        check_fits(cost, of)
+        bench, trace = bench_for(model, target, batch, like)
     except InfeasibleError:
         return None
-    trace = made_trace(model, batch, like)
-    problem = prepare(cost, request, of, parts(model.phases[0]), parts(model.phases[1]), trace)
-    bench = Bench(cost, request, of.model.hidden, of.layers, model.phases, problem)
+    problem = bench.problem
     began = time.perf_counter()
     auto = solve(problem, bench.seconds).best
     seconds = time.perf_counter() - began
-    fixed = {n: fixed_length(problem, n) for n in range(min(LONGEST_AUTO, max(problem.lengths)) + 1)}
+    fixed = {n: fixed_length(problem, n) for n in range(min(prepare.LONGEST_AUTO, max(problem.lengths)) + 1)}
     fixed[auto.choice.setting.length] = auto
     times = {n: held_out_seconds(bench, c.choice, trace) / c.tokens for n, c in fixed.items()}
     mine = times[auto.choice.setting.length]

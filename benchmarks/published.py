@@ -14,12 +14,9 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from auto import CONTEXT, Model, fixed_length, held_out_seconds, made_trace
+from auto import CONTEXT, Model, bench_for, fixed_length, held_out_seconds
 from moe_passes.estimate.dense import DenseStep, step_seconds
 from moe_passes.estimate.registry import cost_model
-from moe_passes.plan.request import AUTO_LENGTH, Request
-from moe_passes.solve.draft.prepare import prepare
-from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.stages import parts
 
 from moe_compiler.hardware.loader import load_target
@@ -55,13 +52,9 @@ def xpu_seconds(model: Model) -> float:
 
 
 def cell(model: Model, target: str, published: Cell) -> dict[str, Any]:
-    request = Request(1, CONTEXT, AUTO_LENGTH, 0, 0.0)
-    of, cost = model.footprint(request), cost_model("analytic", load_target(target).machine())
     like = like_of(model.name)
-    trace = made_trace(model, 1, like)
-    problem = prepare(cost, request, of, parts(model.phases[0]), parts(model.phases[1]), trace)
-    bench = Bench(cost, request, of.model.hidden, of.layers, model.phases, problem)
-    found = {n: fixed_length(problem, n) for n in (0, DEPTH)}
+    bench, trace = bench_for(model, target, 1, like)
+    found = {n: fixed_length(bench.problem, n) for n in (0, DEPTH)}
     alone = xpu_seconds(model)
     ours = {n: alone * c.tokens / held_out_seconds(bench, c.choice, trace) for n, c in found.items()}
     right = None if published.drafting is None else (published.plain > published.drafting) == (ours[0] > ours[DEPTH])

@@ -17,16 +17,12 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from auto import CONTEXT, Model, held_out_seconds, made_trace
+from auto import Model, bench_for, held_out_seconds
 from measure import compile_once
-from moe_passes.estimate.registry import cost_model
 from moe_passes.plan import acceptance
 from moe_passes.plan.decisions import FROZEN
-from moe_passes.plan.request import AUTO_LENGTH, Request
 from moe_passes.solve.draft import prepare
 from moe_passes.solve.draft.solve import solve
-from moe_passes.tasks.judging import Bench
-from moe_passes.tasks.stages import parts
 
 from moe_compiler.hardware.loader import load_target
 from moe_compiler.traces import synthetic
@@ -100,16 +96,14 @@ def patched(patch: Patch | None) -> Iterator[None]:
 
 def token(model: Model, target: str, how: dict[str, Any]) -> dict[str, Any]:
     """Return held-out seconds per token and γ of the plan under an alternative."""
-    request = Request(1, CONTEXT, AUTO_LENGTH, 0, 0.0)
-    of, cost = model.footprint(request), cost_model("analytic", load_target(target, how.get("set", ())).machine())
     with patched(how.get("patch")):
-        trace = made_trace(model, 1, how.get("like", like_of(model.name)))
-        problem = prepare.prepare(cost, request, of, parts(model.phases[0]), parts(model.phases[1]), trace)
+        like = how.get("like", like_of(model.name))
+        bench, trace = bench_for(model, target, 1, like, how.get("set", ()))
         if "bits" in how:
-            kept = {key: value for key, value in problem.rates.draft_dense_seconds.items() if key[0] == how["bits"]}
-            problem = replace(problem, rates=replace(problem.rates, draft_dense_seconds=kept))
-        bench = Bench(cost, request, of.model.hidden, of.layers, model.phases, problem)
-        best = solve(problem, bench.seconds).best
+            rates = bench.problem.rates
+            kept = {key: value for key, value in rates.draft_dense_seconds.items() if key[0] == how["bits"]}
+            bench = replace(bench, problem=replace(bench.problem, rates=replace(rates, draft_dense_seconds=kept)))
+        best = solve(bench.problem, bench.seconds).best
         seconds = held_out_seconds(bench, best.choice, trace) / best.tokens
     return {"seconds": seconds, "length": best.choice.setting.length}
 

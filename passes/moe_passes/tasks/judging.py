@@ -1,6 +1,5 @@
 """Dispatch a candidate of select-draft on a few training rounds, before anything is placed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +65,7 @@ class Bench:
 
     def plan(self, choice: Choice, trace: RoutingTrace, tokens: IntArray) -> StaticPlan:
         """Return the plan of a choice, its dispatcher's likelihoods counted on these rounds of a trace."""
-        setting, dispatch = choice.setting, NOTHING_AHEAD
+        setting = choice.setting
         plan = StaticPlan(
             batch=self.request.batch,
             context=self.request.context,
@@ -77,7 +76,7 @@ class Bench:
             draft=self.phases[0],
             verify=self.phases[1],
             layers=tuple(self._layer(choice, row) for row in range(len(self.layers))),
-            dispatch=dispatch,
+            dispatch=NOTHING_AHEAD,
             hot_set=setting.rule,
             dense_bits=setting.dense_bits,
             kv_banks=setting.kv_banks,
@@ -98,9 +97,9 @@ class Bench:
         )
 
 
-def _guessing(plan: StaticPlan, rounds: Sequence[RoundRouting]) -> StaticPlan:
+def _guessing(plan: StaticPlan, rounds: list[RoundRouting]) -> StaticPlan:
     """Let the dispatcher load ahead what is likely to be needed."""
-    shares = share_needed(list(rounds))
-    table = likelihoods(list(rounds), shares)
+    shares = share_needed(rounds)
+    table = likelihoods(rounds, shares)
     dispatch = DispatchPlan(SURE_PERMILLE, LEAST_PERMILLE, table, "likelihood", "free")
     return plan.with_needs(shares, dispatch)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseStep, step_seconds
 from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
-from moe_passes.plan.acceptance import Acceptance, Curve
+from moe_passes.plan.acceptance import Acceptance
 from moe_passes.plan.decisions import FROZEN, HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import AUTO
@@ -84,7 +84,7 @@ def prepare(
         popularity=popularity(trace, half),
         chosen=trace.experts[half:border],
         asked=trace.draft_experts[half:border],
-        acceptance=Acceptance((Curve((0.0, 1.0), (0.0, 0.0)),), 1, 0.0, ""),
+        acceptance=Acceptance((), 1, 0.0, "open: it follows from what sets of this problem cover"),
         rates=_rates(cost, request, of, draft, verify, lengths),
         most_rounds=MOST_ROUNDS,
     )
