@@ -41,7 +41,8 @@ SNAPSHOTS = {
     "select-draft": """
 // CHECK: "moe.run.select-draft" = #moe.run<[{
 // CHECK: "moe.expert_store"() {{.*}}residency = #moe.residency<{msb = array<i64: {{[0-9, ]+}}>, whole = array<i64>}>
-// CHECK: "moe.draft"() {acceptance_rate = {{.*}}bits = 4 : i64{{.*}}length = 3 : i64
+// CHECK: "moe.draft"() {acceptance_rate = {{.*}}bits = 4 : i64{{.*}}kv_banks = {{[0-9]+}} : i64{{.*}}length = 3 : i64
+// CHECK: "moe.hot_set"() {every_rounds = {{[0-9]+}} : i64, most = {{[0-9]+}} : i64, window_tokens = {{[0-9]+}} : i64}
 // CHECK: func.func @draft_step
 // CHECK: %[[ROUTING:.*]] = "moe.router"
 // CHECK-NEXT: %[[RESTRICTED:.*]] = "moe.restrict"(%[[ROUTING]]) {store = @layer0}
@@ -102,6 +103,29 @@ def test_filecheck_can_fail(compiled, tmp_path):
         filecheck(dict(compiled.snapshots)["raise-moe"], "// CHECK: moe.nothing\n", tmp_path)
 
 
+def test_measured_acceptance_must_fall_with_the_tokens():
+    from moe_passes.ir.dialects import context, parse
+    from moe_passes.plan.errors import InputError
+
+    def parsed(shares, length=2):
+        op = (
+            f'"moe.acceptance"() {{expert_bits = 4 : i64, dense_bits = 8 : i64, share = 0.5, rate = 0.5, '
+            f'length = {length} : i64, survival_ppm = array<i64{shares}>, source = "mine"}} : () -> ()'
+        )
+        return parse(f"module attributes {{moe.version = 3 : i64}} {{\n{op}\n}}\n", "a.mlir", context())
+
+    assert "survival_ppm" in str(parsed(": 800000, 500000"))
+    parsed("")
+    for shares, length, message in (
+        (": 500000, 800000", 2, "none above the one before"),
+        (": 500000", 2, "'length' numbers"),
+        (": 1000001, 5", 2, "0 to 1000000"),
+        ("", 0, "'length' is 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parsed(shares, length)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -117,6 +141,8 @@ def test_filecheck_can_fail(compiled, tmp_path):
         (" : i64, 0 : i64>, step", " : i64, 5 : i64>, step", "a mode that does not exist"),
         ("capacity = 1 : i64", "capacity = -1 : i64", "'capacity' is -1"),
         ("residency<{msb = array<i64: ", "residency<{msb = array<i64: 99, ", "'residency', msb is 99"),
+        ('"moe.hot_set"() {every_rounds = 1', '"moe.hot_set"() {every_rounds = 0', "'every_rounds' is 0"),
+        ("streams = 1 : i64", "streams = 2 : i64", "'streams' is 2"),
         ("#moe.replica<0 : i64, @banks", "#moe.replica<0 : i64, @bonks", "valid: a moe.bank_set"),
     ],
 )

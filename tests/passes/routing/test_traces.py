@@ -9,8 +9,10 @@ from moe_passes.routing.traces import (
     RoutingTrace,
     by_popularity,
     cut_rounds,
+    evenly,
     membership,
     popularity,
+    relabelled,
     restrict,
     split_of,
     validate,
@@ -120,3 +122,18 @@ def test_the_digest_tells_content_and_shape_apart():
         RoutingTrace(one.astype(np.int64), one.copy(), 8).sha256(),
     }
     assert len(digests) == 3
+
+
+def test_experts_get_the_ids_of_those_that_are_as_popular_by_hand():
+    """Of four tokens that train three chose 2 and one chose 0; by the other counts 1 leads, then 0, then 2."""
+    chosen = np.array([2, 2, 0, 2, 1])[:, None, None]
+    made = relabelled(RoutingTrace(chosen, chosen[::-1], 3), np.array([[5, 9, 1]]))
+    assert made.experts.ravel().tolist() == [1, 1, 0, 1, 2]
+    assert made.draft_experts.ravel().tolist() == [2, 1, 0, 1, 1]
+
+
+def test_so_many_numbers_are_evenly_spread():
+    assert evenly(9, 3).tolist() == [0, 4, 8]
+    assert evenly(2, 5).tolist() == [0, 1]
+    assert evenly(7, 0).tolist() == [0], "one where there are any"
+    assert evenly(0, 3).tolist() == []
