@@ -30,8 +30,8 @@ def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1
     return Problem(
         batch=batch,
         top_k=TOP_K,
-        capacity_bytes=capacity,
-        copies_bytes={4: 0, 2: 30},
+        capacity_bytes=capacity + 20,
+        copies_bytes={4: 0, 2: 20},
         slices=(Slice(4, 50, 50), Slice(8, 100, 0)),
         staging_choices=(100, 200),
         lengths=tuple(lengths),
