@@ -12,7 +12,7 @@ from moe_passes.solve.draft.bound import lower_bound
 from moe_passes.solve.draft.check import recomputed, violations
 from moe_passes.solve.draft.history import cut_rounds
 from moe_passes.solve.draft.problem import Choice
-from moe_passes.solve.draft.solve import Search, room_for, solve
+from moe_passes.solve.draft.solve import Search, break_even, room_for, solve
 
 from tests.passes.solve.draft.made import EXPERTS, LAYERS, estimator, every_choice, every_setting, random_problem
 
@@ -74,6 +74,12 @@ def test_break_even_is_against_the_best_plain_plan():
     assert solution.best.choice.setting.length == 2
     assert solution.break_even_acceptance == pytest.approx(0.25)
     assert solve(drafting, lambda choice: 2.0 - 0.1 * choice.setting.length).break_even_acceptance == 0.0
+    plan = solution.best
+    slower, faster = (
+        replace(plan, seconds=seconds, choice=replace(plan.choice, setting=replace(plan.choice.setting, length=0)))
+        for seconds in (3.0, 2.0)
+    )
+    assert break_even(plan, [slower, plan, faster]) == pytest.approx(0.25), "the faster of two plain plans counts"
     plain = replace(problem, lengths=(0,))
     assert solve(plain, estimator(plain)).break_even_acceptance == float("inf")
 
