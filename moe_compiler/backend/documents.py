@@ -146,7 +146,7 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
     """Return cost.json."""
     request, draft = only(module, Request, NAME), only(module, DraftPlan, NAME)
     profile, machine, held_out = only(module, ProfileRecord, NAME), read_machine(module), evaluated.held_out
-    tokens = request.batch * (1 + draft.acceptance_rate * draft.length)
+    tokens, round_ = request.batch * (1 + draft.acceptance_rate * draft.length), read_round(module, NAME)
     traffics = [add_up(executed.work) for executed in held_out.executed]
     energy = mean([cost.joules(t, s) for t, s in zip(traffics, held_out.seconds, strict=True)])
     roofline = mean([roofline_seconds(cost, traffic) for traffic in traffics])
@@ -166,8 +166,8 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
         hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
         mode="speculative decoding" if draft.length else "plain decoding",
         round=_held_out_round(held_out, tokens, sum(energy.values())),
-        training_round=_training_round(module, cost, tokens),
-        steady_state=_steady_state(read_round(module, NAME), tokens),
+        training_round=_training_round(module, round_, cost, tokens),
+        steady_state=_steady_state(round_, tokens),
         token=_token(evaluated, tokens, sum(energy.values())),
         prefill=cost_json.Prefill(**vars(evaluated.prefill)) if evaluated.prefill else None,
         joules_by_part=energy,
@@ -244,9 +244,8 @@ def _expected(draft: DraftPlan) -> cost_json.Draft:
     )
 
 
-def _training_round(module: ir.Module, cost: CostModel, tokens: float) -> cost_json.TrainingRound:
+def _training_round(module: ir.Module, round_: Round, cost: CostModel, tokens: float) -> cost_json.TrainingRound:
     solver = next(r for r in solver_records(module) if r.pass_name == "schedule-round")
-    round_ = read_round(module, NAME)
     seconds = round_.schedule(NAME).makespan(round_.problem) * 1e-9
     return cost_json.TrainingRound(
         seconds=seconds,

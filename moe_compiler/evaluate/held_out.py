@@ -18,6 +18,7 @@ from moe_passes.plan.decisions import ORDERS, SolverRecord
 from moe_passes.plan.round import Schedule, Work
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace, evenly, popularity
+from moe_passes.solve.dispatch.choose import mean_makespan
 from moe_passes.solve.dispatch.online import Dispatched, dispatch
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.problem import Problem
@@ -112,7 +113,7 @@ def evaluate(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, seed: int) 
 def mean_seconds(cost: CostModel, plan: StaticPlan, trace: RoutingTrace) -> float:
     """Dispatch held-out rounds, and nothing else; returns their mean seconds."""
     graphs = [build_unknown(then, routing, cost) for then, routing in _rounds(plan, trace)]
-    return float(np.mean([dispatch(graph.unknown(), plan.dispatch).makespan for graph in graphs])) * 1e-9
+    return mean_makespan([graph.unknown() for graph in graphs], plan.dispatch) * 1e-9
 
 
 def _rounds(plan: StaticPlan, trace: RoutingTrace) -> list[tuple[StaticPlan, RoundRouting]]:

@@ -8,6 +8,7 @@ from moe_passes.plan.decisions import NONE
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import (
+    BoolArray,
     IntArray,
     RoutingTrace,
     by_popularity,
@@ -110,13 +111,16 @@ class _Reader:
 
     def skip(self, tokens: IntArray) -> Swaps:
         """Let residents follow a round of tokens [batch, γ + 1]."""
-        chosen = membership(self.trace.experts[tokens.ravel()], self.trace.experts_per_layer).sum(axis=0)
-        return self.hot_set.follow(chosen, tokens.size, self.trace.experts.shape[2])
+        return self._follow(membership(self.trace.experts[tokens.ravel()], self.trace.experts_per_layer))
+
+    def _follow(self, uses: BoolArray) -> Swaps:
+        """Let residents follow the choices of a round: [token, layer, expert]."""
+        return self.hot_set.follow(uses.sum(axis=0), len(uses), self.trace.experts.shape[2])
 
     def read(self, tokens: IntArray) -> RoundRouting:
         """Build a round from token indices [batch, γ + 1], and let residents follow it."""
         trace, plan, count = self.trace, self.begun_with, self.trace.experts_per_layer
-        verify = membership(trace.experts[tokens.ravel()], count).transpose(1, 0, 2)
+        uses = membership(trace.experts[tokens.ravel()], count)
         drafts = tokens[:, : plan.length].T
         asked = membership(trace.draft_experts[drafts], count).transpose(0, 2, 1, 3)
         drafted, resident = np.zeros_like(asked), self.hot_set.resident
@@ -124,7 +128,7 @@ class _Reader:
             drafted[:, row] = restrict(asked[:, row], resident[row], self.order[row], trace.experts.shape[2])
         before = tokens - tokens.shape[1]
         recent = membership(trace.experts[before[before >= 0]], count).sum(axis=0)
-        return RoundRouting(verify, asked, drafted, recent, self.skip(tokens))
+        return RoundRouting(uses.transpose(1, 0, 2), asked, drafted, recent, self._follow(uses))
 
 
 def _exchanged(layer: PlacedLayer, place: IntArray) -> PlacedLayer:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from moe_passes.plan.decisions import HotSetRule
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity, cut, evenly, membership, restrict
@@ -16,7 +15,6 @@ EXPERT_TOKENS = 100_000
 """Tokens times experts of the model, between these two."""
 ROUNDS_A_TOKEN = 0.2
 """Rounds at least, a token that is dispatched: long rounds are more than a few too."""
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
