@@ -4,15 +4,25 @@ from typing import Any
 
 import torch
 from moe_passes.ir.module import append, stamp
+from moe_passes.ir.records import to_attribute
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.model import ModelShape
+from moe_passes.plan.model import ModelShape, TracedLayers
 from torch import Tensor, nn
 from torch_mlir import ir
 from torch_mlir.extras.fx_importer import FxImporter
 
 from moe_compiler.frontend import operators
 from moe_compiler.frontend.functional import functionalise
+from moe_compiler.frontend.layers import decoder_layers, one_of_each, representatives
 from moe_compiler.frontend.models import ModelSource, transformers_config
+from moe_compiler.frontend.substitutes import (
+    Output,
+    mixers,
+    plain_rotary,
+    record_outputs,
+    replace_experts,
+    replace_mixers,
+)
 from moe_compiler.runtime.huggingface import quiet_transformers
 
 INT8_BITS = 8.5
@@ -22,6 +32,9 @@ INT8_MSB_BITS = 4.5
 MXFP4_BITS = 4.25
 """MXFP4 with an 8-bit scale per 32 weights; it is not cut into slices."""
 LONGEST_WIDTH = 4096
+FEW_TOKENS = 4
+"""Width that stands for any where a model's own code needs a number."""
+PROBED_TOKENS = 8
 
 
 class Step(nn.Module):
@@ -40,6 +53,8 @@ class Step(nn.Module):
 def trace(source: ModelSource, batch: int, ctx: ir.Context) -> ir.Module:
     """Trace a model into a module with `@draft_step` ([batch, 1] tokens) and `@verify_step` ([batch, ?]).
 
+    Of decoder layers that are alike one is traced (`layers.py`), where the model can be traced so.
+
     Args:
         source: the model.
         batch: sequences decoded together.
@@ -48,15 +63,82 @@ def trace(source: ModelSource, batch: int, ctx: ir.Context) -> ir.Module:
     Raises:
         InputError: the model cannot be built or traced, or has no routed experts.
     """
-    model = build_on_meta(source)
+    model = prepared(source)
+    found = decoder_layers(model)
+    if found is None:
+        raise InputError(f"{source.name}: {type(model).__name__} has no list of decoder layers")
+    name, layers = found
+    like = representatives(layers, model.config)
+    try:
+        return _traced(source, model, name, layers, like, batch, ctx)
+    except InputError:
+        if len(set(like)) == len(like):
+            raise
+    return _traced(source, model, name, layers, tuple(range(len(like))), batch, ctx)
+
+
+def _traced(
+    source: ModelSource,
+    model: nn.Module,
+    name: str,
+    layers: nn.ModuleList,
+    like: tuple[int, ...],
+    batch: int,
+    ctx: ir.Context,
+) -> ir.Module:
     importer = FxImporter(context=ctx)
-    with ctx, ir.Location.unknown():
-        for name, width in (("draft_step", 1), ("verify_step", None)):
-            _import(importer, _export(source, model, batch, width), name)
+    shape = _shape(source, model)
+    with ctx, ir.Location.unknown(), one_of_each(layers, like):
+        for phase, width in (("draft_step", 1), ("verify_step", None)):
+            _import(importer, _export(source, model, batch, width), phase, name)
         module = importer.module
     stamp(module)
-    append(module, _shape(source, model))
+    append(module, shape)
+    append(module, TracedLayers(like))
     return module
+
+
+def prepared(source: ModelSource) -> nn.Module:
+    """Build the model without weights, with operators in the place of what is not traced itself."""
+    model = build_on_meta(source)
+    replace_experts(model)
+    outputs, states = _probed(model)
+    replace_mixers(outputs, states)
+    return model
+
+
+def _probed(model: nn.Module) -> tuple[dict[nn.Module, Output], dict[int, int]]:
+    """Run a model with token mixers once, for what they return and what transformers' own cache keeps of a sequence."""
+    from transformers import DynamicCache
+
+    if not mixers(model):
+        return {}, {}
+    outputs, hooks = record_outputs(model)
+    tokens = torch.zeros(1, PROBED_TOKENS, dtype=torch.long, device="meta")
+    cache = None
+    try:
+        with torch.no_grad(), quiet_transformers():
+            try:
+                cache = DynamicCache(config=model.config)
+                model(input_ids=tokens, past_key_values=cache, use_cache=True)
+            except Exception:
+                # Models with a cache class of their own make it themselves.
+                mask = torch.ones(1, PROBED_TOKENS, dtype=torch.long, device="meta")
+                cache = model(input_ids=tokens, attention_mask=mask, use_cache=True).past_key_values
+    except Exception as error:
+        raise InputError(f"{type(model).__name__}: cannot be run on the meta device: {_first_line(error)}") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = getattr(cache, "layers", ())
+    return outputs, {n: sum(t.numel() for t in _state_tensors(layer)) for n, layer in enumerate(layers)}
+
+
+def _state_tensors(layer: Any) -> list[Tensor]:
+    """Return what a cache layer keeps of a sequence beside keys and values."""
+    found = [value for name, value in vars(layer).items() if name in ("conv_states", "recurrent_states")]
+    flat = [t for value in found for t in (value.values() if isinstance(value, dict) else [value])]
+    return [t for t in flat if isinstance(t, Tensor)]
 
 
 def build_on_meta(source: ModelSource) -> nn.Module:
@@ -68,8 +150,9 @@ def build_on_meta(source: ModelSource) -> nn.Module:
 
     ALL_EXPERTS_FUNCTIONS.register(operators.NAME, operators.traced_experts)
     ALL_ATTENTION_FUNCTIONS.register(operators.NAME, operators.traced_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(operators.NAME, lambda *args, **options: None)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(operators.NAME, _mask)
     config = transformers_config(source)
+    plain_rotary(config)
     try:
         with torch.device("meta"), quiet_transformers():
             model = AutoModelForCausalLM.from_config(
@@ -84,32 +167,49 @@ def build_on_meta(source: ModelSource) -> nn.Module:
     return result
 
 
+def _mask(batch_size: int, q_length: int, kv_length: int, *args: Any, **options: Any) -> Tensor:
+    """Return a mask of the right shape: sparse attention cuts pieces out of it, nothing else looks at it."""
+    return torch.empty(batch_size, 1, q_length, kv_length, dtype=torch.bool, device="meta")
+
+
 def _export(source: ModelSource, model: nn.Module, batch: int, width: int | None) -> Any:
-    example = torch.zeros(batch, width or 4, dtype=torch.long, device="meta")
+    """Export one step; where a model refuses a width that is open, one of a few tokens stands for it."""
+    example = torch.zeros(batch, width or FEW_TOKENS, dtype=torch.long, device="meta")
     dimension = torch.export.Dim("width", min=2, max=LONGEST_WIDTH)
-    shapes = None if width else ({1: dimension}, {1: dimension})
-    try:
-        with torch.no_grad():
-            program = torch.export.export(Step(model), (example, example), dynamic_shapes=shapes, strict=False)
-            functionalise(program.graph)
-            return program
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{source.name}: torch.export cannot trace the model: {_first_line(error)}") from None
+    shapes = [None] if width else [({1: dimension}, {1: dimension}), None]
+    for number, dynamic in enumerate(shapes):
+        try:
+            with torch.no_grad():
+                program = torch.export.export(Step(model), (example, example), dynamic_shapes=dynamic, strict=False)
+                functionalise(program.graph)
+                return program
+        except Exception as error:
+            if number + 1 < len(shapes):
+                continue
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{source.name}: torch.export cannot trace the model: {_first_line(error)}") from None
+    raise AssertionError("unreachable")
 
 
-def _import(importer: FxImporter, program: Any, name: str) -> None:
-    """Import one exported step; parameters become arguments that carry their name as `moe.parameter`."""
+def _import(importer: FxImporter, program: Any, name: str, layers: str) -> None:
+    """Import one exported step; parameters become arguments with their name and layer as attributes."""
     function = importer.import_stateless_graph(program.graph, func_name=name)
     names = program.graph_signature.inputs_to_parameters
     attributes = []
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            parameter = names.get(node.name)
-            entry = {"moe.parameter": ir.StringAttr.get(parameter.removeprefix("model."))} if parameter else {}
-            attributes.append(ir.DictAttr.get(entry))
+            attributes.append(ir.DictAttr.get(_entry(names.get(node.name), layers)))
     function.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
+
+
+def _entry(parameter: str | None, layers: str) -> dict[str, ir.Attribute]:
+    if not parameter:
+        return {}
+    name = parameter.removeprefix("model.")
+    _, inside, rest = name.partition(f"{layers}.")
+    layer = {"moe.layer": to_attribute(int(rest.partition(".")[0]))} if inside else {}
+    return {"moe.parameter": ir.StringAttr.get(name.removeprefix("model.")), **layer}
 
 
 def _shape(source: ModelSource, model: nn.Module) -> ModelShape:

@@ -30,7 +30,7 @@ from moe_passes.plan.decisions import (
 )
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import Engine, Link, Machine, Memory
-from moe_passes.plan.model import ExpertLayer, ModelShape
+from moe_passes.plan.model import ExpertLayer, ModelShape, TracedLayers
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import MeasuredAcceptance, ProfileRecord, Request
 
@@ -40,6 +40,7 @@ Store = tuple[ir.OpView, ExpertLayer]
 RECORDS: dict[type, type] = {
     Request: request_ops.RequestOp,
     ModelShape: model_ops.ModelOp,
+    TracedLayers: model_ops.TracedLayersOp,
     ProfileRecord: request_ops.ProfileOp,
     ExpertLayer: model_ops.ExpertStoreOp,
     MeasuredAcceptance: request_ops.AcceptanceOp,

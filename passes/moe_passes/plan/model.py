@@ -42,6 +42,17 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
+class TracedLayers:
+    """Which layers were traced, where one of each kind stands for the others.
+
+    Attributes:
+        like: for each decoder layer, the traced layer that it is like.
+    """
+
+    like: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ExpertLayer:
     """The routed experts of one MoE layer, all of one shape.
 
@@ -103,6 +114,7 @@ class DensePart:
         kv_heads: heads whose caches are apart: 1 where all share a latent.
         merged_elements: elements per token of a partial attention, its maximum and sum included: what each of several
             banks that hold parts of one cache sends to be merged.
+        state_bytes: what recurrent and convolutional token mixers keep of a sequence, however long it is.
     """
 
     layer: int
@@ -114,6 +126,7 @@ class DensePart:
     attention_macs: int = 0
     kv_heads: int = 0
     merged_elements: int = 0
+    state_bytes: int = 0
 
     def __add__(self, other: "DensePart") -> "DensePart":
         """Add the work of two parts of one layer."""
@@ -133,5 +146,5 @@ class DensePart:
         return max(1, banks // (kv_banks * batch * self.kv_heads)) if self.kv_heads else 1
 
     def kv_bytes(self, context: int) -> int:
-        """Bytes of this part's FP16 KV cache of one sequence."""
-        return 2 * self.kv_elements * (min(context, self.window) if self.window else context)
+        """Bytes of this part's FP16 KV cache of one sequence, and of what else it keeps of it."""
+        return 2 * self.kv_elements * (min(context, self.window) if self.window else context) + self.state_bytes

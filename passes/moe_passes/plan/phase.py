@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from moe_passes.plan.model import DensePart
 
-DENSE = ("attention", "router", "mlp", "head")
+DENSE = ("attention", "mixer", "router", "mlp", "head")
 """Operations with weights that every token reads."""
+WRITES = ("attention", "mixer")
+"""Operations that leave something behind: a KV cache, or a state."""
 OPERATIONS = ("embed", *DENSE, "restrict", "experts", "add")
 WHOLE_SLICE, MSB_SLICE = "whole", "msb"
 """What an `experts` operation computes with: all of each expert, or its most significant slice."""

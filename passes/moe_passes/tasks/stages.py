@@ -12,7 +12,7 @@ import networkx as nx
 
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import DensePart
-from moe_passes.plan.phase import DENSE, MSB_SLICE, Operation, Phase
+from moe_passes.plan.phase import DENSE, MSB_SLICE, WRITES, Operation, Phase
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _live(phase: Phase) -> set[int]:
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(phase.operations)))
     graph.add_edges_from((source, n) for n, op in enumerate(phase.operations) for source in op.operands)
-    roots = {phase.result} | {n for n, op in enumerate(phase.operations) if op.kind == "attention"}
+    roots = {phase.result} | {n for n, op in enumerate(phase.operations) if op.kind in WRITES}
     return roots.union(*(nx.ancestors(graph, root) for root in roots))
 
 

@@ -126,7 +126,7 @@ class Derivation:
         striped = self.plan.draft.kv_banks or self.banks
         caches = part.kv_heads * request.batch
         copies = max(1, self.banks // (striped * caches)) if caches and self.banks else 1
-        size = weights + copies * request.batch * 2 * part.kv_elements * seen
+        size = weights + copies * request.batch * (2 * part.kv_elements * seen + part.state_bytes)
         projected = request.batch * width * part.macs_per_token
         attention = request.batch * width * seen * part.attention_macs
         done = {"w4a8_macs" if bits < FULL_BITS else "w8a8_macs": projected, "attention_macs": attention}

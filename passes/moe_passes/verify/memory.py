@@ -39,7 +39,7 @@ def _dense_and_cache(plan: Plan) -> tuple[int, int]:
         seen = min(context, part.window) if part.window else context
         filled = (plan.draft.kv_banks or banks) * batch * part.kv_heads
         copies = max(1, banks // filled) if filled else 1
-        cache += 2 * part.kv_elements * seen * batch * copies
+        cache += (2 * part.kv_elements * seen + part.state_bytes) * batch * copies
     return sum(part.weight_bytes for part in parts), cache
 
 

@@ -1,5 +1,7 @@
 """That the two phases are those of the model: every layer once, the draft on residents, verify on all experts."""
 
+from collections import Counter
+
 from moe_passes.plan.phase import MSB_SLICE, Operation, Phase
 from moe_passes.verify.plan import Plan
 
@@ -16,6 +18,7 @@ def violations(plan: Plan) -> list[str]:
             )
     if plan.draft.length:
         wrong += _layers(plan, plan.draft_phase) + _experts(plan, plan.draft_phase) + _restricted(plan)
+        wrong += _same_mixers(plan)
     if plan.request.draft_length not in (-1, plan.draft.length):
         wrong.append(f"the draft is {plan.draft.length} long; {plan.request.draft_length} was asked for")
     return wrong
@@ -27,9 +30,9 @@ def running(phase: Phase) -> list[Operation]:
 
 
 def needed_by_result(phase: Phase) -> set[int]:
-    """Return the numbers of what runs: what the result needs, and attentions, which write the KV cache."""
+    """Return the numbers of what runs: what the result needs, and what writes a KV cache or a state."""
     needed: set[int] = set()
-    stack = [phase.result, *(n for n, op in enumerate(phase.operations) if op.kind == "attention")]
+    stack = [phase.result, *(n for n, op in enumerate(phase.operations) if op.kind in ("attention", "mixer"))]
     while stack:
         number = stack.pop()
         if number not in needed:
@@ -39,10 +42,26 @@ def needed_by_result(phase: Phase) -> set[int]:
 
 
 def _layers(plan: Plan, phase: Phase) -> list[str]:
-    found = [op.part.layer for op in running(phase) if op.kind == "attention" and op.part is not None]
-    if sorted(found) != list(range(plan.model.layers)):
-        return [f"@{phase.name} has attentions of layers {found[:20]}; valid: each of {plan.model.layers} once"]
-    return []
+    found = [op.part.layer for op in running(phase) if op.part is not None and op.kind != "head"]
+    missing = sorted(set(range(plan.model.layers)) - set(found))
+    wrong = [f"@{phase.name} has nothing of layers {missing[:20]}; valid: each of {plan.model.layers}"] if missing else []
+    twice = sorted(key for key, count in Counter(_mixers(phase)).items() if count > 1)
+    return wrong + [f"@{phase.name} has the {kind} of layer {layer} twice" for kind, layer in twice]
+
+
+def _same_mixers(plan: Plan) -> list[str]:
+    """Both phases mix tokens by the same attentions and other mixers."""
+    draft, verify = (sorted(set(_mixers(phase))) for phase in (plan.draft_phase, plan.verify_phase))
+    lacking = sorted(set(draft) ^ set(verify))
+    return [f"only one of the phases has the {kind} of layer {layer}" for kind, layer in lacking[:20]]
+
+
+def _mixers(phase: Phase) -> list[tuple[str, int]]:
+    return [
+        (op.kind, op.part.layer)
+        for op in running(phase)
+        if op.kind in ("attention", "mixer") and op.part is not None
+    ]
 
 
 def _experts(plan: Plan, phase: Phase) -> list[str]:

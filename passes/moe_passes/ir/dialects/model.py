@@ -9,6 +9,7 @@ from moe_passes.ir.dialects.base import (
     F64,
     I64,
     LARGEST,
+    I64Array,
     Moe,
     MoeOperation,
     Open,
@@ -106,6 +107,24 @@ class ModelOp(MoeOperation, name="model"):
         """A slice is a part of an expert."""
         if self.attributes["msb_bits"].value > self.attributes["expert_bits"].value:
             raise WrongError("attribute 'msb_bits' is above 'expert_bits'; valid: at most that")
+
+
+class TracedLayersOp(MoeOperation, name="traced_layers"):
+    """Which traced layer each decoder layer is like (`plan.model.TracedLayers`); raise-moe puts all of them back."""
+
+    like: I64Array
+
+    def check(self) -> None:
+        """A layer is like itself, or like one before it that was traced."""
+        like = list(self.attributes["like"])
+        if not 1 <= len(like) <= MOST_LAYERS:
+            raise WrongError(f"attribute 'like' holds {len(like)} numbers; valid: one for each layer")
+        wrong = [n for n, first in enumerate(like) if not 0 <= first <= n or like[first] != first]
+        if wrong:
+            raise WrongError(
+                f"attribute 'like': layer {wrong[0]} is like {like[wrong[0]]}; valid: itself, or one before it that is "
+                "like itself"
+            )
 
 
 class ExpertStoreOp(MoeOperation, name="expert_store"):
@@ -221,6 +240,19 @@ class AttentionOp(MoeOperation, name="attention"):
     attention_macs: I64
     kv_heads: I64
     merged_elements: I64
+    state_bytes: I64
+    result: ext.Result[Hidden]
+
+
+class MixerOp(MoeOperation, name="mixer"):
+    """Norm, projections, a recurrence or convolution over the tokens (whose state it writes), output, residual add."""
+
+    hidden: ext.Operand[Hidden]
+    layer: I64
+    weight_bytes: I64
+    macs_per_token: I64
+    gathered_elements: I64
+    state_bytes: I64
     result: ext.Result[Hidden]
 
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from moe_passes.ir.base import Context, Pass
-from moe_passes.ir.module import append, function, only
+from moe_passes.ir.module import append, find, function, only
 from moe_passes.ir.phases import DRAFT, VERIFY
-from moe_passes.ir.raising import DYNAMIC_WIDTH, Raiser, expert_layers, segment
+from moe_passes.ir.raising import DYNAMIC_WIDTH, Raiser, check_complete, expert_layers, segment, unfold
 from moe_passes.ir.states import Experts, Phases, Traced
-from moe_passes.plan.model import ModelShape
+from moe_passes.plan.model import ModelShape, TracedLayers
 from moe_passes.plan.request import Request
 
 
@@ -27,12 +27,18 @@ class RaiseMoe(Pass):
         """Rewrite both phases and add one expert store for each MoE layer.
 
         Raises:
-            InputError: the functions are missing, or hold no routed experts.
+            InputError: the functions are missing, hold no routed experts, or leave a part of the model out.
         """
         model, request = only(module, ModelShape, self.name), only(module, Request, self.name)
         phases = [(function(module, name, self.name), width) for name, width in ((DRAFT, 1), (VERIFY, DYNAMIC_WIDTH))]
-        segments = [segment(traced, model.hidden) for traced, _ in phases]
+        found = find(module, TracedLayers)
+        like = found[0][1].like if found else ()
+        segments = [unfold(segment(traced, model.hidden), model, like) for traced, _ in phases]
+        for (traced, _), parts in zip(phases, segments, strict=True):
+            check_complete(traced, parts, model, like)
         for layer in expert_layers(segments[0], model):
             append(module, layer)
         for (traced, width), parts in zip(phases, segments, strict=True):
             Raiser(module, model, request.batch, width).rewrite(traced, parts)
+        for op, _ in found:
+            op.operation.erase()
