@@ -8,6 +8,7 @@ from moe_passes.ir.records import to_attribute
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ModelShape, TracedLayers
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch_mlir import ir
 from torch_mlir.extras.fx_importer import FxImporter
 
@@ -20,7 +21,7 @@ from moe_compiler.frontend.substitutes import (
     mixers,
     plain_rotary,
     record_outputs,
-    replace_experts,
+    replace_loops,
     replace_mixers,
 )
 from moe_compiler.runtime.huggingface import quiet_transformers
@@ -101,7 +102,7 @@ def _traced(
 def prepared(source: ModelSource) -> nn.Module:
     """Build the model without weights, with operators in the place of what is not traced itself."""
     model = build_on_meta(source)
-    replace_experts(model)
+    replace_loops(model)
     outputs, states = _probed(model)
     replace_mixers(outputs, states)
     return model
@@ -114,31 +115,30 @@ def _probed(model: nn.Module) -> tuple[dict[nn.Module, Output], dict[int, int]]:
     if not mixers(model):
         return {}, {}
     outputs, hooks = record_outputs(model)
-    tokens = torch.zeros(1, PROBED_TOKENS, dtype=torch.long, device="meta")
-    cache = None
     try:
-        with torch.no_grad(), quiet_transformers():
+        # Fake tensors: transformers asks them no questions about values, as it does not while it is traced.
+        with torch.no_grad(), quiet_transformers(), FakeTensorMode(allow_non_fake_inputs=True):
+            tokens = torch.zeros(1, PROBED_TOKENS, dtype=torch.long, device="meta")
             try:
                 cache = DynamicCache(config=model.config)
                 model(input_ids=tokens, past_key_values=cache, use_cache=True)
-            except Exception:
+            except ValueError:
                 # Models with a cache class of their own make it themselves.
-                mask = torch.ones(1, PROBED_TOKENS, dtype=torch.long, device="meta")
-                cache = model(input_ids=tokens, attention_mask=mask, use_cache=True).past_key_values
+                cache = model(input_ids=tokens, use_cache=True).past_key_values
     except Exception as error:
         raise InputError(f"{type(model).__name__}: cannot be run on the meta device: {_first_line(error)}") from None
     finally:
         for hook in hooks:
             hook.remove()
-    layers = getattr(cache, "layers", ())
-    return outputs, {n: sum(t.numel() for t in _state_tensors(layer)) for n, layer in enumerate(layers)}
+    return outputs, {n: _state_elements(cache, n) for n in range(len(cache.layers))}
 
 
-def _state_tensors(layer: Any) -> list[Tensor]:
-    """Return what a cache layer keeps of a sequence beside keys and values."""
-    found = [value for name, value in vars(layer).items() if name in ("conv_states", "recurrent_states")]
-    flat = [t for value in found for t in (value.values() if isinstance(value, dict) else [value])]
-    return [t for t in flat if isinstance(t, Tensor)]
+def _state_elements(cache: Any, layer: int) -> int:
+    """Return elements that a cache keeps of a sequence beside keys and values."""
+    kept = vars(cache.layers[layer])
+    found = [kept.get("conv_states"), kept.get("recurrent_states"), *getattr(cache, "linear_cache", [])[layer:][:1]]
+    tensors = [t for value in found for t in (value.values() if isinstance(value, dict) else [value])]
+    return sum(t.numel() for t in tensors if isinstance(t, Tensor))
 
 
 def build_on_meta(source: ModelSource) -> nn.Module:
@@ -196,10 +196,14 @@ def _import(importer: FxImporter, program: Any, name: str, layers: str) -> None:
     """Import one exported step; parameters become arguments with their name and layer as attributes."""
     function = importer.import_stateless_graph(program.graph, func_name=name)
     names = program.graph_signature.inputs_to_parameters
+    tensors = [id(program.state_dict.get(parameter)) for parameter in names.values()]
     attributes = []
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            attributes.append(ir.DictAttr.get(_entry(names.get(node.name), layers)))
+            parameter = names.get(node.name)
+            # Of tied weights, the graph uses one; the other would be counted twice.
+            is_twin = parameter and not node.users and tensors.count(id(program.state_dict.get(parameter))) > 1
+            attributes.append(ir.DictAttr.get({} if is_twin else _entry(parameter, layers)))
     function.attributes["arg_attrs"] = ir.ArrayAttr.get(attributes)
 
 
@@ -212,6 +216,11 @@ def _entry(parameter: str | None, layers: str) -> dict[str, ir.Attribute]:
     return {"moe.parameter": ir.StringAttr.get(name.removeprefix("model.")), **layer}
 
 
+def _cached_layers(model: nn.Module) -> list[int]:
+    """Return the layer numbers that modules with a cache of their own go by."""
+    return [int(m.layer_idx) for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int)]  # type: ignore[arg-type]
+
+
 def _shape(source: ModelSource, model: nn.Module) -> ModelShape:
     config: Any = model.config
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
@@ -219,7 +228,7 @@ def _shape(source: ModelSource, model: nn.Module) -> ModelShape:
         name=source.name,
         architecture=type(model).__name__,
         hidden=int(config.hidden_size),
-        layers=int(config.num_hidden_layers),
+        layers=max(int(config.num_hidden_layers), 1 + max(_cached_layers(model), default=0)),
         vocabulary=int(config.vocab_size),
         total_parameters=sum(p.numel() for p in model.parameters()),
         embedding_parameters=embedding.weight.numel(),

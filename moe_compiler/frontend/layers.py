@@ -38,7 +38,12 @@ def _kind(layer: nn.Module, config: Any, number: int, count: int) -> Any:
     modules = tuple((name, type(module), _settings(module)) for name, module in layer.named_modules())
     parameters = tuple((name, tuple(p.shape), p.dtype) for name, p in layer.named_parameters())
     lists = ((k, v) for k, v in sorted(vars(config).items()) if isinstance(v, list | tuple) and len(v) == count)
-    return modules, parameters, tuple((name, repr(values[number])) for name, values in lists)
+    return modules, parameters, tuple((name, repr(values[number])) for name, values in lists if not _is_numbers(values))
+
+
+def _is_numbers(values: Any) -> bool:
+    """Say whether a list is one of layers, not one with an entry for each layer."""
+    return all(isinstance(v, int) for v in values) and list(values) == sorted(set(values))
 
 
 def _settings(module: nn.Module) -> tuple[tuple[str, str], ...]:
@@ -87,7 +92,7 @@ def one_of_each(layers: nn.ModuleList, like: tuple[int, ...]) -> Iterator[None]:
     try:
         for number, first in enumerate(like):
             if number == first:
-                original[number].forward = _recording(original[number].forward, answers[number])  # type: ignore[method-assign]
+                original[number].forward = _recording(original[number].forward, answers[number])
             else:
                 layers[number] = Alike(original[number], answers[first])
         yield

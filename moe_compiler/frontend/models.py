@@ -1,6 +1,7 @@
 """MODEL on the command line and in Python: shipped names, `config.json`, transformers configs, modules."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ COUNT_FIELDS = EXPERT_FIELDS
 LARGEST_LAYERS = 512
 """Four times the deepest model that is published; each takes a fifth of a second to trace."""
 TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "top_k")
+TOP_K = re.compile(r"experts?_per_tok|top_?k|^moe_k$")
+"""A field that says how many experts a token uses."""
 POSITIVE_FIELDS = ("rms_norm_eps", "rope_theta")
 
 
@@ -182,7 +185,8 @@ def _check_consistent(where: str, config: dict[str, Any]) -> None:
 
 def _check_top_k(source: ModelSource) -> None:
     """Refuse what transformers would fill in on its own: another model's number."""
-    if not any(source.config.get(field) is not None for field in TOP_K_FIELDS):
+    stated = [*source.config, *(k for v in source.config.values() if isinstance(v, dict) for k in v)]
+    if not any(TOP_K.search(field) for field in stated):
         raise InputError(
             f"{source.name}: no field says how many experts a token uses; valid: one of {', '.join(TOP_K_FIELDS)}"
         )

@@ -102,6 +102,6 @@ def traced_attention(
     layer, window = int(module.layer_idx), int(options.get("sliding_window") or 0)  # type: ignore[arg-type]
     indexer = getattr(module, "indexer", None)
     parameters = list(indexer.parameters()) if isinstance(indexer, nn.Module) else []
-    kept = int(getattr(indexer, "index_head_dim", None) or getattr(indexer, "head_dim", 0))
+    kept = int(getattr(indexer, "index_head_dim", 0) or getattr(indexer, "head_dim", 0))
     operands = (query, key, value, options.get("s_aux"))
     return torch.ops.moe.attention(*operands, layer, window, latent, kept, parameters), None

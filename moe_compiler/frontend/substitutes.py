@@ -21,10 +21,11 @@ STANDARD_EXPERTS = ("hidden_states", "top_k_index", "top_k_weights")
 
 @dataclass(frozen=True)
 class Output:
-    """What a module returned: how many values (0: one that is no tuple), and the width of the first."""
+    """What a module returned: how many values (0: one that is no tuple), the width of the first, and if it is alone."""
 
     values: int
     width: int
+    is_alone: bool
 
 
 def record_outputs(model: nn.Module) -> tuple[dict[nn.Module, Output], list[Any]]:
@@ -33,7 +34,8 @@ def record_outputs(model: nn.Module) -> tuple[dict[nn.Module, Output], list[Any]
 
     def hook(module: nn.Module, _: Any, result: Any) -> None:
         values = len(result) if isinstance(result, tuple) else 0
-        found[module] = Output(values, int((result[0] if values else result).shape[-1]))
+        is_alone = not any(isinstance(value, Tensor) for value in (result[1:] if values else ()))
+        found[module] = Output(values, int((result[0] if values else result).shape[-1]), is_alone)
 
     return found, [module.register_forward_hook(hook) for module in mixers(model)]
 
@@ -55,8 +57,10 @@ def replace_mixers(outputs: dict[nn.Module, Output], states: dict[int, int]) -> 
         states: elements that the mixers of a layer keep of a sequence, by layer; each layer's first mixer carries them.
     """
     for module, output in outputs.items():
+        if not output.is_alone:
+            continue
         layer = int(getattr(module, "layer_idx", None) or 0)
-        module.forward = MethodType(_mixer_forward(output, layer, states.pop(layer, 0)), module)  # type: ignore[method-assign]
+        module.forward = MethodType(_mixer_forward(output, layer, states.pop(layer, 0)), module)
 
 
 def _mixer_forward(output: Output, layer: int, state: int) -> Callable[..., Any]:
@@ -68,15 +72,15 @@ def _mixer_forward(output: Output, layer: int, state: int) -> Callable[..., Any]
     return forward
 
 
-def replace_experts(model: nn.Module) -> None:
-    """Put the experts operator in the place of loops over experts."""
+def replace_loops(model: nn.Module) -> None:
+    """Put the experts operator in the place of loops over experts, and straight code in that of other loops."""
     for module in model.modules():
-        forward = _experts_forward(module)
+        forward = _straight(module)
         if forward is not None:
-            module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+            module.forward = MethodType(forward, module)
 
 
-def _experts_forward(module: nn.Module) -> Callable[..., Any] | None:
+def _straight(module: nn.Module) -> Callable[..., Any] | None:
     name = type(module).__name__
     if name in WRITTEN_OUT:
         return WRITTEN_OUT[name]
@@ -90,7 +94,8 @@ def _standard_experts(self: nn.Module, hidden_states: Tensor, top_k_index: Tenso
     count = int(getattr(self, "num_routed_experts", None) or self.num_experts)  # type: ignore[arg-type]
     stacks = [p if p.dim() == 3 else p.view(count, -1, p.shape[-1]) for p in self.parameters()]
     flat = hidden_states.reshape(-1, hidden_states.shape[-1])
-    return torch.ops.moe.experts(flat, top_k_index, top_k_weights, stacks).view(hidden_states.shape)
+    routed: Tensor = torch.ops.moe.experts(flat, top_k_index, top_k_weights, stacks)
+    return routed.view(hidden_states.shape)
 
 
 def _drop_unused_rows(module: nn.Module) -> None:
@@ -113,33 +118,21 @@ def _jetmoe(self: Any, layer_input: Tensor) -> Tensor:
     flat = layer_input.reshape(-1, layer_input.shape[-1])
     weight, index = torch.topk(self.router.layer(flat), self.router.top_k, dim=-1)
     stacks = [self.input_linear.weight, self.output_linear.weight]
-    routed = torch.ops.moe.experts(flat, index, weight.softmax(-1), stacks)
-    return routed.view(layer_input.shape) + self.bias
+    routed: Tensor = torch.ops.moe.experts(flat, index, weight.softmax(-1), stacks).view(layer_input.shape)
+    return routed + self.bias
 
 
-def _jetmoe_attention(self: Any, layer_input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of every expert of the attention, of which the chosen are kept: their weights are read as dense ones."""
-    logits = self.router.layer(layer_input)
-    chosen = torch.topk(logits, self.top_k, dim=-1).indices
-    queries = torch.einsum("bsd,ekd->bsek", layer_input, self.input_linear.weight)
-    return queries[:, :, : self.top_k], logits, chosen
+def _every_token(self: nn.Module, hidden: Tensor, positions: Any, mask: Tensor, cache: Any) -> Tensor:
+    """Choose every token: which of them an indexer chooses depends on their values, its weights are read anyway."""
+    return mask
 
 
-def _jetmoe_outputs(self: Any, layer_input: Tensor, topology: Tensor) -> Tensor:
-    weight = self.output_linear.weight
-    every = torch.einsum("bskd,ehd->bskeh", layer_input, weight)
-    return every.sum((2, 3)) + self.bias
-
-
-WRITTEN_OUT: dict[str, Callable[..., Any]] = {"Llama4TextMoe": _llama4, "JetMoeMoE": _jetmoe}
-
-
-def replace_attention_experts(model: nn.Module) -> None:
-    """Of a mixture of attention heads (JetMoE), let every head's weights meet the tokens."""
-    for module in model.modules():
-        if type(module).__name__ == "JetMoeMoA":
-            module.map = MethodType(_jetmoe_attention, module)
-            module.reduce = MethodType(_jetmoe_outputs, module)
+WRITTEN_OUT: dict[str, Callable[..., Any]] = {
+    "Llama4TextMoe": _llama4,
+    "JetMoeMoE": _jetmoe,
+    "Qwen4ExpTextQSAIndexer": _every_token,
+}
+"""Modules that branch on values in a way of their own, by class."""
 
 
 def plain_rotary(config: Any) -> None:

@@ -19,7 +19,7 @@ module attributes {moe.version = 4 : i64} {
   "moe.dispatch"() {ask_borders = array<i64>, engine = "free", least_permille = 0 : i64, likelihoods = [[array<i64: 500>]], order = "program", recent_borders = array<i64>, share_borders = array<i64>, sure_permille = 1001 : i64} : () -> ()
   func.func @draft_step(%t: !t1) -> !l {
     %0 = "moe.embed"(%t) {row_bytes = 128 : i64} : (!t1) -> !h1
-    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h1) -> !h1
+    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, state_bytes = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h1) -> !h1
     %2 = "moe.router"(%1) {layer = 0 : i64, macs_per_token = 256 : i64, weight_bytes = 400 : i64} : (!h1) -> !r
     %3 = "moe.restrict"(%2) {store = @layer0} : (!r) -> !r
     %4 = "moe.experts"(%1, %3) {slice = "msb", store = @layer0} : (!h1, !r) -> !h1
@@ -29,7 +29,7 @@ module attributes {moe.version = 4 : i64} {
   }
   func.func @verify_step(%t: !t2) -> !l {
     %0 = "moe.embed"(%t) {row_bytes = 128 : i64} : (!t2) -> !h2
-    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h2) -> !h2
+    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, state_bytes = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h2) -> !h2
     %2 = "moe.router"(%1) {layer = 0 : i64, macs_per_token = 256 : i64, weight_bytes = 400 : i64} : (!h2) -> !r
     %4 = "moe.experts"(%1, %2) {slice = "whole", store = @layer0} : (!h2, !r) -> !h2
     %5 = "moe.add"(%1, %4) : (!h2, !h2) -> !h2

@@ -50,7 +50,7 @@ module attributes {moe.version = 4 : i64} {
 // CHECK-SAME: residual_bytes = 4096 : i64, sym_name = "layer0", top_k = 2 : i64}
 // CHECK: func.func @draft_step
 // CHECK-NEXT: %[[X:.*]] = "moe.embed"
-// CHECK-NEXT: %[[A:.*]] = "moe.attention"(%[[X]]) {{.*}}kv_elements = 128 : i64, kv_heads = {{[0-9]+}} : i64, layer = 0 : i64, macs_per_token = 4096 : i64, merged_elements = {{[0-9]+}} : i64, weight_bytes = 4352 : i64
+// CHECK-NEXT: %[[A:.*]] = "moe.attention"(%[[X]]) {{.*}}kv_elements = 128 : i64, kv_heads = {{[0-9]+}} : i64, layer = 0 : i64, macs_per_token = 4096 : i64, merged_elements = {{[0-9]+}} : i64, state_bytes = 0 : i64, weight_bytes = 4352 : i64
 // CHECK-NEXT: %[[R:.*]] = "moe.router"(%[[A]]) {layer = 0 : i64, macs_per_token = 256 : i64, weight_bytes = 272 : i64}
 // CHECK-NEXT: %[[E:.*]] = "moe.experts"(%[[A]], %[[R]]) {slice = "whole", store = @layer0}
 // CHECK-NEXT: %[[S:.*]] = "moe.add"(%[[A]], %[[E]])

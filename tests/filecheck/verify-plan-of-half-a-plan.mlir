@@ -13,7 +13,7 @@ module attributes {moe.version = 4 : i64} {
   "moe.expert_store"() {experts = 4 : i64, layer = 0 : i64, msb_bytes = 6912 : i64, needed = #moe.open, parameters = 12288 : i64, placement = #moe.open, residency = #moe.open, residual_bytes = 6144 : i64, sym_name = "layer0", top_k = 2 : i64} : () -> ()
   func.func @draft_step(%t: !t1) -> !l {
     %0 = "moe.embed"(%t) {row_bytes = 128 : i64} : (!t1) -> !h1
-    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h1) -> !h1
+    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, state_bytes = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h1) -> !h1
     %2 = "moe.router"(%1) {layer = 0 : i64, macs_per_token = 256 : i64, weight_bytes = 400 : i64} : (!h1) -> !r
     %4 = "moe.experts"(%1, %2) {slice = "whole", store = @layer0} : (!h1, !r) -> !h1
     %5 = "moe.add"(%1, %4) : (!h1, !h1) -> !h1
@@ -22,7 +22,7 @@ module attributes {moe.version = 4 : i64} {
   }
   func.func @verify_step(%t: !t2) -> !l {
     %0 = "moe.embed"(%t) {row_bytes = 128 : i64} : (!t2) -> !h2
-    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h2) -> !h2
+    %1 = "moe.attention"(%0) {attention_macs = 256 : i64, gathered_elements = 192 : i64, kv_heads = 2 : i64, merged_elements = 0 : i64, state_bytes = 0 : i64, kv_elements = 128 : i64, layer = 0 : i64, macs_per_token = 24576 : i64, weight_bytes = 26368 : i64, window = 0 : i64} : (!h2) -> !h2
     %2 = "moe.router"(%1) {layer = 0 : i64, macs_per_token = 256 : i64, weight_bytes = 400 : i64} : (!h2) -> !r
     %4 = "moe.experts"(%1, %2) {slice = "whole", store = @layer0} : (!h2, !r) -> !h2
     %5 = "moe.add"(%1, %4) : (!h2, !h2) -> !h2

@@ -12,6 +12,7 @@ another was traced in their place are put back. Every operation keeps the line o
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 from torch_mlir import ir
 from torch_mlir.dialects import func
@@ -47,6 +48,7 @@ class Segment:
         experts: the experts operator, if any.
         experts_from: argument numbers of weights on the way to the routing or to the experts' input.
         mixed_from: argument numbers of weights on the way to the attention.
+        mixed_by: argument numbers of the mixers' own weights.
         lines: of the model, where each weight is used, by argument number.
     """
 
@@ -58,6 +60,7 @@ class Segment:
     experts: ir.OpView | None = None
     experts_from: set[int] = field(default_factory=set)
     mixed_from: set[int] = field(default_factory=set)
+    mixed_by: set[int] = field(default_factory=set)
     lines: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -67,18 +70,42 @@ class Segment:
             return set(self.weights)
         if self.attention is None and not self.mixers:
             return set()
-        of_module = {self.modules[n] for n in self.mixed_from if len(self.weights[n]) > 1}
-        return self.mixed_from | {n for n in self.weights if self.modules[n] in of_module}
+        own = self.mixed_from & set(self.weights)
+        of_module = {self.modules[n] for n in own if len(self.weights[n]) > 1}
+        return {n for n in self.weights if self.modules[n] in of_module or n in own}
 
     @property
     def routing_weights(self) -> set[int]:
         """Argument numbers of the router's weights."""
-        return self.experts_from - self.mixing_weights
+        return (self.experts_from & set(self.weights)) - self.mixing_weights
 
     @property
     def shared_weights(self) -> set[int]:
         """Argument numbers of what every token runs through beside the routed experts."""
         return set(self.weights) - self.mixing_weights - self.routing_weights
+
+    def at(self, layer: int) -> "Segment":
+        """Return a copy that is of another layer."""
+        return replace(
+            self, layer=layer, weights=dict(self.weights), modules=dict(self.modules), lines=dict(self.lines)
+        )
+
+    def take(self, other: "Segment") -> None:
+        """Let this segment have the weights of another."""
+        for mine, others in zip(self._of_weights(), other._of_weights(), strict=True):
+            mine.update(others)
+
+    def give_mixers(self, into: "Segment") -> None:
+        """Let another segment of the layer have this one's token mixers and their weights."""
+        for number in self.mixed_by:
+            for mine, others in zip(self._of_weights(), into._of_weights(), strict=True):
+                if number in mine:
+                    others[number] = mine.pop(number)
+            into.mixed_from = into.mixed_from | {number}
+        into.mixers, self.mixers, self.mixed_from = into.mixers + self.mixers, [], set()
+
+    def _of_weights(self) -> tuple[dict[int, Any], ...]:
+        return self.weights, self.modules, self.lines
 
     def line(self, numbers: set[int] | None = None) -> str:
         """Return the line that uses the largest of these (or all) weights."""
@@ -156,8 +183,9 @@ class _Cut:
     """Collects segments, by layer and depth, in the order in which they begin."""
 
     weights: dict[int, tuple[tuple[int, ...], int, str]]
-    segments: dict[tuple[int, int], Segment] = field(default_factory=dict)
+    segments: dict[tuple[int, int, bool], Segment] = field(default_factory=dict)
     layer: int = -1
+    has_begun: bool = False
 
     def add(self, op: ir.OpView, level: int, used: set[int], sources: dict[ir.Value, set[int]]) -> None:
         """Add an operation that takes part in the step."""
@@ -165,8 +193,9 @@ class _Cut:
         if not used and not is_anchor:
             return
         stated = [self.weights[n][1] for n in used]
-        self.layer = max(stated) if stated else self._stated(op)
-        current = self.segments.setdefault((self.layer, level), Segment(self.layer))
+        self.layer = max(stated, default=self.layer)
+        self.has_begun = self.has_begun or self.layer >= 0
+        current = self.segments.setdefault((self.layer, level, self.has_begun), Segment(self.layer))
         for number in sorted(used) if not _is_operator(op, EXPERTS) else ():
             shape, _, module = self.weights[number]
             current.weights.setdefault(number, shape)
@@ -174,10 +203,6 @@ class _Cut:
             current.lines.setdefault(number, line_of(op))
         if is_anchor:
             _note_anchor(op, current, used, sources)
-
-    def _stated(self, op: ir.OpView) -> int:
-        """Return the layer that an operator without weights is in: as it says, or that of what came before."""
-        return _constant(op.operation.operands[4]) if _is_operator(op, ATTENTION) else self.layer
 
 
 def _note_anchor(op: ir.OpView, current: Segment, used: set[int], sources: dict[ir.Value, set[int]]) -> None:
@@ -190,6 +215,7 @@ def _note_anchor(op: ir.OpView, current: Segment, used: set[int], sources: dict[
         current.attention = op
     else:
         current.mixers.append(op)
+        current.mixed_by |= used
     current.mixed_from = current.mixed_from.union(used, *(sources.get(v, set()) for v in operands))
 
 
@@ -237,7 +263,7 @@ def unfold(segments: list[Segment], model: ModelShape, like: tuple[int, ...]) ->
 
     A traced layer that holds several attentions, each with a cache of its own, becomes as many layers of the model.
     """
-    numbered = _numbered(segments)
+    numbered = fold_mixers(_numbered(segments))
     first = next((n for n, s in enumerate(numbered) if s.layer >= 0), len(numbered))
     groups: dict[int, list[Segment]] = {}
     for part in numbered:
@@ -248,8 +274,46 @@ def unfold(segments: list[Segment], model: ModelShape, like: tuple[int, ...]) ->
         seen = 0
         for part in groups.get(of, []):
             seen += part.attention is not None
-            found.append(replace(part, layer=number * several + min(max(seen - 1, 0), several - 1)))
-    return found + [s for s in numbered[first:] if s.layer < 0]
+            found.append(part.at(number * several + min(max(seen - 1, 0), several - 1)))
+    return settle(found + [s for s in numbered[first:] if s.layer < 0])
+
+
+def settle(segments: list[Segment]) -> list[Segment]:
+    """Let what stands before the first layer, or behind a layer's experts, be work of the layer that comes next.
+
+    A layer's dense work is one task, before its routed experts; what is behind them runs with the next layer's.
+    """
+    found: list[Segment] = []
+    waiting: list[Segment] = []
+    routed: set[int] = set()
+    for number, part in enumerate(segments):
+        is_plain = part.attention is None and part.experts is None and not part.mixers
+        is_late = part.layer < 0 or part.layer in routed
+        if is_plain and is_late and number + 1 < len(segments):
+            waiting.append(part)
+            continue
+        for early in waiting:
+            part.take(early)
+        waiting = []
+        if part.experts is not None:
+            routed.add(part.layer)
+        found.append(part)
+    return found
+
+
+def fold_mixers(segments: list[Segment]) -> list[Segment]:
+    """Of the token mixers of a layer, all work counts where the layer mixes tokens first.
+
+    Some layers (Inkling's) have small convolutions behind other blocks as well; what a layer's dense work before its
+    routed experts takes with it is one task.
+    """
+    first: dict[int, Segment] = {}
+    for part in segments:
+        if part.attention is not None or part.mixers:
+            into = first.setdefault(part.layer, part)
+            if into is not part and part.attention is None:
+                part.give_mixers(into)
+    return [s for s in segments if s.weights or s.attention is not None or s.mixers or s.experts is not None]
 
 
 def _numbered(segments: list[Segment]) -> list[Segment]:

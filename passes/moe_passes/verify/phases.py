@@ -43,8 +43,12 @@ def needed_by_result(phase: Phase) -> set[int]:
 
 def _layers(plan: Plan, phase: Phase) -> list[str]:
     found = [op.part.layer for op in running(phase) if op.part is not None and op.kind != "head"]
-    missing = sorted(set(range(plan.model.layers)) - set(found))
-    wrong = [f"@{phase.name} has nothing of layers {missing[:20]}; valid: each of {plan.model.layers}"] if missing else []
+    layers, wrong = set(range(plan.model.layers)), []
+    missing, beyond = sorted(layers - set(found)), sorted(set(found) - layers)
+    if missing:
+        wrong.append(f"@{phase.name} has nothing of layers {missing[:20]}; valid: each of {len(layers)}")
+    if beyond:
+        wrong.append(f"@{phase.name} has work of layers {beyond[:20]}; the model has {len(layers)}")
     twice = sorted(key for key, count in Counter(_mixers(phase)).items() if count > 1)
     return wrong + [f"@{phase.name} has the {kind} of layer {layer} twice" for kind, layer in twice]
 
@@ -58,9 +62,7 @@ def _same_mixers(plan: Plan) -> list[str]:
 
 def _mixers(phase: Phase) -> list[tuple[str, int]]:
     return [
-        (op.kind, op.part.layer)
-        for op in running(phase)
-        if op.kind in ("attention", "mixer") and op.part is not None
+        (op.kind, op.part.layer) for op in running(phase) if op.kind in ("attention", "mixer") and op.part is not None
     ]
 
 

@@ -231,11 +231,11 @@ ILLEGAL = {
     "verify is rewired": (lambda p: replace(p, verify_phase=rewired(p.verify_phase)), "dense weights"),
     "a layer is skipped": (
         lambda p: replace(p, draft_phase=without_operation(p.draft_phase, "attention", 1)),
-        "has attentions of layers [0]",
+        "only one of the phases has the attention of layer 1",
     ),
     "an attention that nobody listens to": (
         lambda p: replace(p, draft_phase=dead_attention(p.draft_phase)),
-        "has attentions of layers [0, 1, 0]",
+        "has the attention of layer 0 twice",
     ),
     "verify computes on slices": (
         lambda p: replace(p, verify_phase=changed(p.verify_phase, "experts", slice="msb")),
@@ -383,9 +383,9 @@ def test_a_phase_of_another_model_is_refused(plan):
     """Operations that stand in a phase and not in the round are missed by name."""
     extra = Operation("attention", (0,), plan.verify_phase.operations[1].part.__class__(7, 1))
     longer = replace(plan.verify_phase, operations=(*plan.verify_phase.operations, extra))
-    assert any("[0, 1, 7]" in text for text in violations(replace(plan, verify_phase=longer)))
+    assert any("work of layers [7]" in text for text in violations(replace(plan, verify_phase=longer)))
     fewer = replace(plan, model=replace(plan.model, layers=plan.model.layers + 3))
-    assert any("has attentions of layers [0, 1]" in text for text in violations(fewer))
+    assert any("has nothing of layers [2, 3, 4]" in text for text in violations(fewer))
 
 
 def test_staged_slices_of_rounds_that_follow_each_other_do_not_meet():
