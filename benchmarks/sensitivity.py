@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -45,17 +45,14 @@ def answer(model: str, target: str, *options: str) -> tuple[float, float]:
     return cost["token"]["seconds"], cost["token"]["joules"]
 
 
-def rows(model: str, target: str) -> list[dict[str, Any]]:
+def rows(model: str, target: str) -> Iterator[dict[str, Any]]:
     seconds, joules = answer(model, target)
-    result = []
     for path, value in assumed_figures(target):
         row: dict[str, Any] = {"figure": path, "value": value}
         for label, factor in (("halved", 0.5), ("doubled", 2.0)):
-            print(f"{path} {label}", file=sys.stderr)
             changed = answer(model, target, "--set", f"{path}={value * factor:g}")
             row[label] = {"seconds": changed[0] / seconds - 1, "joules": changed[1] / joules - 1}
-        result.append(row)
-    return result
+        yield row
 
 
 Patch = tuple[Any, str, Any]
@@ -108,33 +105,31 @@ def token(model: Model, target: str, how: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "length": best.choice.setting.length}
 
 
-def choice_rows(name: str, target: str) -> list[dict[str, Any]]:
+def choice_rows(name: str, target: str) -> Iterator[dict[str, Any]]:
     model = Model(name)
     usual = token(model, target, {})
-    result = [{"choice": "as it is", "alternative": "–", **usual, "change": 0.0}]
+    yield {"choice": "as it is", "alternative": "–", **usual, "change": 0.0}
     for choice, alternatives in choices(name).items():
         for alternative, how in alternatives.items():
-            print(f"{choice}: {alternative}", file=sys.stderr)
             found = token(model, target, how)
             change = found["seconds"] / usual["seconds"] - 1
-            result.append({"choice": choice, "alternative": alternative, **found, "change": change})
-    return result
+            yield {"choice": choice, "alternative": alternative, **found, "change": change}
 
 
-def show_choices(table: list[dict[str, Any]]) -> None:
+def show_choices(table: Iterable[dict[str, Any]]) -> None:
     print("| choice | instead | γ | token time |")
     print("|---|---|---|---|")
     for row in table:
         change = f"{row['seconds'] * 1e3:.2f} ms" if row["alternative"] == "–" else f"{row['change']:+.1%}"
-        print(f"| {row['choice']} | {row['alternative']} | {row['length']} | {change} |")
+        print(f"| {row['choice']} | {row['alternative']} | {row['length']} | {change} |", flush=True)
 
 
-def show_figures(table: list[dict[str, Any]]) -> None:
+def show_figures(table: Iterable[dict[str, Any]]) -> None:
     print("| assumed figure | value | token time, halved | doubled | token energy, halved | doubled |")
     print("|---|---|---|---|---|---|")
     for row in table:
         cells = [f"{row[label][what]:+.1%}" for what in ("seconds", "joules") for label in ("halved", "doubled")]
-        print(f"| `{row['figure']}` | {row['value']:g} | {' | '.join(cells)} |")
+        print(f"| `{row['figure']}` | {row['value']:g} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -146,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     table = (choice_rows if options.choices else rows)(options.model, options.target)
     if options.json:
-        print(json.dumps({"model": options.model, "target": options.target, "rows": table}, indent=1))
+        print(json.dumps({"model": options.model, "target": options.target, "rows": list(table)}, indent=1))
         return
     (show_choices if options.choices else show_figures)(table)
 

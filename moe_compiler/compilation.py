@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from moe_passes.estimate.registry import check_cost_model
 from moe_passes.instrumentation import SolverCall, peak_mib, watch_solver_calls
 from moe_passes.plan.errors import InputError, WrongPlanError
-from moe_passes.plan.model import ExpertLayer
+from moe_passes.plan.known import known_as
+from moe_passes.plan.model import ExpertLayer, ModelShape
 from moe_passes.plan.request import (
     BATCH,
     CONTEXT,
@@ -279,12 +280,13 @@ class ProfileReader:
 
     def attach(self, module: "ir.Module") -> None:
         """Choose the profile and record it in the module, if its expert stores are known and it is not there yet."""
-        from moe_passes.ir.module import append, find
+        from moe_passes.ir.module import append, find, only
 
         layers = [layer for _, layer in find(module, ExpertLayer)]
         if not layers or self.loaded is not None:
             return
-        usual = profiles.synthetic_name(self.source.name, self.asked.batch, self.asked.seed)
+        known = known_as(only(module, ModelShape, "the routing trace"))
+        usual = profiles.synthetic_name(known, self.asked.batch, self.asked.seed)
         self.layers = layers
         self.loaded = profiles.load(self.given or usual, layers)
         append(module, self.loaded.record)
@@ -380,6 +382,7 @@ def _record(
     return CompileDocument(
         command=sys.argv,
         model=source.name,
+        notes=list(source.notes),
         target=str(loaded.path),
         overrides=list(loaded.overrides),
         profile=profile,

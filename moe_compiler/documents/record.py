@@ -30,6 +30,7 @@ class CompileDocument(Document):
     schema_: Annotated[int, Field(alias="schema")] = 1
     command: list[str]
     model: str
+    notes: list[str]
     target: str
     overrides: list[str]
     profile: str | None

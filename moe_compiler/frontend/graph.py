@@ -24,7 +24,7 @@ from moe_compiler.frontend.substitutes import (
     replace_loops,
     replace_mixers,
 )
-from moe_compiler.runtime.huggingface import quiet_transformers
+from moe_compiler.runtime.huggingface import is_causal, quiet_transformers
 
 INT8_BITS = 8.5
 """INT8 with an FP16 scale per 32 weights."""
@@ -143,7 +143,6 @@ def _state_elements(cache: Any, layer: int) -> int:
 
 def build_on_meta(source: ModelSource) -> nn.Module:
     """Build the model without weights, its attention and experts replaced by our operators."""
-    from transformers import AutoModelForCausalLM
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -155,16 +154,50 @@ def build_on_meta(source: ModelSource) -> nn.Module:
     plain_rotary(config)
     try:
         with torch.device("meta"), quiet_transformers():
-            model = AutoModelForCausalLM.from_config(
-                config,
-                experts_implementation=operators.NAME,
-                attn_implementation=operators.NAME,
-                dtype=torch.bfloat16,
-            )
+            model = _language_model(config)
     except Exception as error:
         raise InputError(f"{source.name}: transformers cannot build the model: {_first_line(error)}") from None
     result: nn.Module = model.eval()
     return result
+
+
+def _language_model(config: Any) -> nn.Module:
+    """Build a causal language model, or of a wrapper that has none of its own the one inside."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    options: dict[str, Any] = {
+        "experts_implementation": operators.NAME,
+        "attn_implementation": operators.NAME,
+        "dtype": torch.bfloat16,
+    }
+    if is_causal(config.model_type):
+        model: nn.Module = AutoModelForCausalLM.from_config(config, **options)
+        return model
+    return LanguageModel(AutoModelForImageTextToText.from_config(config, **options))
+
+
+class LanguageModel(nn.Module):
+    """The language model of a wrapper: its decoder and its head."""
+
+    def __init__(self, wrapper: Any) -> None:
+        super().__init__()
+        self.model = wrapper.get_decoder()
+        self.lm_head = wrapper.get_output_embeddings()
+        self.config = self.model.config
+        self.architecture = type(wrapper).__name__
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table that token ids are looked up in."""
+        table: nn.Module = self.model.get_input_embeddings()
+        return table
+
+    def forward(self, **options: Any) -> Any:
+        """Run the decoder and the head."""
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        result = self.model(**options)
+        logits = self.lm_head(result.last_hidden_state)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=result.past_key_values)
 
 
 def _mask(batch_size: int, q_length: int, kv_length: int, *args: Any, **options: Any) -> Tensor:
@@ -226,7 +259,7 @@ def _shape(source: ModelSource, model: nn.Module) -> ModelShape:
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     return ModelShape(
         name=source.name,
-        architecture=type(model).__name__,
+        architecture=getattr(model, "architecture", type(model).__name__),
         hidden=int(config.hidden_size),
         layers=max(int(config.num_hidden_layers), 1 + max(_cached_layers(model), default=0)),
         vocabulary=int(config.vocab_size),

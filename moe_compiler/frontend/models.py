@@ -2,43 +2,36 @@
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.names import did_you_mean, nearest
 
+from moe_compiler.frontend.architectures import material, resolve
 from moe_compiler.paths import is_file, read_text
-from moe_compiler.runtime.huggingface import configuration, model_types
+from moe_compiler.runtime.huggingface import causal_classes, configuration, is_causal, model_types
 
 LONGEST_NAME = 200
 MOST_CONFIG_BYTES = 16 * 1024**2
 LARGEST_COUNT = 4096
 """Layers or experts of a model: the largest published are some hundreds."""
-EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
-SHAPE_FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "moe_intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "num_experts_per_tok",
-    "kv_lora_rank",
-    "q_lora_rank",
-    "head_dim",
-    "max_position_embeddings",
-    "sliding_window",
-    "decoder_sparse_step",
-)
-COUNT_FIELDS = EXPERT_FIELDS
 LARGEST_LAYERS = 512
-"""Four times the deepest model that is published; each takes a fifth of a second to trace."""
-TOP_K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "top_k")
-TOP_K = re.compile(r"experts?_per_tok|top_?k|^moe_k$")
+"""Four times the deepest model that is published."""
+LARGEST_SIZE = 10_000_000
+SIZE = re.compile(r"_size$|_dim$|_rank$|_heads$|_groups?$|^sliding_window$|_step$")
+"""A field that is a width or a count of a model's own making."""
+EXPERTS = re.compile(r"^(moe_)?num_(local_|routed_)?experts$|^n_(routed_)?experts$")
+"""A field that says how many experts a layer has."""
+LAYERS = re.compile(r"^(num_(hidden_)?|n_)layers$")
+TOP_K = re.compile(r"experts?_per_tok|top_?k(_experts)?$|^moe_k$")
 """A field that says how many experts a token uses."""
-POSITIVE_FIELDS = ("rms_norm_eps", "rope_theta")
+OTHER_SENSES = re.compile(r"vision|image|video|audio|speech")
+"""A section about what is not compiled."""
+MAY_BE_ZERO = re.compile(r"shared|_per_layer_input|^moe_shared|^router|window|_group|^linear_|^mtp|_step$")
+POSITIVE_FIELDS = ("rms_norm_eps",)
 
 
 @dataclass(frozen=True)
@@ -47,16 +40,18 @@ class ModelSource:
 
     Attributes:
         name: the name it was asked for by.
-        config: content of its `config.json`.
+        config: its configuration, as transformers knows it.
+        notes: what is to be said of how it was found.
     """
 
     name: str
     config: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def experts(self) -> int:
         """Routed experts of a layer, as the configuration states them."""
-        return next((int(self.config[f]) for f in EXPERT_FIELDS if self.config.get(f)), 0)
+        return max((value for _, field, value in _numbers(self.config) if EXPERTS.search(field)), default=0)
 
     @property
     def is_mxfp4(self) -> bool:
@@ -114,7 +109,7 @@ def _resolve(text: str) -> tuple[str, Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_text(path, MOST_CONFIG_BYTES))
+        content = json.loads(read_text(path, MOST_CONFIG_BYTES).removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -127,40 +122,67 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(source: ModelSource, where: str) -> ModelSource:
-    """Refuse what transformers would turn into a traceback."""
+    """Refuse what transformers would turn into a traceback; find the language model."""
     config = source.config
     if not isinstance(config.get("model_type"), str):
         found = repr(config["model_type"])[:40] if "model_type" in config else "missing"
         raise InputError(f"{where}: field 'model_type' is {found}; valid: a string, for example \"qwen3_moe\"")
-    for fields, largest in (
-        (SHAPE_FIELDS, 10_000_000),
-        (COUNT_FIELDS, LARGEST_COUNT),
-        (("num_hidden_layers",), LARGEST_LAYERS),
-    ):
-        for field in fields:
-            _check_integer(where, field, config.get(field), largest)
+    resolved = resolve(config, is_causal)
+    source = replace(source, config=resolved.content, notes=resolved.notes)
+    _check_numbers(where, source.config)
     for field in POSITIVE_FIELDS:
-        _check_positive(where, field, config.get(field))
-    _check_consistent(where, config)
-    if not source.experts:
+        _check_positive(where, field, source.config.get(field))
+    _check_consistent(where, source.config)
+    if source.experts < 2:
         raise InputError(
-            f"{where}: '{config['model_type']}' is a dense model: none of {', '.join(EXPERT_FIELDS)} is set; "
-            "valid: a mixture-of-experts model"
+            f"{where}: '{config['model_type']}' is a dense model: no field says that a layer has several experts "
+            "(num_experts, num_local_experts, n_routed_experts, …); valid: a mixture-of-experts model"
         )
-    top_k = config.get("num_experts_per_tok")
-    if top_k is not None and top_k > source.experts:
-        raise InputError(
-            f"{where}: field 'num_experts_per_tok' is {top_k}, but there are {source.experts} experts; "
-            f"valid: 1 to {source.experts}"
-        )
+    for _, field, value in _numbers(source.config):
+        if re.search(r"experts?_per_tok", field) and value > source.experts:
+            raise InputError(
+                f"{where}: field '{field}' is {value}, but there are {source.experts} experts; "
+                f"valid: 1 to {source.experts}"
+            )
     return source
 
 
-def _check_integer(where: str, field: str, value: Any, largest: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise InputError(f"{where}: field '{field}' is {str(value)[:40]}; valid: an integer from 1 to {largest:,}")
+def _numbers(content: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, int]]:
+    """Iterate over whole numbers: (path, field, value), sections and lists of numbers included."""
+    for field, value in _named(content):
+        if isinstance(value, dict) and not OTHER_SENSES.search(field):
+            yield from _numbers(value, f"{path}{field}.")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield f"{path}{field}", field, value
+        elif isinstance(value, list) and value and all(type(v) is int for v in value):
+            yield f"{path}{field}", field, max(value, key=abs)
+
+
+def _named(content: dict[Any, Any]) -> list[tuple[str, Any]]:
+    """Return the fields of a section; what goes by numbers, labels of classes say, is none."""
+    return [(field, value) for field, value in content.items() if isinstance(field, str)]
+
+
+def _check_numbers(where: str, config: dict[str, Any], path: str = "") -> None:
+    """Refuse sizes and counts that are none."""
+    for field, value in _named(config):
+        if isinstance(value, dict):
+            if not OTHER_SENSES.search(field):
+                _check_numbers(where, value, f"{path}{field}.")
+            continue
+        largest = LARGEST_LAYERS if LAYERS.search(field) else LARGEST_COUNT if EXPERTS.search(field) else LARGEST_SIZE
+        if not any(kind.search(field) for kind in (SIZE, EXPERTS, LAYERS, TOP_K)):
+            continue
+        least = 0 if MAY_BE_ZERO.search(field) else 1
+        for number in value if isinstance(value, list) else [value]:
+            if number is None:
+                continue
+            _check_integer(f"{where}: field '{path}{field}'", number, least, largest)
+
+
+def _check_integer(what: str, value: Any, least: int, largest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
+        raise InputError(f"{what} is {str(value)[:40]}; valid: an integer from {least} to {largest:,}")
 
 
 def _check_positive(where: str, field: str, value: Any) -> None:
@@ -177,7 +199,7 @@ def _check_consistent(where: str, config: dict[str, Any]) -> None:
         raise InputError(
             f"{where}: field 'num_key_value_heads' is {kv_heads}; valid: a divisor of num_attention_heads, {heads}"
         )
-    counts = {field: config[field] for field in EXPERT_FIELDS if config.get(field) is not None}
+    counts = {field: value for field, value in config.items() if EXPERTS.search(field) and isinstance(value, int)}
     if len(set(counts.values())) > 1:
         stated = ", ".join(f"'{field}' is {value}" for field, value in counts.items())
         raise InputError(f"{where}: {stated}; valid: one number of experts")
@@ -187,9 +209,7 @@ def _check_top_k(source: ModelSource) -> None:
     """Refuse what transformers would fill in on its own: another model's number."""
     stated = [*source.config, *(k for v in source.config.values() if isinstance(v, dict) for k in v)]
     if not any(TOP_K.search(field) for field in stated):
-        raise InputError(
-            f"{source.name}: no field says how many experts a token uses; valid: one of {', '.join(TOP_K_FIELDS)}"
-        )
+        raise InputError(f"{source.name}: no field says how many experts a token uses; valid: num_experts_per_tok")
 
 
 def transformers_config(source: ModelSource) -> Any:
@@ -199,14 +219,26 @@ def transformers_config(source: ModelSource) -> Any:
         InputError: transformers does not know the model type, or refuses a field.
     """
     try:
-        found = configuration(source.config)
+        found = configuration(material(source.config))
         _check_top_k(source)
         return found
     except KeyError:
-        name = source.config["model_type"]
-        hint = did_you_mean(name, model_types())
-        raise InputError(
-            f"{source.name}: transformers has no model type '{name}'{f'; {hint}' if hint else ''}"
-        ) from None
+        raise InputError(_unknown(source)) from None
     except ValueError as error:
         raise InputError(f"{source.name}: transformers refuses the configuration: {error}") from None
+
+
+def _unknown(source: ModelSource) -> str:
+    """Say what can be done about a model type that transformers does not know."""
+    name, config = source.config["model_type"], source.config
+    known = [kind for kind in config.get("architectures") or [] if kind in causal_classes()]
+    if known:
+        hint = f"'architectures' names {known[0]}: set model_type to '{causal_classes()[known[0]]}'"
+    elif config.get("auto_map"):
+        hint = (
+            "it comes with code of its own (auto_map), which is never run; valid: the model_type of an architecture of "
+            "the same shapes, with its field names"
+        )
+    else:
+        hint = did_you_mean(name, model_types())
+    return f"{source.name}: transformers has no model type '{name}'{f'; {hint}' if hint else ''}"

@@ -118,8 +118,9 @@ def _jetmoe(self: Any, layer_input: Tensor) -> Tensor:
     flat = layer_input.reshape(-1, layer_input.shape[-1])
     weight, index = torch.topk(self.router.layer(flat), self.router.top_k, dim=-1)
     stacks = [self.input_linear.weight, self.output_linear.weight]
-    routed: Tensor = torch.ops.moe.experts(flat, index, weight.softmax(-1), stacks).view(layer_input.shape)
-    return routed + self.bias
+    routed = torch.ops.moe.experts(flat, index, weight.softmax(-1), stacks)
+    result: Tensor = routed.view(layer_input.shape) + self.bias
+    return result
 
 
 def _every_token(self: nn.Module, hidden: Tensor, positions: Any, mask: Tensor, cache: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """transformers' configurations: built quietly, with plain errors."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,20 @@ def model_types() -> list[str]:
     from transformers import CONFIG_MAPPING
 
     return list(CONFIG_MAPPING.keys())
+
+
+@functools.cache
+def causal_classes() -> dict[str, str]:
+    """Return the model type of every causal language model class of transformers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+    return {name: kind for kind, classes in names for name in ([classes] if isinstance(classes, str) else classes)}
+
+
+def is_causal(model_type: str) -> bool:
+    """Say whether transformers has a causal language model of a model type."""
+    return model_type in causal_classes().values()
 
 
 def configuration(content: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
 from moe_passes.plan.acceptance import Acceptance
 from moe_passes.plan.decisions import FROZEN, HotSetRule
 from moe_passes.plan.errors import InputError
+from moe_passes.plan.known import known_as
 from moe_passes.plan.machine import AUTO
 from moe_passes.plan.model import WHOLE_BITS, DensePart
 from moe_passes.plan.request import AUTO_LENGTH, MeasuredAcceptance, Request
@@ -124,11 +125,11 @@ def _acceptance(
     return Acceptance(
         curves=tuple(
             acceptance.curve(model, tuple(_coverage(problem, point) for point in acceptance.PUBLISHED[model]))
-            for model in acceptance.models_of(of.model.name)
+            for model in acceptance.models_of(known_as(of.model))
         ),
         length=acceptance.REFERENCE_LENGTH,
         dense_share=dense / (dense + routed) if sliceable else 1.0,
-        source=acceptance.source(of.model.name),
+        source=acceptance.source(known_as(of.model)),
     )
 
 
