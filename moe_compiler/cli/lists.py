@@ -56,20 +56,20 @@ def passes_command(as_json: bool) -> None:
 @json_flag
 def models_command(as_json: bool) -> None:
     """List the shipped models."""
-    from moe_compiler.frontend.models import load_model, shipped_models
+    from moe_compiler.frontend.models import load_model, shipped_models, transformers_config
 
     rows = []
     for name in shipped_models():
         source = load_model(name)
-        config = source.config
+        config = transformers_config(source).get_text_config()
         rows.append(
             {
                 "name": name,
-                "architecture": config["architectures"][0],
-                "hidden": config["hidden_size"],
-                "layers": config["num_hidden_layers"],
+                "architecture": (source.config.get("architectures") or [config.model_type])[0],
+                "hidden": config.hidden_size,
+                "layers": config.num_hidden_layers,
                 "experts": source.experts,
-                "top_k": config["num_experts_per_tok"],
+                "top_k": source.top_k,
                 "expert_format": "MXFP4" if source.is_mxfp4 else "INT8",
             }
         )

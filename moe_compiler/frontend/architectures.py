@@ -134,18 +134,16 @@ def _renamed(content: Content, notes: list[str]) -> Content:
 
 
 def material(content: Content) -> Content:
-    """Leave out what decides no shape, all through; a list that says one number for every layer is that number."""
+    """Leave out what decides no shape; a list that says one number for every layer is that number."""
     kept = {
-        key: material(value) if isinstance(value, dict) and key != "quantization_config" else _one_number(value)
+        key: material(value) if key in WRAPPED and isinstance(value, dict) else _one_number(value)
         for key, value in content.items()
         if key not in IMMATERIAL and value is not None
     }
     positions = kept.get("max_position_embeddings")
     if not isinstance(positions, int) or not 0 < positions <= MOST_POSITIONS:
         kept.pop("max_position_embeddings", None)
-    if "model_type" in kept:
-        kept["pad_token_id"] = None
-    return kept
+    return kept | {"pad_token_id": 0}
 
 
 def _one_number(value: Any) -> Any:

@@ -88,7 +88,7 @@ def _traced(
     ctx: ir.Context,
 ) -> ir.Module:
     importer = FxImporter(context=ctx)
-    shape = _shape(source, model)
+    shape = shape_of(source, model)
     with ctx, ir.Location.unknown(), one_of_each(layers, like):
         for phase, width in (("draft_step", 1), ("verify_step", None)):
             _import(importer, _export(source, model, batch, width), phase, name)
@@ -254,7 +254,7 @@ def _cached_layers(model: nn.Module) -> list[int]:
     return [int(m.layer_idx) for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int)]  # type: ignore[arg-type]
 
 
-def _shape(source: ModelSource, model: nn.Module) -> ModelShape:
+def shape_of(source: ModelSource, model: nn.Module) -> ModelShape:
     config: Any = model.config
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     return ModelShape(

@@ -26,11 +26,13 @@ SIZE = re.compile(r"_size$|_dim$|_rank$|_heads$|_groups?$|^sliding_window$|_step
 EXPERTS = re.compile(r"^(moe_)?num_(local_|routed_)?experts$|^n_(routed_)?experts$")
 """A field that says how many experts a layer has."""
 LAYERS = re.compile(r"^(num_(hidden_)?|n_)layers$")
-TOP_K = re.compile(r"experts?_per_tok|top_?k(_experts)?$|^moe_k$")
+TOP_K = re.compile(r"experts?_per_tok|(?<!index_)top_?k(_experts)?$|^moe_k$")
 """A field that says how many experts a token uses."""
-OTHER_SENSES = re.compile(r"vision|image|video|audio|speech")
-"""A section about what is not compiled."""
-MAY_BE_ZERO = re.compile(r"shared|_per_layer_input|^moe_shared|^router|window|_group|^linear_|^mtp|_step$")
+OTHER_SENSES = re.compile(r"vision|image|video|audio|speech|rope")
+"""A section about what is not compiled, or changes nothing."""
+MAY_BE_ZERO = re.compile(
+    r"shared|^qk_|^v_head|_rank$|_per_layer_input|^moe_shared|^router|window|_group|^linear_|^mtp|_step$"
+)
 POSITIVE_FIELDS = ("rms_norm_eps",)
 
 
@@ -52,6 +54,12 @@ class ModelSource:
     def experts(self) -> int:
         """Routed experts of a layer, as the configuration states them."""
         return max((value for _, field, value in _numbers(self.config) if EXPERTS.search(field)), default=0)
+
+    @property
+    def top_k(self) -> int:
+        """Experts that a token is routed to, as the configuration states them."""
+        stated = (value for _, field, value in _numbers(self.config) if TOP_K.search(field) and "group" not in field)
+        return max(stated, default=0)
 
     @property
     def is_mxfp4(self) -> bool:
@@ -175,7 +183,7 @@ def _check_numbers(where: str, config: dict[str, Any], path: str = "") -> None:
             continue
         least = 0 if MAY_BE_ZERO.search(field) else 1
         for number in value if isinstance(value, list) else [value]:
-            if number is None:
+            if number is None or (isinstance(number, bool) and TOP_K.search(field)):
                 continue
             _check_integer(f"{where}: field '{path}{field}'", number, least, largest)
 

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MOST_VALUES = 2
+"""Of a mixer: its result, and weights or a state that nobody takes. One that returns more is a part of an attention."""
 STANDARD_EXPERTS = ("hidden_states", "top_k_index", "top_k_weights")
 """Parameters of `forward` of an experts module."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a module returned: how many values (0: one that is no tuple), the width of the first, and if it is alone."""
+    """What a module returned: how many values (0: one that is no tuple), and the width of the first."""
 
     values: int
     width: int
-    is_alone: bool
 
 
 def record_outputs(model: nn.Module) -> tuple[dict[nn.Module, Output], list[Any]]:
@@ -34,8 +35,7 @@ def record_outputs(model: nn.Module) -> tuple[dict[nn.Module, Output], list[Any]
 
     def hook(module: nn.Module, _: Any, result: Any) -> None:
         values = len(result) if isinstance(result, tuple) else 0
-        is_alone = not any(isinstance(value, Tensor) for value in (result[1:] if values else ()))
-        found[module] = Output(values, int((result[0] if values else result).shape[-1]), is_alone)
+        found[module] = Output(values, int((result[0] if values else result).shape[-1]))
 
     return found, [module.register_forward_hook(hook) for module in mixers(model)]
 
@@ -57,7 +57,7 @@ def replace_mixers(outputs: dict[nn.Module, Output], states: dict[int, int]) -> 
         states: elements that the mixers of a layer keep of a sequence, by layer; each layer's first mixer carries them.
     """
     for module, output in outputs.items():
-        if not output.is_alone:
+        if output.values > MOST_VALUES:
             continue
         layer = int(getattr(module, "layer_idx", None) or 0)
         module.forward = MethodType(_mixer_forward(output, layer, states.pop(layer, 0)), module)
@@ -94,6 +94,9 @@ def _standard_experts(self: nn.Module, hidden_states: Tensor, top_k_index: Tenso
     count = int(getattr(self, "num_routed_experts", None) or self.num_experts)  # type: ignore[arg-type]
     stacks = [p if p.dim() == 3 else p.view(count, -1, p.shape[-1]) for p in self.parameters()]
     flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+    # Of what is routed to experts that compute nothing, as many are left out as are on the mean.
+    real = max(1, round(top_k_index.shape[-1] * count / int(getattr(self, "total_experts", None) or count)))  # type: ignore[arg-type]
+    top_k_index, top_k_weights = top_k_index[:, :real], top_k_weights[:, :real]
     routed: Tensor = torch.ops.moe.experts(flat, top_k_index, top_k_weights, stacks)
     return routed.view(hidden_states.shape)
 

@@ -18,7 +18,7 @@ class Facts(NamedTuple):
 
 KNOWN = {
     "deepseek-v2-lite": Facts(2048, 27, 15_706_484_224),
-    "gemma-4-26b-a4b": Facts(2816, 30, 25_233_142_046),
+    "gemma-4-26b-a4b": Facts(2816, 30, 25_233_141_760),
     "glm-4.7-flash": Facts(2048, 47, 29_943_390_976),
     "gpt-oss-20b": Facts(2880, 24, 20_914_757_184),
     "mixtral-8x7b": Facts(4096, 32, 46_702_792_704),
