@@ -11,7 +11,6 @@ energy are of a token, relative to what is usual.
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moe_compiler.allocation import allocate
     from moe_compiler.compilation import Compilation, compile
+    from moe_compiler.estimation import estimate
     from moe_compiler.placement import PlacementRequest, place
     from moe_compiler.scheduling import schedule
 
-__all__ = ["Compilation", "PlacementRequest", "allocate", "compile", "place", "schedule"]
+__all__ = ["Compilation", "PlacementRequest", "allocate", "compile", "estimate", "place", "schedule"]
 
 _WHERE = {
     "Compilation": "compilation",
     "PlacementRequest": "placement",
     "allocate": "allocation",
     "compile": "compilation",
+    "estimate": "estimation",
     "place": "placement",
     "schedule": "scheduling",
 }

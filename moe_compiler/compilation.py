@@ -204,7 +204,8 @@ def _compile(
     from moe_compiler.evaluate.held_out import evaluate, mean_seconds
 
     source, asked, timer = reader.source, reader.asked, Timer()
-    has_banks = loaded.target.memories.hb is not None
+    machine = loaded.machine()
+    has_banks = machine.hb is not None
     if not has_banks:
         asked.check_plain()
     steps = parse_pipeline(default_pipeline(has_banks) if pipeline is None else pipeline)
@@ -216,7 +217,7 @@ def _compile(
 
             module = trace(source, asked.batch, mlir_context())
             append(module, asked)
-            write_machine(module, loaded.machine())
+            write_machine(module, machine)
         snapshots = _run(module, steps, reader, timer, progress)
         with timer.measure("held-out rounds"):
             progress("held-out rounds")

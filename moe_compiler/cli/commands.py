@@ -11,6 +11,7 @@ EXAMPLES = """
 Examples:
   moec compile qwen3-30b-a3b --target elmoe3d-8gb -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set memories.hb.capacity_gb=4 --json -o out
+  moec estimate qwen3-30b-a3b --target rtx5080-ddr5 --format gguf:q4_k_m
   moec partition --trace trace.npz --model mixtral-8x7b --target elmoe3d-64gb
   moec allocate buffers.csv --capacity 1048576 -o placed.csv
   moec schedule problem.json --json
@@ -26,6 +27,7 @@ in moec, 130 interrupted.
 
 COMMANDS = {
     "compile": "compile:compile_command",
+    "estimate": "estimate:estimate_command",
     "opt": "opt:opt_command",
     "show": "show:show_command",
     "partition": "partition:partition_command",

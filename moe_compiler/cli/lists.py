@@ -84,16 +84,17 @@ def targets_command(as_json: bool) -> None:
 
     rows = []
     for name in shipped_targets():
-        target = load_target(name).target
-        hb = target.memories.hb
+        loaded = load_target(name)
+        tiers = loaded.tiers().tiers
         rows.append(
             {
                 "name": name,
-                "hb_gb": hb.capacity_gb if hb else 0,
-                "hb_banks": hb.banks if hb else 0,
-                "external_gb": target.memories.external.capacity_gb,
-                "external_gb_s": target.memories.external.bandwidth_gb_s,
-                "description": target.description,
+                "schema": loaded.target.schema_,
+                "memories": ", ".join(
+                    f"{tier.name} {tier.capacity_bytes / 1e9:g} GB {tier.bytes_per_second / 1e9:.3g} GB/s"
+                    for tier in tiers
+                ),
+                "description": loaded.target.description,
             }
         )
     show(rows, as_json)

@@ -255,6 +255,7 @@ def _cached_layers(model: nn.Module) -> list[int]:
 
 
 def shape_of(source: ModelSource, model: nn.Module) -> ModelShape:
+    """Return the shape of a model that was built."""
     config: Any = model.config
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     return ModelShape(

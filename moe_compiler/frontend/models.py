@@ -64,14 +64,33 @@ class ModelSource:
     @property
     def is_mxfp4(self) -> bool:
         """Whether the experts ship in MXFP4, which cannot be cut into slices."""
-        quantization = self.config.get("quantization_config")
-        return isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4"
+        return self.quantization == "mxfp4"
+
+    @property
+    def quantization(self) -> str | None:
+        """The method by which the published weights are quantised; None where the configuration says of none."""
+        stated = self.config.get("quantization_config")
+        method = stated.get("quant_method") if isinstance(stated, dict) else None
+        return str(method) if method is not None else None
 
 
 def shipped_models() -> dict[str, Path]:
     """Return the shipped configurations by name, sorted."""
     folder = Path(__file__).resolve().parent.parent / "models"
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def raw_config(model: Any) -> tuple[str, dict[str, Any]]:
+    """Return a model's name and its configuration as given, unchecked.
+
+    Raises:
+        InputError: unknown name, missing or malformed file, or no model.
+    """
+    if isinstance(model, (str, Path)):
+        name, path = _resolve(str(model))
+        return name, _read(path)
+    source = load_model(model)
+    return source.name, source.config
 
 
 def load_model(model: Any) -> ModelSource:

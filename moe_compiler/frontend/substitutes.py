@@ -95,7 +95,7 @@ def _standard_experts(self: nn.Module, hidden_states: Tensor, top_k_index: Tenso
     stacks = [p if p.dim() == 3 else p.view(count, -1, p.shape[-1]) for p in self.parameters()]
     flat = hidden_states.reshape(-1, hidden_states.shape[-1])
     # Of what is routed to experts that compute nothing, as many are left out as are on the mean.
-    real = max(1, round(top_k_index.shape[-1] * count / int(getattr(self, "total_experts", None) or count)))  # type: ignore[arg-type]
+    real = max(1, round(top_k_index.shape[-1] * count / int(getattr(self, "total_experts", None) or count)))
     top_k_index, top_k_weights = top_k_index[:, :real], top_k_weights[:, :real]
     routed: Tensor = torch.ops.moe.experts(flat, top_k_index, top_k_weights, stacks)
     return routed.view(hidden_states.shape)

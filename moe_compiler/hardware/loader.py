@@ -9,9 +9,11 @@ import yaml
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import Machine
 from moe_passes.plan.names import did_you_mean, nearest
+from moe_passes.plan.tiers import Processor, Tier, Tiers, Way
 from pydantic import ValidationError
 
 from moe_compiler.hardware.schema import LARGEST, NOTES, RETIRED, SECTIONS, SMALLEST, Section, Target
+from moe_compiler.hardware.tiers import TieredTarget, sections_of
 from moe_compiler.paths import is_file, read_text
 
 LARGEST_FILE_BYTES = 100_000
@@ -53,29 +55,66 @@ class LoadedTarget:
         overrides: `PATH=VALUE` texts that were applied.
     """
 
-    target: Target
+    target: Target | TieredTarget
     path: Path
     overrides: tuple[str, ...]
+    sections: dict[str, type[Section]]
 
     def machine(self) -> Machine:
-        """Return the machine in SI units."""
+        """Return the machine in SI units.
+
+        Raises:
+            InputError: a file of schema 2, which describes other machines than those with hybrid-bonded memory.
+        """
+        if isinstance(self.target, TieredTarget):
+            raise InputError(
+                f"target '{self.target.name}' is of schema 2; valid here: one of schema 1 (memories hb and external), "
+                "or `moec estimate`, which takes both"
+            )
         return self.target.to_machine(self.overrides)
+
+    def tiers(self) -> Tiers:
+        """Return the machine as a chain of memories, in SI units."""
+        if isinstance(self.target, TieredTarget):
+            return self.target.to_tiers()
+        return chain_of(self.machine())
 
     def figures(self) -> list[dict[str, Any]]:
         """List every figure: path, unit, value and source."""
         overridden = {text.split("=", 1)[0] for text in self.overrides}
         rows = []
-        for section, model in SECTIONS.items():
+        for section, model in self.sections.items():
             part = _lookup(self.target, section)
             if part is None:
                 continue
             for field in model.model_fields:
-                path = f"{section}.{field}"
-                if field in NOTES or getattr(part, field) is None:
+                path = f"{section}.{model.model_fields[field].alias or field}"
+                if field in NOTES or getattr(part, field) in (None, (), {}):
                     continue
                 source = "--set" if path in overridden else part.source_of(field)
                 rows.append({"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source})
         return rows
+
+
+def chain_of(machine: Machine) -> Tiers:
+    """Return a machine of schema 1 as a chain of memories."""
+    memories = [m for m in (machine.hb, machine.external) if m is not None]
+    engine = machine.engine
+    rates = ((4, engine.w4a8_macs_per_second), (8, engine.w8a8_macs_per_second), (16, engine.attention_macs_per_second))
+    near = memories[0].bytes_per_second
+    tiers = [
+        Tier(
+            m.name,
+            m.capacity_bytes,
+            m.bytes_per_second,
+            m.latency_seconds,
+            None if n else Processor("elements", rates, near),
+        )
+        for n, m in enumerate(memories)
+    ]
+    link = machine.streamline
+    ways = [Way(link.name, link.bytes_per_second, link.latency_seconds)] if len(memories) > 1 else []
+    return Tiers(machine.name, tuple(tiers), tuple(ways))
 
 
 def unit_of(field: str) -> str:
@@ -84,6 +123,7 @@ def unit_of(field: str) -> str:
         "_gb_s": "GB/s",
         "_gb": "GB",
         "_ns": "ns",
+        "_us": "us",
         "_pj_per_bit": "pJ/bit",
         "_pj_per_mac": "pJ/MAC",
         "_tops": "TOPS",
@@ -107,14 +147,26 @@ def load_target(name_or_path: str, overrides: tuple[str, ...] = ()) -> LoadedTar
     origin = dict.fromkeys(lines, str(path))
     _check_given_once(overrides)
     _drop_retired(data)
+    is_tiered = data.get("schema") == 2
+    sections = sections_of(data) if is_tiered else SECTIONS
     for text in overrides:
-        _override(data, text, path)
+        _override(data, text, path, sections)
         origin[text.split("=", 1)[0].strip()] = f"--set {text}"
     try:
-        target = Target.model_validate(data)
+        target: Target | TieredTarget = (TieredTarget if is_tiered else Target).model_validate(data)
     except ValidationError as error:
-        raise InputError(_word(error, path, lines, origin)) from None
-    return LoadedTarget(target, path, tuple(_normal(text) for text in overrides))
+        raise InputError(_word(error, path, lines, origin, sections)) from None
+    if isinstance(target, TieredTarget):
+        for field, reason in target.problems():
+            place = origin.get(field, "")
+            where = place if place.startswith("--set") else f"{path}:{_line_of(field, lines)}"
+            raise InputError(f"{where}: {field}: {reason}")
+    return LoadedTarget(target, path, tuple(_normal(text) for text in overrides), sections)
+
+
+def _line_of(field: str, lines: dict[str, int]) -> int:
+    keys = field.split(".")
+    return next((lines[".".join(keys[:n])] for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in lines), 1)
 
 
 def _drop_retired(data: dict[str, Any]) -> None:
@@ -214,15 +266,15 @@ def parse_value(text: str) -> Any:
     return _WORDS.get(text.lower(), text)
 
 
-def _override(data: dict[str, Any], text: str, file: Path) -> None:
+def _override(data: dict[str, Any], text: str, file: Path, sections: dict[str, type[Section]]) -> None:
     path, equals, raw = text.partition("=")
     path = path.strip()
     if not equals or not path or not raw.strip():
         raise InputError(f"--set {text}: valid: --set PATH=VALUE, for example memories.hb.capacity_gb=4")
     section, _, field = path.rpartition(".")
-    valid = _figure_paths(data)
+    valid = _figure_paths(data, sections)
     if path not in valid:
-        missing = section in SECTIONS and field in SECTIONS[section].model_fields and field not in NOTES
+        missing = section in sections and field in sections[section].model_fields and field not in NOTES
         if missing:
             raise InputError(f"--set {text}: {file.stem} has no '{section}'")
         hint = did_you_mean(path, valid)
@@ -235,9 +287,9 @@ def _override(data: dict[str, Any], text: str, file: Path) -> None:
     place[field] = parse_value(raw)
 
 
-def _figure_paths(data: dict[str, Any]) -> list[str]:
+def _figure_paths(data: dict[str, Any], sections: dict[str, type[Section]]) -> list[str]:
     paths = []
-    for section, model in SECTIONS.items():
+    for section, model in sections.items():
         place: Any = data
         for key in section.split("."):
             place = place.get(key) if isinstance(place, dict) else None
@@ -251,14 +303,20 @@ def _normal(text: str) -> str:
     return f"{path.strip()}={value.strip()}"
 
 
-def _lookup(target: Target, path: str) -> Section | None:
+def _lookup(target: Target | TieredTarget, path: str) -> Section | None:
     part: Any = target
     for key in path.split("."):
-        part = getattr(part, key, None)
+        part = part.get(key) if isinstance(part, dict) else getattr(part, key, None)
     return part if isinstance(part, Section) else None
 
 
-def _word(error: ValidationError, path: Path, lines: dict[str, int], origin: dict[str, str]) -> str:
+def _word(
+    error: ValidationError,
+    path: Path,
+    lines: dict[str, int],
+    origin: dict[str, str],
+    sections: dict[str, type[Section]],
+) -> str:
     """Word pydantic's errors: one line a field, with file and line (or the --set that caused it)."""
     messages: dict[str, str] = {}
     for item in error.errors():
@@ -268,34 +326,40 @@ def _word(error: ValidationError, path: Path, lines: dict[str, int], origin: dic
         place = origin.get(field, "")
         if not place.startswith("--set"):
             place = f"{path}:{lines.get(known, 1)}"
-        messages.setdefault(field, f"{place}: {field}: {_reason(item, field)}")
+        messages.setdefault(field, f"{place}: {field}: {_reason(item, field, sections)}")
     return "\n".join(messages.values())
 
 
-def _reason(item: Any, field: str) -> str:
+def _reason(item: Any, field: str, sections: dict[str, type[Section]]) -> str:
     kind, value = item["type"], item.get("input")
     name = field.rpartition(".")[2]
     if kind == "missing":
         return f"missing (unit: {unit_of(name)})" if unit_of(name) != "1" else "missing"
     if kind == "extra_forbidden":
         section = field.rpartition(".")[0]
-        model = SECTIONS.get(section)
-        valid = [f for f in model.model_fields if f not in NOTES] if model else list(_children(section))
+        model = sections.get(section)
+        valid = [f for f in model.model_fields if f not in NOTES] if model else list(_children(section, sections))
         return f"unknown field{nearest(name, valid)}"
     shown = {True: "true", False: "false", None: "null"}.get(value, repr(value)) if _is_word(value) else repr(value)
-    return f"value {shown[:80]}: valid: {_valid(item, field)}"
+    return f"value {shown[:80]}: {_valid(item, field, sections)}"
 
 
 def _is_word(value: Any) -> bool:
     return value is None or isinstance(value, bool)
 
 
-def _valid(item: Any, field: str) -> str:
+def _valid(item: Any, field: str, sections: dict[str, type[Section]]) -> str:
     """Say what a field takes, in its unit."""
+    if item["type"] == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    return f"valid: {_takes(item, field, sections)}"
+
+
+def _takes(item: Any, field: str, sections: dict[str, type[Section]]) -> str:
     section, _, name = field.rpartition(".")
     if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"a mapping with {', '.join(_children(field)) or 'figures'}"
-    model = SECTIONS.get(section)
+        return f"a mapping with {', '.join(_children(field, sections)) or 'figures'}"
+    model = sections.get(section)
     if model is None or name not in model.model_fields or name in NOTES:
         return str(item["msg"]).replace("Input should be ", "")
     unit = f" {unit_of(name)}" if unit_of(name) != "1" else ""
@@ -309,10 +373,10 @@ def _valid(item: Any, field: str) -> str:
     return f"{kind} from {limits.get('ge', 0):g} to {limits.get('le', LARGEST):g}{unit}"
 
 
-def _children(section: str) -> list[str]:
+def _children(section: str, sections: dict[str, type[Section]]) -> list[str]:
     prefix = f"{section}." if section else ""
-    below = {path.removeprefix(prefix).split(".")[0] for path in SECTIONS if path.startswith(prefix)}
-    model = SECTIONS.get(section)
+    below = {path.removeprefix(prefix).split(".")[0] for path in sections if path.startswith(prefix)}
+    model = sections.get(section)
     if model:
         return [field for field in model.model_fields if field not in NOTES]
     return sorted(below | ({"schema", "name", "description"} if not section else set()))

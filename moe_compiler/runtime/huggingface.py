@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,9 @@ def quiet_transformers() -> Iterator[None]:
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         transformers_logging.set_verbosity(before)
 

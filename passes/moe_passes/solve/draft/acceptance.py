@@ -72,6 +72,18 @@ def models_of(model: str) -> tuple[str, ...]:
     return (model,) if model in PUBLISHED else tuple(PUBLISHED)
 
 
+def usual_rate(model: str, share: float) -> float:
+    """Return α of a draft with a share of the experts, at batch 1: by the model's published curve, or the mean."""
+    names = models_of(model)
+    return float(np.mean([_rate_of(name, share) for name in names]))
+
+
+def _rate_of(name: str, share: float) -> float:
+    alone = sorted((point.share, point.rate) for point in PUBLISHED[name] if point.batch == 1)
+    shares, rates = zip((0.0, 0.0), *alone, (1.0, FOUR_BIT_COPY[name]), strict=True)
+    return float(np.interp(share, shares, rates))
+
+
 def curve(model: str, coverages: tuple[float, ...]) -> Curve:
     """Make a published curve from the coverages of its points; α never falls as more is covered."""
     found = sorted(zip(coverages, (point.rate for point in PUBLISHED[model]), strict=True))
