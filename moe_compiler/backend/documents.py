@@ -165,12 +165,12 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
         draft=_expected(draft),
         hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
         mode="speculative decoding" if draft.length else "plain decoding",
-        round=_held_out_round(held_out, tokens, sum(energy.values())),
+        round=_held_out_round(held_out, tokens, total_joules(energy)),
         training_round=_training_round(module, round_, cost, tokens),
         steady_state=_steady_state(round_, tokens),
-        token=_token(evaluated, tokens, sum(energy.values())),
+        token=_token(evaluated, tokens, total_joules(energy)),
         prefill=cost_json.Prefill(**vars(evaluated.prefill)) if evaluated.prefill else None,
-        joules_by_part=energy,
+        joules_by_part=energy or None,
         bytes=_bytes(traffics),
         busy_fraction=mean([busy_fractions(e.problem, e.schedule) for e in held_out.executed]),
         critical_path=[cost_json.Stretch(kind=k, seconds=s) for k, s in sorted(path.items(), key=lambda i: -i[1])],
@@ -182,7 +182,12 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
     )
 
 
-def _held_out_round(held_out: HeldOut, tokens: float, joules: float) -> cost_json.Round:
+def total_joules(by_part: dict[str, float]) -> float | None:
+    """Add energies up; None where the hardware file states none."""
+    return sum(by_part.values()) if by_part else None
+
+
+def _held_out_round(held_out: HeldOut, tokens: float, joules: float | None) -> cost_json.Round:
     bound = float(np.mean([record.lower_bound for record in held_out.solvers]))
     return cost_json.Round(
         seconds=held_out.mean_seconds,
@@ -196,13 +201,13 @@ def _held_out_round(held_out: HeldOut, tokens: float, joules: float) -> cost_jso
     )
 
 
-def _token(evaluated: Evaluated, tokens: float, joules: float) -> cost_json.Token:
+def _token(evaluated: Evaluated, tokens: float, joules: float | None) -> cost_json.Token:
     held_out = evaluated.held_out
     low, high = held_out.confidence()
     others = [held_out.mean_seconds, *evaluated.other_seconds] if evaluated.other_seconds else []
     return cost_json.Token(
         seconds=held_out.mean_seconds / tokens,
-        joules=joules / tokens,
+        joules=None if joules is None else joules / tokens,
         ci95_seconds=(low / tokens, high / tokens),
         low_seconds=min(others) / tokens if others else None,
         high_seconds=max(others) / tokens if others else None,
@@ -253,7 +258,7 @@ def _training_round(module: ir.Module, round_: Round, cost: CostModel, tokens: f
         gap=gap(seconds, solver.lower_bound),
         greedy_seconds=solver.greedy,
         tokens=tokens,
-        joules=sum(cost.joules(add_up(round_.work), seconds).values()),
+        joules=total_joules(cost.joules(add_up(round_.work), seconds)),
         tasks=len(round_.work),
     )
 

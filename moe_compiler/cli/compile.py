@@ -152,7 +152,8 @@ def _range(low: float, high: float) -> str:
 
 
 def _token(token: dict[str, Any]) -> str:
-    text = f"{token['seconds'] * 1e3:.3f} ms, {token['joules'] * 1e3:.1f} mJ"
+    text = f"{token['seconds'] * 1e3:.3f} ms, "
+    text += "energy not stated" if token["joules"] is None else f"{token['joules'] * 1e3:.1f} mJ"
     if token["low_seconds"] is None:
         return text
     return f"{text}; {_range(token['low_seconds'], token['high_seconds'])} ms over routing like every measured model's"

@@ -45,7 +45,7 @@ class TrainingRound(Document):
     gap: float
     greedy_seconds: float
     tokens: float
-    joules: float
+    joules: float | None
     tasks: int
 
 
@@ -77,7 +77,7 @@ class Token(Document):
     """
 
     seconds: float
-    joules: float
+    joules: float | None
     ci95_seconds: tuple[float, float]
     low_seconds: float | None
     high_seconds: float | None
@@ -143,7 +143,7 @@ class CostDocument(Document):
     steady_state: SteadyState
     token: Token
     prefill: Prefill | None
-    joules_by_part: dict[str, float]
+    joules_by_part: dict[str, float] | None
     bytes: Bytes
     busy_fraction: dict[str, float]
     critical_path: list[Stretch]

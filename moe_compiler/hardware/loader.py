@@ -16,6 +16,8 @@ from moe_compiler.hardware.schema import LARGEST, NOTES, RETIRED, SECTIONS, SMAL
 from moe_compiler.hardware.tiers import TieredTarget, sections_of
 from moe_compiler.paths import is_file, read_text
 
+STRUCTURE = ("memory", "unit", "streams", "from_", "to", "within", "across", "sharing", "duplex")
+"""Fields that say what belongs to what: no figures."""
 LARGEST_FILE_BYTES = 100_000
 DEEPEST_NESTING = 8
 UNION_BRANCHES = ("constrained-float", "float", "literal['auto']", "dict[str,str]", "str")
@@ -61,16 +63,11 @@ class LoadedTarget:
     sections: dict[str, type[Section]]
 
     def machine(self) -> Machine:
-        """Return the machine in SI units.
+        """Return the machine in SI units, as the passes know it.
 
         Raises:
-            InputError: a file of schema 2, which describes other machines than those with hybrid-bonded memory.
+            InputError: it has three levels of memory.
         """
-        if isinstance(self.target, TieredTarget):
-            raise InputError(
-                f"target '{self.target.name}' is of schema 2; valid here: one of schema 1 (memories hb and external), "
-                "or `moec estimate`, which takes both"
-            )
         return self.target.to_machine(self.overrides)
 
     def tiers(self) -> Tiers:
@@ -89,7 +86,9 @@ class LoadedTarget:
                 continue
             for field in model.model_fields:
                 path = f"{section}.{model.model_fields[field].alias or field}"
-                if field in NOTES or getattr(part, field) in (None, (), {}):
+                if field in NOTES or field in STRUCTURE or getattr(part, field) is None:
+                    continue
+                if isinstance(self.target, TieredTarget) and field not in part.model_fields_set:
                     continue
                 source = "--set" if path in overridden else part.source_of(field)
                 rows.append({"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source})

@@ -3,10 +3,23 @@
 from typing import Annotated, Any, Literal
 
 import networkx as nx
+from moe_passes.plan.errors import InputError
+from moe_passes.plan.machine import AUTO, Engine, Link, Machine, Memory
 from moe_passes.plan.tiers import Processor, Tier, Tiers, Way
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moe_compiler.hardware.schema import GB, Count, Flag, Fraction, NotNegative, Positive, Power, Section
+from moe_compiler.hardware.schema import (
+    GB,
+    LARGEST,
+    PJ_PER_BIT,
+    Count,
+    Flag,
+    Fraction,
+    NotNegative,
+    Positive,
+    Power,
+    Section,
+)
 
 MOST_LEVELS = 3
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
@@ -39,6 +52,21 @@ class MemorySection(Section):
         """Reachable, of all devices or banks together."""
         peak = self.bandwidth_gb_s or float(self.banks or 0) * float(self.bank_bandwidth_gb_s or 0)
         return peak * self.devices * self.efficiency * GB
+
+    def to_memory(self, name: str) -> Memory:
+        """Convert to SI; what has no banks is one."""
+        banks = self.banks or 1
+        return Memory(
+            name=name,
+            capacity_bytes=round(self.capacity_gb * self.devices * GB),
+            banks=banks,
+            bank_bytes_per_second=self.bytes_per_second / self.efficiency / banks,
+            efficiency=self.efficiency,
+            latency_seconds=self.latency_ns * 1e-9,
+            read_joules_per_byte=(self.read_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
+            write_joules_per_byte=(self.write_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
+            staging_bytes=AUTO if self.staging_gb == "auto" else round(self.staging_gb * GB),
+        )
 
 
 class StreamSection(BaseModel):
@@ -81,6 +109,25 @@ class EngineSection(Section):
             expert_seconds=self.expert_overhead_us * 1e-6,
         )
 
+    def to_engine(self, processor: Processor) -> Engine:
+        """Convert to SI, with the rates of a processor made from this."""
+        energy = self.energy_pj_per_mac or {}
+        joules = {int(key[1:].partition("a")[0]): value * 1e-12 for key, value in energy.items() if key != "attention"}
+        attention = self.tops.get("attention")
+        return Engine(
+            name="elements",
+            w4a8_macs_per_second=processor.rate(4),
+            w8a8_macs_per_second=processor.rate(8),
+            w4a8_joules_per_mac=joules.get(4, joules.get(8, 0.0)),
+            w8a8_joules_per_mac=joules.get(8, joules.get(16, 0.0)),
+            attention_macs_per_second=attention * 1e12 / 2 if attention else processor.rate(16),
+            attention_joules_per_mac=energy.get("attention", 0.0) * 1e-12 or joules.get(16, 0.0),
+            streams=int(bool(self.streams)),
+            step_seconds=processor.step_seconds,
+            layer_seconds=processor.layer_seconds,
+            expert_seconds=processor.expert_seconds,
+        )
+
 
 class LinkSection(Section):
     """A link: from one memory to another, within a banked memory, or across the devices of one."""
@@ -103,6 +150,21 @@ class LinkSection(Section):
         ) != 1 or (self.from_ is None) != (self.to is None):
             raise ValueError("valid: from and to, or within, or across")
         return self
+
+    def to_link(self, name: str) -> Link:
+        """Convert to SI."""
+        return Link(
+            name=name,
+            bytes_per_second=self.bandwidth_gb_s * GB,
+            latency_seconds=self.latency_ns * 1e-9,
+            joules_per_byte=(self.energy_pj_per_bit or 0.0) * PJ_PER_BIT,
+            reduces=int(self.reduces),
+        )
+
+
+FREE_LINK = Link("aggregation", LARGEST * GB, 0.0, 0.0)
+"""Within a memory without banks nothing is summed up over a link."""
+FREE_STREAM = Link("streamline", LARGEST * GB, 0.0, 0.0)
 
 
 class TieredTarget(BaseModel):
@@ -179,6 +241,36 @@ class TieredTarget(BaseModel):
     def order(self) -> list[str]:
         """Return the memories from near to deep."""
         return list(reversed(list(nx.lexicographical_topological_sort(self._graph()))))
+
+    def to_machine(self, overrides: tuple[str, ...]) -> Machine:
+        """Convert to what the passes of `moec compile` know: a near memory, in banks or one, and a far one.
+
+        Raises:
+            InputError: three levels of memory.
+        """
+        order = self.order()
+        if len(order) > 2:
+            raise InputError(
+                f"target '{self.name}': {len(order)} levels of memory ({', '.join(order)}); valid for `moec compile`: "
+                "two, without the deepest; `moec estimate` takes three"
+            )
+        tiers = self.to_tiers()
+        near, far = self.memories[order[0]], self.memories[order[-1]]
+        engine = tiers.near.engine
+        assert engine is not None
+        own = next(e for e in self.engines.values() if e.memory == order[0])
+        links = {link.from_: link for link in self.links.values() if link.from_}
+        inner = next((link for link in self.links.values() if link.within == order[0]), None)
+        return Machine(
+            name=self.name,
+            external=far.to_memory("external"),
+            hb=near.to_memory("hb") if len(order) > 1 else None,
+            engine=own.to_engine(engine),
+            aggregation=inner.to_link("aggregation") if inner else FREE_LINK,
+            streamline=links[order[1]].to_link("streamline") if len(order) > 1 else FREE_STREAM,
+            static_watts=self.power.static_w if self.power else 0.0,
+            overrides=overrides,
+        )
 
     def to_tiers(self) -> Tiers:
         """Convert to SI."""

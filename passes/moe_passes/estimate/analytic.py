@@ -85,9 +85,16 @@ class AnalyticCost:
         """See `CostModel`."""
         return self._load_bytes_per_second() / self.machine.streamline.bytes_per_second
 
+    def fixed_seconds(self, what: str) -> float:
+        """See `CostModel`."""
+        engine = self.machine.engine
+        return {"step": engine.step_seconds, "layer": engine.layer_seconds, "expert": engine.expert_seconds}[what]
+
     def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
         """See `CostModel`; what is read from external memory crosses the streamline link."""
         machine, engine, hb = self.machine, self.machine.engine, self.machine.hb
+        if not machine.external.read_joules_per_byte and not engine.w8a8_joules_per_mac:
+            return {}
         computed = traffic.w4a8_macs * engine.w4a8_joules_per_mac + traffic.w8a8_macs * engine.w8a8_joules_per_mac
         computed += traffic.attention_macs * engine.attention_joules_per_mac
         return {

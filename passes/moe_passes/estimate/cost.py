@@ -94,8 +94,12 @@ class CostModel(Protocol):
         """Share of the streamline link that an external read takes, in (0, 1]."""
         ...
 
+    def fixed_seconds(self, what: str) -> float:
+        """Seconds that a `step`, a `layer` of dense work or an `expert` takes whatever it does."""
+        ...
+
     def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
-        """Joules of so much work in so many seconds, by part of the machine."""
+        """Joules of so much work in so many seconds, by part of the machine; none where energies are not known."""
         ...
 
 

@@ -77,5 +77,7 @@ def dense_time(cost: CostModel, part: DensePart, step: DenseStep) -> DenseTime:
 
 
 def step_seconds(cost: CostModel, parts: Iterable[DensePart], step: DenseStep) -> float:
-    """Seconds of all dense parts of one step."""
-    return sum(dense_time(cost, part, step).seconds for part in parts)
+    """Seconds of all dense parts of one step, the last of them the head, with what is fixed of layers and the step."""
+    seconds = [dense_time(cost, part, step).seconds for part in parts]
+    fixed = max(0, len(seconds) - 1) * cost.fixed_seconds("layer") + (cost.fixed_seconds("step") if seconds else 0.0)
+    return sum(seconds) + fixed

@@ -53,6 +53,9 @@ class Engine:
         attention_macs_per_second: peak of all elements on the FP16 KV cache.
         attention_joules_per_mac: energy of a multiply-accumulate on the FP16 KV cache.
         streams: whether elements can compute on weights that stream past them.
+        step_seconds: fixed, of a step.
+        layer_seconds: fixed, of a layer's dense work.
+        expert_seconds: fixed, of an expert.
     """
 
     name: str
@@ -63,6 +66,9 @@ class Engine:
     attention_macs_per_second: float
     attention_joules_per_mac: float
     streams: int = 1
+    step_seconds: float = 0.0
+    layer_seconds: float = 0.0
+    expert_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

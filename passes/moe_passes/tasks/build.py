@@ -167,7 +167,8 @@ class _Builder:
         dense = DenseStep(plan.batch, width, plan.context, bits, plan.kv_banks)
         time = dense_time(self.cost, stage.part, dense)
         uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
-        mode = Mode(nanoseconds(time.seconds), uses)
+        seconds = time.seconds + self.cost.fixed_seconds("step" if stage.kind == "head" else "layer")
+        mode = Mode(nanoseconds(seconds), uses)
         return (self._add((mode,), after, self._dense_work(stage, step, time)),)
 
     def _dense_work(self, stage: Stage, step: int, time: DenseTime) -> Work:
@@ -203,7 +204,7 @@ class _Builder:
             self.cost.local_read_seconds(float(load.max())),
             self.cost.mac_seconds(float(macs.max()), self.plan.bits, 1),
         )
-        seconds = compute + self.cost.aggregate_seconds(link_bytes)
+        seconds = compute + self.cost.aggregate_seconds(link_bytes) + len(homes) * self.cost.fixed_seconds("expert")
         total = round(float(macs.sum()))
         traffic = Traffic(
             hb_read_bytes=read,
@@ -334,6 +335,7 @@ class _Builder:
     def _stream_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
         size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
         seconds = max(self.cost.external_read_seconds(size), self.cost.mac_seconds(macs, 8, 1))
+        seconds += self.cost.fixed_seconds("expert")
         traffic = Traffic(external_read_bytes=size, w8a8_macs=macs)
         work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
         return self._add((Mode(nanoseconds(seconds), ((0, 1), *self.all_banks)),), after, work)

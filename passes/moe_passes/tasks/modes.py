@@ -69,7 +69,8 @@ class Engines:
         used = banks if work.staged_bytes or not home else len(home)
         read = self.cost.local_read_seconds(local + work.staged_bytes / banks)
         uses = self.all_banks if used == banks else self.banks_of(home)
-        return Mode(nanoseconds(max(read, self.cost.mac_seconds(work.macs, 8, used))), uses)
+        seconds = max(read, self.cost.mac_seconds(work.macs, 8, used)) + self.cost.fixed_seconds("expert")
+        return Mode(nanoseconds(seconds), uses)
 
     def _xpu(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...], units: int) -> Mode | None:
         if not units or not work.resident_bytes or not self.cost.rates().streams:
@@ -82,6 +83,7 @@ class Engines:
             self.cost.local_read_seconds(read),
             self.cost.mac_seconds(work.macs, 8, banks),
         )
+        seconds += self.cost.fixed_seconds("expert")
         return Mode(nanoseconds(seconds), ((self.link, units), *self.all_banks))
 
 

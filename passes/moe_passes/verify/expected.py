@@ -78,7 +78,9 @@ class Derivation:
         for key, task in self.tasks.items():
             if task.part is not None:
                 is_draft = key[1] < length
-                self._price_dense(task, 1 if is_draft else length + 1, plan.draft.dense_bits if is_draft else FULL_BITS)
+                fixed = self.prices.fixed_seconds("step" if key[0] == "head" else "layer")
+                bits = plan.draft.dense_bits if is_draft else FULL_BITS
+                self._price_dense(task, 1 if is_draft else length + 1, bits, fixed)
 
     def _phase(self, phase: Phase, step: int, width: int) -> None:
         before, gives = set(self.tasks), list[set[Key]]()
@@ -117,7 +119,7 @@ class Derivation:
 
     # Dense work.
 
-    def _price_dense(self, task: Expected, width: int, bits: int) -> None:
+    def _price_dense(self, task: Expected, width: int, bits: int, fixed: float) -> None:
         assert task.part is not None
         part, request = task.part, self.plan.request
         seen = min(request.context, part.window) if part.window else request.context
@@ -134,7 +136,7 @@ class Derivation:
         computed = self.prices.mac_seconds(projected, bits, elements)
         computed += self.prices.mac_seconds(attention, CACHE_BITS, elements)
         if not self.banks:
-            seconds = max(self.prices.external_read_seconds(size), computed)
+            seconds = max(self.prices.external_read_seconds(size), computed) + fixed
             task.traffic = Traffic(external_read_bytes=size, **done)
             task.modes = [(nanoseconds(seconds), self.everywhere | {("external", 1)})]
             return
@@ -143,7 +145,7 @@ class Derivation:
             gathered += request.batch * width * striped * part.merged_elements * BYTES_PER_ACTIVATION
         read = self.prices.local_read_seconds(size / self.banks)
         seconds = max(read, computed)
-        seconds += self.prices.aggregate_seconds(gathered)
+        seconds = seconds + self.prices.aggregate_seconds(gathered) + fixed
         task.traffic = Traffic(hb_read_bytes=size, link_bytes=gathered, **done)
         task.modes = [(nanoseconds(seconds), self.everywhere | {("link", 1)})]
 
@@ -171,6 +173,7 @@ class Derivation:
         compute = max(
             self.prices.local_read_seconds(max(load)), self.prices.mac_seconds(max(macs), self.plan.draft.bits, 1)
         )
+        fixed = len(served) * self.prices.fixed_seconds("expert")
         total, is_full = round(sum(macs)), self.plan.draft.bits >= FULL_BITS
         self.tasks[key] = Expected(
             waits,
@@ -180,7 +183,12 @@ class Derivation:
                 w4a8_macs=0 if is_full else total,
                 w8a8_macs=total if is_full else 0,
             ),
-            [(nanoseconds(compute + self.prices.aggregate_seconds(link_bytes)), self.everywhere | {("link", 1)})],
+            [
+                (
+                    nanoseconds(compute + self.prices.aggregate_seconds(link_bytes) + fixed),
+                    self.everywhere | {("link", 1)},
+                )
+            ],
         )
         return {key}
 
@@ -261,12 +269,12 @@ class Derivation:
 
     def _ways(self, layer: PlacedLayer, expert: int, staged: int, macs: int) -> list[tuple[int, Uses]]:
         """Return every legal way to compute an expert: near memory on each replica, as xPU beside a load or not."""
-        resident = layer.shape.whole_bytes - staged
+        resident, fixed = layer.shape.whole_bytes - staged, self.prices.fixed_seconds("expert")
         ways = []
         for copy in layer.replicas[expert] or ((),):
             used = len(copy) if copy and not staged else self.banks
             read = (resident / len(copy) if copy else 0.0) + staged / self.banks
-            seconds = max(self.prices.local_read_seconds(read), self.prices.mac_seconds(macs, FULL_BITS, used))
+            seconds = max(self.prices.local_read_seconds(read), self.prices.mac_seconds(macs, FULL_BITS, used)) + fixed
             banks = copy if used == len(copy) else range(self.banks)
             ways.append((nanoseconds(seconds), frozenset((f"bank {bank}", 1) for bank in banks)))
         taken = self._load_units()
@@ -278,7 +286,7 @@ class Derivation:
                     self.prices.local_read_seconds(resident / widest + staged / self.banks),
                     self.prices.mac_seconds(macs, FULL_BITS, self.banks),
                 )
-                ways.append((nanoseconds(seconds), self.everywhere | {("streamline", units)}))
+                ways.append((nanoseconds(seconds + fixed), self.everywhere | {("streamline", units)}))
         return ways
 
     def _write(self, layer: PlacedLayer, new: int, old: int, loads: dict[int, Key], computed: dict[int, Key]) -> Key:
@@ -324,6 +332,7 @@ class Derivation:
         key = ("expert", self.plan.draft.length, layer.shape.layer, expert)
         size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
         seconds = max(self.prices.external_read_seconds(size), self.prices.mac_seconds(macs, FULL_BITS, 1))
+        seconds += self.prices.fixed_seconds("expert")
         uses = self.everywhere | {("external", 1)}
         self.tasks[key] = Expected(
             set(waits), Traffic(external_read_bytes=size, w8a8_macs=macs), [(nanoseconds(seconds), uses)]

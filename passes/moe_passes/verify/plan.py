@@ -60,6 +60,10 @@ class Prices(Protocol):
         """Return what the machine can do."""
         ...
 
+    def fixed_seconds(self, what: str) -> float:
+        """Seconds that a `step`, a `layer` of dense work or an `expert` takes whatever it does."""
+        ...
+
     def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
         """Seconds to read bytes out of one bank."""
         ...

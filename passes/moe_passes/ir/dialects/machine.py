@@ -56,12 +56,18 @@ class EngineOp(MoeOperation, name="engine"):
     attention_macs_per_second: F64
     attention_joules_per_mac: F64
     streams: I64
+    step_seconds: F64
+    layer_seconds: F64
+    expert_seconds: F64
 
     RANGES = {
         "w4a8_macs_per_second": (1, LARGEST),
         "w8a8_macs_per_second": (1, LARGEST),
         "attention_macs_per_second": (1, LARGEST),
         "streams": (0, 1),
+        "step_seconds": (0, LONGEST_LATENCY),
+        "layer_seconds": (0, LONGEST_LATENCY),
+        "expert_seconds": (0, LONGEST_LATENCY),
     }
 
 
