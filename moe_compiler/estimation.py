@@ -129,7 +129,7 @@ def estimate(
     shapes = shapes_of(model)
     asked = Asked(machine, shapes, stated or of_quantization(shapes.method), batch, context, seed)
     loaded = _profile(asked, profile, draft_length + 1)
-    routing = _Routing(asked, loaded.trace)
+    routing = Routing(asked, loaded.trace)
     chosen = given or _fastest(routing, draft_length)
     check_fits(asked, routing, chosen)
     of = ProfileEntry(name=loaded.record.name, kind=loaded.record.kind)
@@ -150,7 +150,7 @@ def _profile(asked: Asked, given: str | Path | None, width: int) -> profiles.Pro
     return profiles.load(str(given), asked.shapes.layers)
 
 
-class _Routing:
+class Routing:
     """Which experts the steps of a trace choose, and where a placement has them."""
 
     def __init__(self, asked: Asked, trace: RoutingTrace) -> None:
@@ -263,7 +263,7 @@ def lru(used: Used, slots: int) -> Used:
     return hits
 
 
-def check_fits(asked: Asked, routing: _Routing, place: Place) -> None:
+def check_fits(asked: Asked, routing: Routing, place: Place) -> None:
     """Refuse a placement that a memory does not hold, with every memory in one report.
 
     Raises:
@@ -291,7 +291,7 @@ def check_fits(asked: Asked, routing: _Routing, place: Place) -> None:
         raise InfeasibleError("\n".join(short))
 
 
-def _needed(routing: _Routing, place: Place) -> list[float]:
+def _needed(routing: Routing, place: Place) -> list[float]:
     """Return the bytes that each memory is to hold."""
     size, asked = routing.size, routing.asked
     near = size.dense_bytes + asked.batch * size.kv_bytes + routing.near_experts(place) * size.expert_bytes
@@ -304,7 +304,7 @@ def _needed(routing: _Routing, place: Place) -> list[float]:
     return needed
 
 
-def _fastest(routing: _Routing, length: int) -> Place:
+def _fastest(routing: Routing, length: int) -> Place:
     """Return the fastest of: all near, the most popular that fit near, and a cache of as many."""
     if len(routing.asked.machine.tiers) == 1:
         return parse_place(ALL_NEAR)
@@ -321,7 +321,7 @@ def _fastest(routing: _Routing, length: int) -> Place:
 
 
 def _document(
-    routing: _Routing, place: Place, length: int, alpha: float | None, profile: ProfileEntry
+    routing: Routing, place: Place, length: int, alpha: float | None, profile: ProfileEntry
 ) -> EstimateDocument:
     asked, size = routing.asked, routing.size
     chosen, hits = routing.choices(place, length + 1)
@@ -360,7 +360,7 @@ def _document(
     )
 
 
-def draft_seconds(routing: _Routing, place: Place) -> float:
+def draft_seconds(routing: Routing, place: Place) -> float:
     """Seconds of a draft step: dense weights and near experts alone, as slices where the format has them."""
     asked, size = routing.asked, routing.size
     of = asked.format
@@ -374,7 +374,7 @@ def draft_seconds(routing: _Routing, place: Place) -> float:
     return step_time(asked.machine, size, of, asked.batch, asked.batch, drafted, loads=True).seconds
 
 
-def _draft(routing: _Routing, place: Place, length: int, alpha: float | None) -> DraftEntry:
+def _draft(routing: Routing, place: Place, length: int, alpha: float | None) -> DraftEntry:
     share = routing.near_experts(place) / routing.size.experts
     known = known_as(routing.asked.shapes.model)
     verify = [routing.time(place, width).seconds for width in range(1, length + 2)]

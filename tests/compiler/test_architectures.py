@@ -31,6 +31,11 @@ NO_EXPERTS = {
 """Model types whose modelling code names experts, and that need no configuration of their own here."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """In place of the folder's fixture of that name: every trace here is a real one."""
+
+
 def raised(name, config, batch=1):
     module = graph.trace(ModelSource(name, config), batch, context())
     append(module, Request(batch, 64, -1, 0, 1.0))

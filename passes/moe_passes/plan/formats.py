@@ -33,7 +33,7 @@ class Format:
 
 
 _GGUF = "llama.cpp, ggml-common.h and llama-quant.cpp"
-_K_M = f"{_GGUF}: the mix of block types that a file of this type has, counted over Qwen3-30B-A3B's tensors"
+_K_M = f"{_GGUF}: a mix of block types; bits by which files of published models have their published sizes"
 FORMATS = {
     f.name: f
     for f in (

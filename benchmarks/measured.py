@@ -1,0 +1,299 @@
+"""Predictions beside what other people measured on real machines (../shared/data/measured.csv). Table, or --json.
+
+    python benchmarks/measured.py [--json]
+
+Of every machine, runtime and weight format two figures are fitted, a fixed time of a layer and one effective bandwidth
+(of the memory, link or engine that limits it), on the rows with the smallest and the largest of what varies; the other
+rows are predicted, those of other series of that machine, runtime and format among them. A series counts if three such
+rows remain. Where a row states a hit rate, the prediction with it stands beside the one without. Rows that are not used
+are listed with the reason.
+"""
+
+import argparse
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from moe_passes.estimate.step import Choices, step_time
+from moe_passes.plan.formats import parse_format
+from moe_passes.plan.known import known_as
+from moe_passes.plan.place import parse_place
+from moe_passes.plan.tiers import Tiers
+
+from moe_compiler.estimation import Asked, Routing
+from moe_compiler.frontend.shapes import shapes_of
+from moe_compiler.hardware.loader import load_target
+from moe_compiler.traces import files as profiles
+from moe_compiler.traces import synthetic
+from moe_compiler.traces.like import like_of
+
+DATA = Path(os.environ.get("MOE_DATA", "../shared/data")) / "measured.csv"
+SLOWEST, FASTEST = 1e6, 1e14
+CELLS = 3
+"""Slots of series S19 hold a projection of an expert: three are one."""
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Rows in which one thing varies, on one machine in one runtime and format.
+
+    Attributes:
+        name: of the series, and what it is of.
+        rows: numbers of its rows.
+        fitted: those that the two figures are fitted on; of another series' first row where they are that one's.
+        model: a shipped name.
+        target: a shipped name.
+        format: of the weights.
+        limited: what the fitted bandwidth is of: `near`, `far` or `link`.
+        place: placement of a row.
+        context: tokens, of a row.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    fitted: tuple[str, str]
+    model: str
+    target: str
+    format: str
+    limited: str
+    place: Callable[[Row], str] = lambda row: "all-near"
+    context: Callable[[Row], int] = lambda row: max(1, int(row["context"] or 512))
+
+
+def share(row: Row) -> str:
+    order = "front" if "front" in row["placement"] else "random"
+    return f"near-share={float(row['resident_fraction']):g}:{order}"
+
+
+def slots(row: Row) -> str:
+    count = int(row["cache_slots_or_budget"].split()[0]) // CELLS if row["cache_slots_or_budget"] else 0
+    return f"cache={count}" if count and "bypassed" not in row["cache_slots_or_budget"] else "experts=loaded"
+
+
+def numbers(first: int, last: int, step: int = 1) -> tuple[str, ...]:
+    return tuple(f"M{n:03d}" for n in range(first, last + 1, step))
+
+
+SERIES = (
+    Series(
+        "S01 gpt-oss-20b, batch, GB10",
+        numbers(1, 6),
+        ("M001", "M006"),
+        "gpt-oss-20b",
+        "dgx-spark-gb10",
+        "gguf:mxfp4",
+        "near",
+    ),
+    Series(
+        "S01 Qwen3-Coder-30B Q8_0, batch, GB10",
+        numbers(13, 18),
+        ("M013", "M018"),
+        "qwen3-30b-a3b",
+        "dgx-spark-gb10",
+        "gguf:q8_0",
+        "near",
+    ),
+    Series(
+        "S04 gpt-oss-120b, context, GB10",
+        numbers(93, 97),
+        ("M001", "M006"),
+        "gpt-oss-120b",
+        "dgx-spark-gb10",
+        "gguf:mxfp4",
+        "near",
+    ),
+    Series(
+        "S04 Qwen3-Coder-30B Q8_0, context, GB10",
+        numbers(98, 102),
+        ("M013", "M018"),
+        "qwen3-30b-a3b",
+        "dgx-spark-gb10",
+        "gguf:q8_0",
+        "near",
+    ),
+    Series(
+        "S15 Qwen3-Next-80B FP8, share near, 4x4090",
+        numbers(492, 542, 5) + numbers(494, 544, 5),
+        ("M494", "M544"),
+        "qwen3-next-80b-a3b",
+        "rtx4090x4-xeon6454s",
+        "fp8",
+        "far",
+        share,
+        lambda row: 512,
+    ),
+    Series(
+        "S19 Qwen3-30B Q4_K_M, slots, 5090",
+        ("M685", "M687", *numbers(691, 695)),
+        ("M691", "M687"),
+        "qwen3-30b-a3b",
+        "rtx5090-pcie",
+        "gguf:q4_k_m",
+        "link",
+        slots,
+        lambda row: 256,
+    ),
+)
+UNUSED = {
+    "M031-M036": "a dense model",
+    "M115-M118": "4 rows (M2 Ultra): two remain after the fit",
+    "M398-M409": "S12: three draft lengths of a build: one row remains; what the draft head costs is not stated",
+    "M547-M552": "S16: contexts are 'short', 'medium', 'long'; which layers `--fit on` moves is not stated",
+    "M578-M595": "S16: configurations of Qwen3.8-Flash-Next and Qwen3.6 are not published in what we have",
+    "M600-M603": "S16: 63 GB of weights beside 64 GB of memory: the machine pages",
+    "M689": "S19: all in VRAM is another path of that runtime, without its cache",
+    "M696-M705": "S19: another model, in NVFP4: its configuration is not published in what we have",
+}
+"""Rows of S01, S04, S12, S15, S16 and S19 that are not used, and why."""
+
+
+def changed(machine: Tiers, limited: str, bandwidth: float, fixed: float) -> Tiers:
+    """Return a machine with one other bandwidth, and a fixed time of a layer in place of all its fixed times."""
+    tiers, ways = list(machine.tiers), list(machine.ways)
+    for n, tier in enumerate(tiers):
+        if tier.engine is not None:
+            engine = replace(tier.engine, step_seconds=0.0, layer_seconds=0.0 if n else fixed, expert_seconds=0.0)
+            is_limited = (n == 0 and limited == "near") or (n == 1 and limited == "far")
+            tiers[n] = replace(tier, engine=replace(engine, bytes_per_second=bandwidth) if is_limited else engine)
+    if limited == "link":
+        ways[0] = replace(ways[0], bytes_per_second=bandwidth, latency_seconds=0.0)
+        tiers[1] = replace(tiers[1], bytes_per_second=FASTEST, latency_seconds=0.0)
+    return replace(machine, tiers=tuple(tiers), ways=tuple(ways))
+
+
+class Predictor:
+    """Predicts the rows of a series."""
+
+    def __init__(self, series: Series) -> None:
+        self.series, self.shapes = series, shapes_of(series.model)
+        self.machine = load_target(series.target).tiers()
+        self.routing: dict[tuple[int, int], Routing] = {}
+
+    def of(self, batch: int, context: int) -> Routing:
+        """Return the routing of a batch at a context."""
+        if (batch, context) not in self.routing:
+            asked = Asked(self.machine, self.shapes, parse_format(self.series.format), batch, context, 0)
+            tokens = -(-max(1024, 24 * batch) // 1024) * 1024
+            name = synthetic.name_of(tokens, 0, like_of(known_as(self.shapes.model)))
+            self.routing[batch, context] = Routing(asked, profiles.load(name, self.shapes.layers).trace)
+        return self.routing[batch, context]
+
+    def seconds(self, row: Row, bandwidth: float, fixed: float, hit_rate: float | None) -> float:
+        """Predict seconds of a row's step."""
+        batch, place = int(row["batch"]), parse_place(self.series.place(row))
+        routing = self.of(batch, self.series.context(row))
+        chosen, _ = routing.choices(place, 1)
+        if hit_rate is not None:
+            near = hit_rate * chosen.distinct
+            chosen = Choices(near, chosen.distinct - near, 0.0, chosen.uses, chosen.missing_layers)
+        machine = changed(self.machine, self.series.limited, bandwidth, fixed)
+        loads = place.loads or not routing.computes_far()
+        return step_time(machine, routing.size, routing.asked.format, batch, batch, chosen, loads).seconds
+
+    def fit(self, first: Row, last: Row) -> tuple[float, float]:
+        """Find the bandwidth and the fixed time by which two rows come out as measured."""
+        wanted = measured(last) - measured(first)
+
+        def difference(bandwidth: float) -> float:
+            of = (self.seconds(row, bandwidth, 0.0, stated(row)) for row in (last, first))
+            return next(of) - next(of) - wanted
+
+        low, high = SLOWEST, FASTEST
+        sign = np.sign(difference(low))
+        for _ in range(200):
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if np.sign(difference(middle)) == sign else (low, middle)
+        fixed = measured(first) - self.seconds(first, low, 0.0, stated(first))
+        return low, fixed / self.shapes.model.layers
+
+
+def measured(row: Row) -> float:
+    """Return seconds of a step: a batch's tokens over the aggregate rate."""
+    return int(row["batch"]) / float(row["value"])
+
+
+def stated(row: Row) -> float | None:
+    return float(row["hit_rate"]) if row["hit_rate"] else None
+
+
+def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
+    """Fit a series and predict its other rows."""
+    predictor = Predictor(series)
+    own = next(other for other in SERIES if set(series.fitted) <= set(other.rows))
+    bandwidth, fixed = Predictor(own).fit(*(rows[number] for number in series.fitted))
+    found = []
+    for number in series.rows:
+        row = rows[number]
+        given, without = (predictor.seconds(row, bandwidth, fixed, hit) for hit in (stated(row), None))
+        found.append(
+            {
+                "id": number,
+                "fitted": number in series.fitted,
+                "measured_tokens_per_second": int(row["batch"]) / measured(row),
+                "predicted_tokens_per_second": int(row["batch"]) / given,
+                "error": measured(row) / given - 1,
+                "error_without_stated_hit_rate": measured(row) / without - 1,
+            }
+        )
+    errors = [abs(row["error"]) for row in found if not row["fitted"]]
+    return {
+        "series": series.name,
+        "bandwidth_gb_s": bandwidth / 1e9,
+        "fixed_us_per_layer": fixed * 1e6,
+        "median_error": float(np.median(errors)),
+        "median_error_without_stated_hit_rate": float(
+            np.median([abs(r["error_without_stated_hit_rate"]) for r in found if not r["fitted"]])
+        ),
+        "rows": found,
+    }
+
+
+def show(tables: Iterator[dict[str, Any]]) -> None:
+    print("| series | fitted GB/s | fixed us a layer | row | measured tok/s | predicted | error | without hit rate |")
+    print("|---|---|---|---|---|---|---|---|")
+    errors, medians = [], []
+    for table in tables:
+        for row in table["rows"]:
+            what = f"{row['id']}{' (fitted)' if row['fitted'] else ''}"
+            print(
+                f"| {table['series']} | {table['bandwidth_gb_s']:.1f} | {table['fixed_us_per_layer']:.0f} | {what} | "
+                f"{row['measured_tokens_per_second']:.2f} | {row['predicted_tokens_per_second']:.2f} | "
+                f"{row['error']:+.1%} | {row['error_without_stated_hit_rate']:+.1%} |",
+                flush=True,
+            )
+        errors += [abs(row["error"]) for row in table["rows"] if not row["fitted"]]
+        medians.append((table["median_error"], table["series"]))
+        print(f"| {table['series']} | | | **median of rows not fitted** | | | **{table['median_error']:.1%}** | |")
+    print(
+        f"\nMedian error of {len(errors)} rows not fitted: {np.median(errors):.1%}; worst series {max(medians)[0]:.1%}"
+    )
+    print("\nNot used:")
+    for rows, reason in UNUSED.items():
+        print(f"- {rows}: {reason}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
+    if not DATA.is_file():
+        print(f"{DATA} is not there (MOE_DATA): nothing to compare with")
+        return
+    with DATA.open(encoding="utf-8") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    tables = (predicted(series, rows) for series in SERIES)
+    if options.json:
+        print(json.dumps({"series": list(tables), "unused": UNUSED}, indent=1))
+    else:
+        show(tables)
+
+
+if __name__ == "__main__":
+    main()

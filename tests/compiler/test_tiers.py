@@ -1,0 +1,111 @@
+"""Hardware files of schema 2."""
+
+import pytest
+import yaml
+from moe_passes.plan.errors import InputError
+
+from moe_compiler.hardware.loader import load_target, shipped_targets
+
+FILE = """\
+schema: 2
+name: desktop
+description: a test
+memories:
+  vram: {capacity_gb: 16, bandwidth_gb_s: 960, efficiency: 0.9, latency_ns: 500}
+  dram: {capacity_gb: 96, bandwidth_gb_s: 77, efficiency: 0.8, latency_ns: 100}
+  ssd: {capacity_gb: 2000, bandwidth_gb_s: 7, efficiency: 0.9, latency_ns: 80000}
+engines:
+  gpu: {memory: vram, tops: {w4a16: 112, w8a16: 56}, step_overhead_us: 500, layer_overhead_us: 60,
+        expert_overhead_us: 4}
+  cpu: {memory: dram, tops: {w8a16: 1.5, w16a16: 1.0}, bandwidth_gb_s: 50}
+links:
+  pcie: {from: dram, to: vram, bandwidth_gb_s: 50, latency_ns: 2000}
+  nvme: {from: ssd, to: dram, bandwidth_gb_s: 7, latency_ns: 10000}
+power: {static_w: 60}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(text=FILE, **changes):
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "box.yaml").write_text(text)
+        return str(tmp_path / "box.yaml")
+
+    return written
+
+
+def load(write, old, new):
+    text = FILE
+    assert old in text
+    return load_target(write(text.replace(old, new)))
+
+
+def test_a_file_becomes_a_chain_from_near_to_deep(write):
+    tiers = load_target(write()).tiers()
+    assert [tier.name for tier in tiers.tiers] == ["vram", "dram", "ssd"]
+    assert [way.name for way in tiers.ways] == ["pcie", "nvme"]
+    gpu, cpu = tiers.tiers[0].engine, tiers.tiers[1].engine
+    assert (gpu.step_seconds, gpu.layer_seconds, gpu.expert_seconds) == pytest.approx((5e-4, 6e-5, 4e-6))
+    assert (gpu.rate(4), gpu.rate(8.5)) == (56e12, 28e12)
+    assert (gpu.bytes_per_second, cpu.bytes_per_second) == (0.9 * 960e9, 50e9)
+    # A load from the disk: latencies of both links and of the disk, then the disk's 6.3 GB/s.
+    assert tiers.load_seconds(2, 6.3e9) == pytest.approx(2e-6 + 1e-5 + 8e-5 + 1.0)
+
+
+def test_overrides_and_figures(write):
+    loaded = load_target(write(), ("memories.vram.capacity_gb=24", "engines.gpu.layer_overhead_us=0"))
+    assert loaded.tiers().near.capacity_bytes == 24_000_000_000
+    sources = {row["path"]: row["source"] for row in loaded.figures()}
+    assert sources["memories.vram.capacity_gb"] == "--set"
+    assert "links.pcie.from" not in sources
+    with pytest.raises(InputError, match=r"did you mean 'memories\.vram\.capacity_gb'"):
+        load_target(write(), ("memories.vram.capacity=24",))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("memory: vram", "memory: vrm", r"box.yaml:9: engines.gpu.memory: value 'vrm': valid: a memory of this file"),
+        ("from: dram", "from: dream", "links.pcie.from: value 'dream'"),
+        ("from: dram, to: vram", "from: dram, to: ssd", "lead in a circle"),
+        (
+            "  pcie: {from: dram, to: vram,",
+            "  pcie: {from: ssd, to: vram,",
+            "vram and dram are both nearest|chain of at",
+        ),
+        ("  pcie: {from: dram, to: vram, bandwidth_gb_s: 50, latency_ns: 2000}\n", "", "both nearest"),
+        ("bandwidth_gb_s: 960, ", "", "bandwidth_gb_s, or banks and bank_bandwidth_gb_s"),
+        ("bandwidth_gb_s: 960", "banks: 4, bandwidth_gb_s: 960, bank_bandwidth_gb_s: 2", "or banks and"),
+        ("from: dram, to: vram", "from: dram", "from and to, or within, or across"),
+        ("w4a16: 112", "int4: 112", "engines.gpu.tops"),
+        ("capacity_gb: 16", "capacity_gb: -16", "memories.vram.capacity_gb: value -16"),
+        ("capacity_gb: 16", "capacity_gb: 16, devices: 4", "across: vram"),
+        ("latency_ns: 500", "latency: 500", "unknown field"),
+        ("power: {static_w: 60}", "powers: {static_w: 60}", "powers: unknown field"),
+    ],
+)
+def test_what_is_no_machine_is_refused(write, old, new, words):
+    with pytest.raises(InputError, match=words):
+        load(write, old, new)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_targets()))
+def test_every_figure_of_a_shipped_file_has_its_source(name):
+    loaded = load_target(name)
+    assert [row["path"] for row in loaded.figures() if row["source"] == "not stated"] == []
+    assert loaded.tiers().near.engine is not None
+
+
+def test_what_passes_know_of_a_machine_of_two_levels(write):
+    """Without the disk: a near memory of one bank, loads over the link, partial sums for nothing."""
+    content = yaml.safe_load(FILE)
+    del content["memories"]["ssd"], content["links"]["nvme"]
+    machine = load_target(write(yaml.safe_dump(content))).machine()
+    assert (machine.hb.banks, machine.hb.bytes_per_second) == (1, pytest.approx(0.9 * 960e9))
+    assert machine.engine.layer_seconds == pytest.approx(6e-5)
+    assert machine.streamline.bytes_per_second == 50e9
+    with pytest.raises(InputError, match="3 levels of memory"):
+        load_target(write()).machine()
