@@ -1,4 +1,4 @@
-"""`moec target check` and `moec target show`."""
+"""`moec target check`, `moec target show` and `moec target template`."""
 
 import json
 
@@ -9,7 +9,7 @@ from moe_compiler.cli.lists import show
 
 @click.group("target", epilog="Example: moec target check my-box.yaml")
 def target_group() -> None:
-    """Check and show hardware files."""
+    """Check, show and begin hardware files."""
 
 
 @target_group.command("check", epilog="Example: moec target check my-box.yaml")
@@ -40,3 +40,12 @@ def show_command(target: str, overrides: tuple[str, ...], as_json: bool) -> None
     from moe_compiler.hardware.loader import load_target
 
     show(load_target(target, overrides).figures(), as_json)
+
+
+@target_group.command("template", epilog="Example: moec target template gpu-host > my-box.yaml")
+@click.argument("kind")
+def template_command(kind: str) -> None:
+    """Print a hardware file to start from, with comments: gpu-host, unified, hb or cpu-ssd."""
+    from moe_compiler.hardware.loader import template
+
+    click.echo(template(kind), nl=False)

@@ -47,6 +47,18 @@ def shipped_targets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
 
 
+def template(kind: str) -> str:
+    """Return the text of a hardware file to start from.
+
+    Raises:
+        InputError: no template of that kind.
+    """
+    found = {path.stem: path for path in sorted((Path(__file__).parent / "templates").glob("*.yaml"))}
+    if kind not in found:
+        raise InputError(f"no template '{kind[:40]}'{nearest(kind, found)}")
+    return found[kind].read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class LoadedTarget:
     """A validated hardware file.

@@ -53,8 +53,8 @@ class MemorySection(Section):
         peak = self.bandwidth_gb_s or float(self.banks or 0) * float(self.bank_bandwidth_gb_s or 0)
         return peak * self.devices * self.efficiency * GB
 
-    def to_memory(self, name: str) -> Memory:
-        """Convert to SI; what has no banks is one."""
+    def to_memory(self, name: str, is_far: bool) -> Memory:
+        """Convert to SI; what has no banks is one. Nothing is staged in a far memory."""
         banks = self.banks or 1
         return Memory(
             name=name,
@@ -65,7 +65,7 @@ class MemorySection(Section):
             latency_seconds=self.latency_ns * 1e-9,
             read_joules_per_byte=(self.read_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
             write_joules_per_byte=(self.write_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
-            staging_bytes=AUTO if self.staging_gb == "auto" else round(self.staging_gb * GB),
+            staging_bytes=0 if is_far else AUTO if self.staging_gb == "auto" else round(self.staging_gb * GB),
         )
 
 
@@ -263,8 +263,8 @@ class TieredTarget(BaseModel):
         inner = next((link for link in self.links.values() if link.within == order[0]), None)
         return Machine(
             name=self.name,
-            external=far.to_memory("external"),
-            hb=near.to_memory("hb") if len(order) > 1 else None,
+            external=far.to_memory("external", True),
+            hb=near.to_memory("hb", False) if len(order) > 1 else None,
             engine=own.to_engine(engine),
             aggregation=inner.to_link("aggregation") if inner else FREE_LINK,
             streamline=links[order[1]].to_link("streamline") if len(order) > 1 else FREE_STREAM,

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from moe_compiler.cli.commands import COMMANDS, cli
 from moe_compiler.frontend.models import shipped_models
+from moe_compiler.hardware.loader import shipped_targets
 from tests.command import assert_refused, moec
 from tests.conftest import write_tiny
 
@@ -274,7 +275,8 @@ def test_lists_are_one_json_document():
     assert len(models) == len(shipped_models())
     assert {"name", "architecture", "hidden", "layers", "experts", "top_k", "expert_format"} == set(models[0])
     assert [p["name"] for p in json.loads(runner.invoke(cli, ["passes", "--json"]).stdout)] == PIPELINE
-    assert len(json.loads(runner.invoke(cli, ["targets", "--json"]).stdout)) == 4
+    targets = json.loads(runner.invoke(cli, ["targets", "--json"]).stdout)
+    assert [target["name"] for target in targets] == sorted(shipped_targets())
     figures = json.loads(runner.invoke(cli, ["target", "show", "elmoe3d-8gb", "--json"]).stdout)
     assert {"path", "unit", "value", "source"} == set(figures[0])
 

@@ -18,8 +18,8 @@ def edit(tmp_path):
     return change
 
 
-def test_four_targets_are_shipped_with_a_source_for_every_figure():
-    assert list(shipped_targets()) == ["elmoe3d-4gb", "elmoe3d-64gb", "elmoe3d-8gb", "xpu-lpddr5"]
+def test_targets_are_shipped_with_a_source_for_every_figure():
+    assert {"elmoe3d-4gb", "elmoe3d-64gb", "elmoe3d-8gb", "xpu-lpddr5"} <= set(shipped_targets())
     for name in shipped_targets():
         loaded = load_target(name)
         assert loaded.target.name == name
@@ -69,7 +69,7 @@ def test_set_overrides_one_field_and_is_recorded():
         ("efficiency: 0.97", "efficiency: 1.5", ["box.yaml:11", "1.5", "from 0.001 to 1"]),
         ("staging_gb: auto", "staging_gb: -1", ["staging_gb", "-1", "auto"]),
         ("latency_ns: 40", "latency_ns: .inf", ["latency_ns", "inf", "from 0 to 1e+09 ns"]),
-        ("schema: 1", "schema: 2", ["box.yaml:3", "schema", "2"]),
+        ("schema: 1", "schema: 3", ["box.yaml:3", "schema", "3"]),
         ("links:", "linkz:", ["linkz", "did you mean 'links'"]),
         ("w8a8_tops: 524", "w8a8_tops: '524'", ["w8a8_tops", "'524'", "number"]),
         ("memories:", "memories: [", ["not valid YAML", "box.yaml"]),

@@ -1,10 +1,14 @@
 """Hardware files of schema 2."""
 
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import yaml
 from moe_passes.plan.errors import InputError
 
-from moe_compiler.hardware.loader import load_target, shipped_targets
+from moe_compiler.hardware.loader import load_target, shipped_targets, template
 
 FILE = """\
 schema: 2
@@ -97,6 +101,31 @@ def test_every_figure_of_a_shipped_file_has_its_source(name):
     loaded = load_target(name)
     assert [row["path"] for row in loaded.figures() if row["source"] == "not stated"] == []
     assert loaded.tiers().near.engine is not None
+
+
+@pytest.mark.parametrize("kind", ["gpu-host", "unified", "hb", "cpu-ssd"])
+def test_a_template_is_a_valid_file_whose_figures_have_notes(tmp_path, kind):
+    (tmp_path / "my.yaml").write_text(template(kind))
+    loaded = load_target(str(tmp_path / "my.yaml"))
+    assert [row["path"] for row in loaded.figures() if row["source"] == "not stated"] == []
+    assert loaded.machine().engine.w8a8_macs_per_second > 0
+
+
+def test_the_hybrid_bonded_template_is_the_shipped_machine():
+    """In schema 2 as in schema 1: the same machine, figure for figure."""
+    old, new = load_target("elmoe3d-8gb").machine(), replace(_hb_machine(), name="elmoe3d-8gb")
+    assert new == old
+
+
+def _hb_machine():
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "hb.yaml").write_text(template("hb"))
+        return load_target(str(Path(folder) / "hb.yaml")).machine()
+
+
+def test_an_unknown_template_is_refused():
+    with pytest.raises(InputError, match="no template 'gpu'"):
+        template("gpu")
 
 
 def test_what_passes_know_of_a_machine_of_two_levels(write):
