@@ -74,7 +74,7 @@ def compared(names: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Compare every model with what was published of it."""
     published = json.loads(PUBLISHED.read_text())
     for name in names:
-        stated = published.get(Path(name).stem, {})
+        stated = published.get(name if name in published else Path(name).stem, {})
         try:
             row = {"model": name, **count(name), "source": stated.get("source")}
         except InputError as error:

@@ -125,6 +125,7 @@ def compile(
     model: Any,
     target: str | Path,
     *,
+    format: str | None = None,
     profile: str | Path | None = None,
     batch: int = 1,
     context: int = 1024,
@@ -145,6 +146,7 @@ def compile(
         model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, or a
             transformers `nn.Module`.
         target: a shipped name or the path of a hardware file.
+        format: of the weights (docs/estimate.md); None for what the configuration says.
         profile: the path of an `.npz`, or the name of a synthetic one; None for a synthetic one.
         batch: sequences decoded together.
         context: tokens in the KV cache of each sequence.
@@ -172,7 +174,7 @@ def compile(
     measured = _measured(alpha, lengths, asked)
     loaded = load_target(target, tuple(overrides))
     profiles.check_exists(profile)
-    source = load_model(model)
+    source = load_model(model, None if format is None else _text("format", format))
     reader = ProfileReader(profile, source, asked, measured)
     return _compile(loaded, reader, pipeline, prompt_tokens, progress)
 
@@ -384,6 +386,7 @@ def _record(
         command=sys.argv,
         model=source.name,
         notes=list(source.notes),
+        format=source.weights.name,
         target=str(loaded.path),
         overrides=list(loaded.overrides),
         profile=profile,

@@ -364,10 +364,11 @@ def draft_seconds(routing: Routing, place: Place) -> float:
     """Seconds of a draft step: dense weights and near experts alone, as slices where the format has them."""
     asked, size = routing.asked, routing.size
     of = asked.format
+    if of.dense_sliced:
+        size = replace(size, dense_bytes=size.dense_bytes * of.dense_sliced / of.dense)
+        of = replace(of, dense=of.dense_sliced)
     if of.sliced:
-        share = of.sliced / of.dense
-        size = replace(size, dense_bytes=size.dense_bytes * share, expert_bytes=size.sliced_expert_bytes)
-        of = replace(of, dense=of.sliced, experts=of.sliced)
+        size, of = replace(size, expert_bytes=size.sliced_expert_bytes), replace(of, experts=of.sliced)
     chosen, _ = routing.choices(place, 1)
     near = min(chosen.distinct, float(routing.near_experts(place)))
     drafted = Choices(near, 0.0, 0.0, chosen.uses, 0.0)

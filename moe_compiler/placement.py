@@ -58,6 +58,7 @@ class PlacementRequest:
     equal_slots: bool = False
     seed: int = 0
     jobs: int = 1
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _shape(request: PlacementRequest) -> _Shape:
     machine = load_target(request.target, request.overrides).machine()
     if machine.hb is None:
         raise InputError(f"target '{machine.name}' has no memory 'hb' to place experts in")
-    source = load_model(request.model)
+    source = load_model(request.model, request.format)
     from moe_passes.ir.dialects import context
     from moe_passes.ir.module import append, expert_stores, only, write_machine
     from moe_passes.ir.phases import read_stages

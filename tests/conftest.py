@@ -100,6 +100,14 @@ def write_tiny(folder: Path, model_type: str = "qwen3_moe", **changes) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """Shapes of models are kept for the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def tiny(tmp_path: Path):
     """Write a tiny config.json; returns its folder."""

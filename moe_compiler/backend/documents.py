@@ -154,6 +154,7 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
     path = mean([critical_path(*executed) for executed in held_out.executed])
     return cost_json.CostDocument(
         model=only(module, ModelShape, NAME).name,
+        format=only(module, ModelShape, NAME).format,
         target=machine.name,
         overrides=list(machine.overrides),
         batch=request.batch,

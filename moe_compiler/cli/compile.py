@@ -18,6 +18,7 @@ Examples:
   moec compile mixtral-8x7b --target elmoe3d-8gb --profile trace.npz --batch 4 -o out
   moec compile ./my-model --target my-box.yaml --draft-length 4 -o out
   moec compile qwen3-30b-a3b --target elmoe3d-8gb --draft-length 3 --alpha 0.8 -o out
+  moec compile qwen3-30b-a3b --target rtx5080-ddr5 --format gguf:q4_k_m -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set links.aggregation.bandwidth_gb_s=8 -o out
 
 \b
@@ -32,6 +33,9 @@ time of a compile."""
 @click.command("compile", epilog=EXAMPLES)
 @click.argument("model")
 @click.option("--target", required=True, help="Hardware file: a shipped name (`moec targets`) or a path.")
+@click.option(
+    "--format", help="Weight format (docs/estimate.md); default: what the configuration says, else int8-sliced."
+)
 @click.option("--profile", help="Routing trace (.npz, docs/profiles.md); default: a synthetic one.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")
@@ -108,6 +112,8 @@ def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, A
     alpha = f"{draft['acceptance_rate']:.2f} ({draft['acceptance_source']})"
     return [
         ("model", f"{cost['model']}: {len(layers)} MoE layers of {len(layers[0]['residency'])} experts"),
+        *(("note", note) for note in record["notes"]),
+        ("format", cost["format"]),
         (
             "parameters",
             f"{count['total'] / 1e9:.2f} B, active {count['active_with_embedding'] / 1e9:.2f} B "

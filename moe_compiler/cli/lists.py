@@ -70,7 +70,7 @@ def models_command(as_json: bool) -> None:
                 "layers": config.num_hidden_layers,
                 "experts": source.experts,
                 "top_k": source.top_k,
-                "expert_format": "MXFP4" if source.is_mxfp4 else "INT8",
+                "format": source.weights.name,
             }
         )
     show(rows, as_json)

@@ -32,6 +32,9 @@ What a step costs is a closed form: docs/partition.md.
 @click.option("--score", help="Routing trace to report on; default: a held-out split of --trace.")
 @click.option("--model", required=True, help="A shipped name (`moec models`), or a folder with a config.json.")
 @click.option("--target", required=True, help="Hardware file: a shipped name (`moec targets`) or a path.")
+@click.option(
+    "--format", help="Weight format (docs/estimate.md); default: what the configuration says, else int8-sliced."
+)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the hardware file.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")

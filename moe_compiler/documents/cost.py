@@ -127,6 +127,7 @@ class CostDocument(Document):
 
     schema_: Annotated[int, Field(alias="schema")] = 1
     model: str
+    format: str
     target: str
     overrides: list[str]
     batch: int

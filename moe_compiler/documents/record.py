@@ -31,6 +31,7 @@ class CompileDocument(Document):
     command: list[str]
     model: str
     notes: list[str]
+    format: str
     target: str
     overrides: list[str]
     profile: str | None

@@ -26,12 +26,6 @@ from moe_compiler.frontend.substitutes import (
 )
 from moe_compiler.runtime.huggingface import is_causal, quiet_transformers
 
-INT8_BITS = 8.5
-"""INT8 with an FP16 scale per 32 weights."""
-INT8_MSB_BITS = 4.5
-"""The top nibble with the same scale."""
-MXFP4_BITS = 4.25
-"""MXFP4 with an 8-bit scale per 32 weights; it is not cut into slices."""
 LONGEST_WIDTH = 4096
 FEW_TOKENS = 4
 """Width that stands for any where a model's own code needs a number."""
@@ -151,7 +145,8 @@ def build_on_meta(source: ModelSource) -> nn.Module:
     ALL_ATTENTION_FUNCTIONS.register(operators.NAME, operators.traced_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(operators.NAME, _mask)
     config = transformers_config(source)
-    plain_rotary(config)
+    with quiet_transformers():
+        plain_rotary(config)
     try:
         with torch.device("meta"), quiet_transformers():
             model = _language_model(config)
@@ -257,6 +252,7 @@ def _cached_layers(model: nn.Module) -> list[int]:
 def shape_of(source: ModelSource, model: nn.Module) -> ModelShape:
     """Return the shape of a model that was built."""
     config: Any = model.config
+    of = source.weights
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     return ModelShape(
         name=source.name,
@@ -266,8 +262,13 @@ def shape_of(source: ModelSource, model: nn.Module) -> ModelShape:
         vocabulary=int(config.vocab_size),
         total_parameters=sum(p.numel() for p in model.parameters()),
         embedding_parameters=embedding.weight.numel(),
-        expert_bits=MXFP4_BITS if source.is_mxfp4 else INT8_BITS,
-        msb_bits=MXFP4_BITS if source.is_mxfp4 else INT8_MSB_BITS,
+        expert_bits=float(of.experts),
+        msb_bits=float(of.sliced or of.experts),
+        dense_bits=float(of.dense),
+        dense_msb_bits=float(of.dense_sliced or of.dense),
+        kv_bits=float(of.kv),
+        embedding_bits=float(of.embedding),
+        format=of.name,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_passes.plan.errors import InputError
+from moe_passes.plan.formats import Format, of_quantization, parse_format
 from moe_passes.plan.names import did_you_mean, nearest
 
 from moe_compiler.frontend.architectures import material, resolve
@@ -44,11 +45,22 @@ class ModelSource:
         name: the name it was asked for by.
         config: its configuration, as transformers knows it.
         notes: what is to be said of how it was found.
+        format: of the weights, as it was asked for; None for what the configuration says.
     """
 
     name: str
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
+    format: Format | None = None
+
+    @property
+    def weights(self) -> Format:
+        """The format of the weights.
+
+        Raises:
+            InputError: the configuration names a quantisation that none of the formats stands for.
+        """
+        return self.format or of_quantization(self.quantization)
 
     @property
     def experts(self) -> int:
@@ -60,11 +72,6 @@ class ModelSource:
         """Experts that a token is routed to, as the configuration states them."""
         stated = (value for _, field, value in _numbers(self.config) if TOP_K.search(field) and "group" not in field)
         return max(stated, default=0)
-
-    @property
-    def is_mxfp4(self) -> bool:
-        """Whether the experts ship in MXFP4, which cannot be cut into slices."""
-        return self.quantization == "mxfp4"
 
     @property
     def quantization(self) -> str | None:
@@ -93,19 +100,21 @@ def raw_config(model: Any) -> tuple[str, dict[str, Any]]:
     return source.name, source.config
 
 
-def load_model(model: Any) -> ModelSource:
+def load_model(model: Any, format: str | None = None) -> ModelSource:
     """Resolve MODEL.
 
     Args:
         model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, or a
             transformers `nn.Module`.
+        format: of its weights; None for what the configuration says.
 
     Raises:
-        InputError: unknown name, missing or malformed file, or a model that is not a mixture of experts.
+        InputError: unknown name, missing or malformed file, a model without experts, or no such format.
     """
+    stated = None if format is None else parse_format(format)
     if isinstance(model, (str, Path)):
         name, path = _resolve(str(model))
-        return _checked(ModelSource(name, _read(path)), str(path))
+        return _checked(ModelSource(name, _read(path), format=stated), str(path))
     config = getattr(model, "config", model)
     if not hasattr(config, "to_dict"):
         raise InputError(
@@ -113,7 +122,8 @@ def load_model(model: Any) -> ModelSource:
             "a transformers configuration, or a transformers model"
         )
     content = config.to_dict()
-    return _checked(ModelSource(str(content.get("model_type", "model")), content), type(model).__name__)
+    source = ModelSource(str(content.get("model_type", "model")), content, format=stated)
+    return _checked(source, type(model).__name__)
 
 
 def _resolve(text: str) -> tuple[str, Path]:

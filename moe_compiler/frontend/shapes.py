@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from moe_passes.plan.formats import FORMATS, USUAL
 from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
 from moe_passes.plan.phase import Phase
 
@@ -26,7 +27,7 @@ class Shapes:
     """What a model is made of.
 
     Attributes:
-        model: as a whole.
+        model: as a whole, in the usual format.
         layers: routed experts of each MoE layer.
         parts: dense work, by layer, the head last.
         method: of its published quantisation, if any.
@@ -65,7 +66,7 @@ def traced(source: ModelSource) -> Shapes:
 
     from moe_compiler.frontend.graph import trace
 
-    module = trace(source, 1, context())
+    module = trace(replace(source, format=FORMATS[USUAL]), 1, context())
     append(module, Request(1, 1, AUTO_LENGTH, 0, 0.0))
     run_pipeline(module, parse_pipeline("raise-moe"))
     layers = tuple(layer for _, layer in expert_stores(module, "shapes"))

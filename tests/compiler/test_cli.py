@@ -273,7 +273,7 @@ def test_lists_are_one_json_document():
     runner = CliRunner()
     models = json.loads(runner.invoke(cli, ["models", "--json"]).stdout)
     assert len(models) == len(shipped_models())
-    assert {"name", "architecture", "hidden", "layers", "experts", "top_k", "expert_format"} == set(models[0])
+    assert {"name", "architecture", "hidden", "layers", "experts", "top_k", "format"} == set(models[0])
     assert [p["name"] for p in json.loads(runner.invoke(cli, ["passes", "--json"]).stdout)] == PIPELINE
     targets = json.loads(runner.invoke(cli, ["targets", "--json"]).stdout)
     assert [target["name"] for target in targets] == sorted(shipped_targets())

@@ -151,3 +151,32 @@ def test_things_that_are_no_model_are_refused(model):
 def test_save_refuses_an_existing_folder(compiled, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         compiled.save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("format", "expert", "msb", "dense", "kv", "dense_bits"),
+    [
+        ("bf16", 12_288 * 2, 12_288 * 2, 16, 128, 8),
+        ("experts=4,dense=8,kv=8", 12_288 // 2, 12_288 // 2, 8, 64, 8),
+        (None, 13_056, 6_912, 8.5, 128, 4),
+    ],
+)
+def test_a_format_decides_bytes(tiny, format, expert, msb, dense, kv, dense_bits):
+    """Of a layer by hand: 25,600 dense weights and 192 in vectors, 128 cached elements, experts of 12,288 weights."""
+    module = raised(load_model(tiny("qwen3_moe"), format))
+    store, part = find(module, ExpertLayer)[0][1], parts_of(read_stages(module, "test")[0])[0]
+    assert (store.whole_bytes, store.msb_bytes) == (expert, msb)
+    assert part.weight_bytes == 25_600 * dense / 8 + 192 * 2
+    assert part.kv_elements == kv
+    assert only(module, ModelShape).slices_dense == (dense_bits == 4)
+
+
+def test_a_format_is_compiled_and_said(tiny):
+    found = moe_compiler.compile(tiny("qwen3_moe"), "elmoe3d-4gb", format="bf16", context=16, time_limit=0.1)
+    assert (found.cost["format"], found.record["format"]) == ("bf16", "bf16")
+    assert found.plan["draft"]["bits"] == found.plan["draft"]["dense_bits"] == 8
+    with pytest.raises(InputError, match="no such format"):
+        moe_compiler.compile(tiny("qwen3_moe"), "elmoe3d-4gb", format="bf61")
+    quantised = tiny("qwen3_moe", quantization_config={"quant_method": "secret"})
+    with pytest.raises(InputError, match="'secret' is not known"):
+        moe_compiler.compile(quantised, "elmoe3d-4gb")

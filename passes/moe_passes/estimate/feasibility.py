@@ -103,7 +103,7 @@ LARGER = "a larger target (`moec targets`), or a smaller model (`moec models`)"
 def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:
     space = cost.space()
     routed = sum(layer.experts * layer.whole_bytes for layer in of.layers)
-    embedding = 2 * of.model.embedding_parameters
+    embedding = of.model.embedding_bytes
     rest = {"routed experts": routed, "input embedding": embedding}
     if not space.banks:
         rest |= {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes}

@@ -21,11 +21,11 @@ from moe_passes.ir.dialects import model as moe
 from moe_passes.ir.module import line_of
 from moe_passes.ir.records import symbol_ref, to_attribute
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.model import DENSE_BITS, ExpertLayer, ModelShape
+from moe_passes.plan.model import ExpertLayer, ModelShape
 from moe_passes.plan.phase import WHOLE_SLICE
 
 NAME = "raise-moe"
-VECTOR_BITS = 16
+VECTOR_BITS = FP16_BITS = 16
 """Norms, biases and the like stay FP16."""
 DYNAMIC_WIDTH = -1
 ATTENTION, MIXER, EXPERTS = ANCHORS = ("torch.moe.attention", "torch.moe.mixer", "torch.moe.experts")
@@ -116,12 +116,12 @@ class Segment:
         """Return the shapes of the matrices (and stacks of them) among these (or all) weights."""
         return [s for n, s in self.weights.items() if len(s) > 1 and (numbers is None or n in numbers)]
 
-    def size_bytes(self, numbers: set[int] | None = None) -> int:
+    def size_bytes(self, matrix_bits: float, numbers: set[int] | None = None) -> int:
         """Return quantised bytes of these (or all) weights."""
         bits = 0.0
         for number, shape in self.weights.items():
             if numbers is None or number in numbers:
-                bits += prod(shape) * (DENSE_BITS if len(shape) > 1 else VECTOR_BITS)
+                bits += prod(shape) * (matrix_bits if len(shape) > 1 else VECTOR_BITS)
         return round(bits / 8)
 
     def macs(self, numbers: set[int] | None = None) -> int:
@@ -452,10 +452,12 @@ class Raiser:
         kv_elements = cached or _shape(key)[1] * key_dim + _shape(value)[1] * value_dim
         attributes = {
             "layer": part.layer,
-            "weight_bytes": part.size_bytes(part.mixing_weights),
+            "weight_bytes": part.size_bytes(self.model.dense_bits, part.mixing_weights),
             "macs_per_token": part.macs(part.mixing_weights),
             "gathered_elements": heads * value_dim + self.model.hidden,
-            "kv_elements": kv_elements + (_constant(index[0]) if index else 0),
+            "kv_elements": round(
+                (kv_elements + (_constant(index[0]) if index else 0)) * self.model.kv_bits / FP16_BITS
+            ),
             "window": _constant(window),
             # With a cached latent, queries are absorbed: scores and values both run over the latent.
             "attention_macs": heads * (2 * cached if cached else key_dim + value_dim),
@@ -470,7 +472,7 @@ class Raiser:
     def _mixer(self, stream: ir.Value, part: Segment) -> ir.Value:
         attributes = {
             "layer": part.layer,
-            "weight_bytes": part.size_bytes(part.mixing_weights),
+            "weight_bytes": part.size_bytes(self.model.dense_bits, part.mixing_weights),
             "macs_per_token": part.macs(part.mixing_weights),
             "gathered_elements": self.model.hidden,
             "state_bytes": _state_bytes(part),
@@ -484,7 +486,7 @@ class Raiser:
         count, top_k = _shape(operands[3].owner.operands[0])[0], _shape(operands[1])[-1]
         of_router = {
             "layer": part.layer,
-            "weight_bytes": part.size_bytes(part.routing_weights),
+            "weight_bytes": part.size_bytes(self.model.dense_bits, part.routing_weights),
             "macs_per_token": part.macs(part.routing_weights),
         }
         routing = moe.RouterOp(
@@ -513,7 +515,7 @@ class Raiser:
         width = max((s[-1] for s in matrices if s[-2] == self.model.hidden), default=self.model.hidden)
         attributes = {
             "layer": part.layer,
-            "weight_bytes": part.size_bytes(shared),
+            "weight_bytes": part.size_bytes(self.model.dense_bits, shared),
             "macs_per_token": part.macs(shared),
             "gathered_elements": width + self.model.hidden,
             "shared": int(shared is not None),
@@ -525,7 +527,7 @@ class Raiser:
         return moe.AddOp(stream, added, result=self.hidden, loc=_at(line)).result
 
     def _head(self, stream: ir.Value, part: Segment) -> ir.Value:
-        attributes = {"weight_bytes": part.size_bytes(), "macs_per_token": part.macs()}
+        attributes = {"weight_bytes": part.size_bytes(self.model.dense_bits), "macs_per_token": part.macs()}
         logits = moe.Logits.get(*self._i64(self.model.vocabulary))
         return moe.HeadOp(stream, **self._attributes(attributes), result=logits, loc=_at(part.line())).result
 

@@ -19,7 +19,8 @@ class Format:
         dense: everything else that every token reads, the head among it.
         kv: the KV cache.
         embedding: the input embedding.
-        sliced: bits of the most significant slice of experts and dense weights; 0 where they cannot be sliced.
+        sliced: bits of the most significant slice of experts; 0 where they cannot be sliced.
+        dense_sliced: bits of that of dense weights; 0 where they cannot be sliced.
         source: where the figures come from.
     """
 
@@ -29,6 +30,7 @@ class Format:
     kv: float
     embedding: float
     sliced: float = 0.0
+    dense_sliced: float = 0.0
     source: str = "given"
 
 
@@ -37,20 +39,24 @@ _K_M = f"{_GGUF}: a mix of block types; bits by which files of published models 
 FORMATS = {
     f.name: f
     for f in (
-        Format("int8-sliced", 8.5, 8.5, 16, 16, 4.5, "docs/reference.md section 2: INT8, an FP16 scale per 32 weights"),
-        Format("bf16", 16, 16, 16, 16, 0, "two bytes a weight"),
-        Format("fp8", 8.002, 8.002, 16, 16, 0, "DeepSeek-V3: E4M3, an FP32 scale per block of 128 x 128"),
-        Format("mxfp4", 4.25, 8.5, 16, 16, 0, "OCP MX: E2M1, an 8-bit scale per 32; dense weights in INT8"),
-        Format("mxfp4-bf16", 4.25, 16, 16, 16, 0, "gpt-oss as published: MXFP4 experts, BF16 for the rest"),
-        Format("int4-g128", 4.15625, 4.15625, 16, 16, 0, "AWQ, GPTQ: 4 bits, an FP16 scale and a 4-bit zero per 128"),
-        Format("gguf:bf16", 16, 16, 16, 16, 0, _GGUF),
-        Format("gguf:q8_0", 8.5, 8.5, 16, 8.5, 0, f"{_GGUF}: an FP16 scale per 32 weights"),
-        Format("gguf:q6_k", 6.5625, 6.5625, 16, 6.5625, 0, f"{_GGUF}: 210 bytes per 256 weights"),
-        Format("gguf:q5_k_m", 5.66, 6.0, 16, 5.5, 0, _K_M),
-        Format("gguf:q4_k_m", 4.85, 5.3, 16, 4.5, 0, _K_M),
-        Format("gguf:q4_0", 4.5, 4.9, 16, 4.5, 0, f"{_GGUF}: an FP16 scale per 32 weights, the head in Q6_K"),
-        Format("gguf:q3_k_m", 3.85, 4.3, 16, 3.4375, 0, _K_M),
-        Format("gguf:mxfp4", 4.25, 8.5, 16, 8.5, 0, f"{_GGUF}: MXFP4 experts, Q8_0 for the rest"),
+        Format(
+            "int8-sliced", 8.5, 8.5, 16, 16, 4.5, 4.5, "docs/reference.md section 2: INT8, an FP16 scale per 32 weights"
+        ),
+        Format("bf16", 16, 16, 16, 16, 0, 0, "two bytes a weight"),
+        Format("fp8", 8.002, 8.002, 16, 16, 0, 0, "DeepSeek-V3: E4M3, an FP32 scale per block of 128 x 128"),
+        Format("mxfp4", 4.25, 8.5, 16, 16, 0, 4.5, "OCP MX: E2M1, an 8-bit scale per 32; dense weights in sliced INT8"),
+        Format("mxfp4-bf16", 4.25, 16, 16, 16, 0, 0, "gpt-oss as published: MXFP4 experts, BF16 for the rest"),
+        Format(
+            "int4-g128", 4.15625, 4.15625, 16, 16, 0, 0, "AWQ, GPTQ: 4 bits, an FP16 scale and a 4-bit zero per 128"
+        ),
+        Format("gguf:bf16", 16, 16, 16, 16, 0, 0, _GGUF),
+        Format("gguf:q8_0", 8.5, 8.5, 16, 8.5, 0, 0, f"{_GGUF}: an FP16 scale per 32 weights"),
+        Format("gguf:q6_k", 6.5625, 6.5625, 16, 6.5625, 0, 0, f"{_GGUF}: 210 bytes per 256 weights"),
+        Format("gguf:q5_k_m", 5.66, 6.0, 16, 5.5, 0, 0, _K_M),
+        Format("gguf:q4_k_m", 4.85, 5.3, 16, 4.5, 0, 0, _K_M),
+        Format("gguf:q4_0", 4.5, 4.9, 16, 4.5, 0, 0, f"{_GGUF}: an FP16 scale per 32 weights, the head in Q6_K"),
+        Format("gguf:q3_k_m", 3.85, 4.3, 16, 3.4375, 0, 0, _K_M),
+        Format("gguf:mxfp4", 4.25, 8.5, 16, 8.5, 0, 0, f"{_GGUF}: MXFP4 experts, Q8_0 for the rest"),
     )
 }
 """By name."""

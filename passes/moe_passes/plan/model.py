@@ -28,6 +28,11 @@ class ModelShape:
         embedding_parameters: of the input embedding.
         expert_bits: bits of a routed expert's weight in full precision, scales included.
         msb_bits: bits of its most significant slice, scales included.
+        dense_bits: bits of a dense weight, scales included.
+        dense_msb_bits: bits of its most significant slice; as many as of the weight where it cannot be sliced.
+        kv_bits: bits of a cached element.
+        embedding_bits: bits of a weight of the input embedding.
+        format: what the weights are in, as it was asked for or as the configuration says.
     """
 
     name: str
@@ -39,6 +44,21 @@ class ModelShape:
     embedding_parameters: int
     expert_bits: float
     msb_bits: float
+    dense_bits: float = DENSE_BITS
+    dense_msb_bits: float = DENSE_MSB_BITS
+    kv_bits: float = 16.0
+    embedding_bits: float = 16.0
+    format: str = "int8-sliced"
+
+    @property
+    def slices_dense(self) -> bool:
+        """Whether a draft may compute with slices of dense weights."""
+        return self.dense_msb_bits < self.dense_bits
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of the input embedding, which lies in the far memory."""
+        return round(self.embedding_parameters * self.embedding_bits / 8)
 
 
 @dataclass(frozen=True)
@@ -108,7 +128,7 @@ class DensePart:
         weight_bytes: quantised weights.
         macs_per_token: multiply-accumulates on those weights, per token.
         gathered_elements: output elements per token that are gathered over the aggregation link.
-        kv_elements: cached elements per token of context.
+        kv_elements: cached elements per token of context, of 16 bits each: one of 8 bits counts half.
         window: attention window in tokens, 0 for all of the context.
         attention_macs: multiply-accumulates per token and token of context.
         kv_heads: heads whose caches are apart: 1 where all share a latent.

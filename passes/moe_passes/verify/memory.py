@@ -23,7 +23,7 @@ def violations(plan: Plan) -> list[str]:
 
 def _far(plan: Plan) -> list[str]:
     needed = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers)
-    needed += 2 * plan.model.embedding_parameters
+    needed += round(plan.model.embedding_parameters * plan.model.embedding_bits / 8)
     if not plan.prices.space().banks:
         dense, cache = _dense_and_cache(plan)
         needed += dense + cache
@@ -57,6 +57,8 @@ def _shared_out(plan: Plan) -> list[str]:
     fixed = plan.prices.space().staging_bytes
     if draft.length and 0 <= fixed != draft.staging_bytes:
         wrong.append(f"the draft plan stages {draft.staging_bytes} bytes; the machine sets {fixed} aside")
+    if draft.length and draft.dense_bits < FULL_BITS and plan.model.dense_msb_bits >= plan.model.dense_bits:
+        wrong.append(f"the draft computes with slices of dense weights, which {plan.model.format} does not have")
     if draft.length and draft.bits not in DRAFT_BITS:
         wrong.append(f"the draft computes with {draft.bits} bits; valid: {' or '.join(map(str, DRAFT_BITS))}")
     banks = plan.prices.space().banks

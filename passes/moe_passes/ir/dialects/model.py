@@ -93,6 +93,11 @@ class ModelOp(MoeOperation, name="model"):
     embedding_parameters: I64
     expert_bits: F64
     msb_bits: F64
+    dense_bits: F64
+    dense_msb_bits: F64
+    kv_bits: F64
+    embedding_bits: F64
+    format: ir.StringAttr
 
     RANGES = {
         "hidden": (1, 1e9),
@@ -101,12 +106,17 @@ class ModelOp(MoeOperation, name="model"):
         "layers": (1, MOST_LAYERS),
         "expert_bits": (1, 64),
         "msb_bits": (1, 64),
+        "dense_bits": (1, 64),
+        "dense_msb_bits": (1, 64),
+        "kv_bits": (1, 64),
+        "embedding_bits": (1, 64),
     }
 
     def check(self) -> None:
-        """A slice is a part of an expert."""
-        if self.attributes["msb_bits"].value > self.attributes["expert_bits"].value:
-            raise WrongError("attribute 'msb_bits' is above 'expert_bits'; valid: at most that")
+        """A slice is a part of a weight."""
+        for part, whole in (("msb_bits", "expert_bits"), ("dense_msb_bits", "dense_bits")):
+            if self.attributes[part].value > self.attributes[whole].value:
+                raise WrongError(f"attribute '{part}' is above '{whole}'; valid: at most that")
 
 
 class TracedLayersOp(MoeOperation, name="traced_layers"):

@@ -36,6 +36,8 @@ RULES = (
 """For the hot set, to choose from; descents start from the last."""
 MOST_ROUNDS = 256
 """Rounds that settings are judged by in closed form."""
+NARROW_BITS = 5.0
+"""Scales included: what is computed with at the rate of 4-bit weights."""
 SOME_BYTES = 1e9
 """What rates of closed forms are asked for, so that latencies weigh little."""
 
@@ -66,7 +68,9 @@ def prepare(
     """
     lengths = _lengths(request, trace, Acceptance((), 1, 0.0, "", measured).longest)
     first = of.layers[0]
-    slices = [Slice(SLICED_BITS, first.msb_bytes, first.residual_bytes)]
+    # What has no slices is computed with as it is: in four bits if its weights have no more.
+    is_narrow = bool(first.residual_bytes) or of.model.expert_bits <= NARROW_BITS
+    slices = [Slice(SLICED_BITS if is_narrow else WHOLE_BITS, first.msb_bytes, first.residual_bytes)]
     if first.residual_bytes:
         slices.append(Slice(WHOLE_BITS, first.whole_bytes, 0))
     border = split_of(trace.tokens, "train")[1]
@@ -172,7 +176,7 @@ def _rates(
     return Rates(
         draft_dense_seconds={
             (bits, striped): step_seconds(cost, draft, DenseStep(request.batch, 1, request.context, bits, striped))
-            for bits in (WHOLE_BITS, SLICED_BITS)
+            for bits in ((WHOLE_BITS, SLICED_BITS) if of.model.slices_dense else (WHOLE_BITS,))
             for striped in layouts
         },
         verify_dense_seconds={

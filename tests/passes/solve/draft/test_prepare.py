@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from moe_passes.estimate.feasibility import footprint
+from moe_passes.plan import known
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.request import AUTO_LENGTH, Request
@@ -28,10 +29,10 @@ def made_trace(tokens):
 TRACE = made_trace(200)
 
 
-def problem(length, machine, batch=2, shapes=SHAPES, model="made", tokens=200):
+def problem(length, machine, batch=2, shapes=SHAPES, tokens=200, **changes):
     request = Request(batch, 16, length, 0, 1.0)
     works = [parts(stages(phase(name, name == "draft_step"))) for name in ("draft_step", "verify_step")]
-    of = footprint(replace(SHAPE, name=model), request, shapes, works[1])
+    of = footprint(replace(SHAPE, **changes), request, shapes, works[1])
     return prepare(machine, request, of, *works, made_trace(tokens))
 
 
@@ -81,12 +82,14 @@ def test_a_staging_size_that_is_asked_for_is_the_only_one():
 
 
 def test_what_cannot_be_sliced_is_kept_whole_alone():
-    def formats(shapes):
-        of = problem(2, machine(100_000), shapes=shapes)
+    def formats(shapes, bits=8.5):
+        of = problem(2, machine(100_000), shapes=shapes, expert_bits=bits, msb_bits=4.25)
         return [(form.bits, form.resident_bytes, form.residual_bytes) for form in of.slices]
 
     assert formats(SHAPES) == [(4, 640, 576), (8, 1216, 0)]
-    assert formats(tuple(replace(shape, msb_bytes=1216, residual_bytes=0) for shape in SHAPES)) == [(4, 1216, 0)]
+    whole = tuple(replace(shape, msb_bytes=1216, residual_bytes=0) for shape in SHAPES)
+    assert formats(whole) == [(8, 1216, 0)]
+    assert formats(whole, 4.25) == [(4, 1216, 0)]
 
 
 def test_the_first_half_of_training_chooses_and_the_second_judges():
@@ -114,8 +117,17 @@ def test_caches_may_lie_in_fewer_banks_as_far_as_copies_fit():
     assert problem(2, machine(room + 99 * kv)).copies_bytes == {4: 0, 2: 0, 1: 2 * kv}
 
 
-def test_a_set_that_follows_covers_more_than_its_share_and_more_if_it_is_larger():
-    (curve,) = problem(2, machine(100_000), model="qwen3-30b-a3b").acceptance.curves
+def test_dense_weights_are_sliced_where_the_format_has_slices():
+    assert {bits for bits, _ in problem(2, machine(100_000)).rates.draft_dense_seconds} == {4, 8}
+    whole = problem(2, machine(100_000), dense_bits=16.0, dense_msb_bits=16.0)
+    assert {bits for bits, _ in whole.rates.draft_dense_seconds} == {8}
+
+
+def test_a_set_that_follows_covers_more_than_its_share_and_more_if_it_is_larger(monkeypatch):
+    """The curve of a published model is taken for one of its shape, whatever its name."""
+    monkeypatch.setitem(known.KNOWN, "qwen3-30b-a3b", known.Facts(64, LAYERS, 10**6))
+    (curve,) = problem(2, machine(100_000), name="anything").acceptance.curves
+    monkeypatch.undo()
     assert len(curve.rates) == 10
     assert list(curve.coverages) == sorted(curve.coverages)
     assert curve.rates[-1] == 0.95
