@@ -241,7 +241,7 @@ def _entry(parameter: str | None, layers: str) -> dict[str, ir.Attribute]:
     name = parameter.removeprefix("model.")
     _, inside, rest = name.partition(f"{layers}.")
     layer = {"moe.layer": to_attribute(int(rest.partition(".")[0]))} if inside else {}
-    return {"moe.parameter": ir.StringAttr.get(name.removeprefix("model.")), **layer}
+    return {"moe.parameter": ir.StringAttr.get(name), **layer}
 
 
 def _cached_layers(model: nn.Module) -> list[int]:
