@@ -215,4 +215,17 @@ MUTANTS = (
     wrong("waiting is not told", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", 'seconds["waiting"] = seconds.get("waiting", 0) + start - earlier', "pass", fast=True),
     noop("nothing is busy", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "busy_fractions", "{}", fast=True),
     wrong("a resource is all in use", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "used[resource] += mode.duration * amount", "used[resource] += mode.duration * problem.capacities[resource]", fast=True),
+    # Any machine, any model.
+    wrong("loads cost no latency", "passes/moe_passes/plan/tiers.py", ESTIMATE, "return sum(w.latency_seconds for w in ways) + tiers[-1].latency_seconds + size_bytes / slowest", "return size_bytes / slowest", fast=True),
+    wrong("links are as fast as the fastest", "passes/moe_passes/plan/tiers.py", ESTIMATE, "slowest = min(min(", "slowest = max(max(", fast=True),
+    noop("the far engine is free", "passes/moe_passes/estimate/step.py", ESTIMATE, "_far_seconds", "0.0", fast=True),
+    wrong("layers cost nothing fixed", "passes/moe_passes/estimate/step.py", ESTIMATE, " + size.layers * near.layer_seconds", "", fast=True),
+    noop("every weight runs at the narrowest rate", "passes/moe_passes/plan/tiers.py", ESTIMATE, "rate", "self.macs_per_second[0][1]", fast=True),
+    wrong("fixed times of dense work are not in the round", "passes/moe_passes/tasks/build.py", TASKS, ' + self.cost.fixed_seconds("step" if stage.kind == "head" else "layer")', "", fast=True),
+    wrong("every model is known", "passes/moe_passes/plan/known.py", f"{DRAFT}/test_prepare.py", "if (model.hidden, model.layers) == facts[:2] and is_near:", "if True:", fast=True),
+    wrong("dense weights are sliced in any format", "passes/moe_passes/solve/draft/prepare.py", f"{DRAFT}/test_prepare.py", "if of.model.slices_dense else (WHOLE_BITS,)", "if True else ()", fast=True),
+    noop("a part may be nowhere", "passes/moe_passes/ir/raising.py", "tests/compiler/test_architectures.py::test_a_part_that_is_nowhere_is_named", "check_complete", fast=True),
+    wrong("layers stay where they were traced", "passes/moe_passes/ir/raising.py", "tests/compiler/test_models.py::test_raise_accounts_for_every_parameter", "found.append(part.at(number * several", "found.append(part.at(of * several"),
+    noop("a cache always hits", "moe_compiler/estimation.py", "tests/compiler/test_estimate.py::test_a_cache_that_is_least_recently_used", "lru", "used", fast=True),
+    noop("no machine is wrong", "moe_compiler/hardware/tiers.py", "tests/compiler/test_tiers.py", "_shape", "[]", fast=True),
 )  # fmt: skip

@@ -105,6 +105,22 @@ def test_energy_and_roofline(graph):
     )
 
 
+def test_fixed_times_are_of_steps_layers_and_experts(graph):
+    """A second a step, 10 ms a layer, 100 us an expert, on top of what each task takes without."""
+    plan, routing = hand_made()
+    slow = build(plan, routing, with_fixed_times(machine_cost()))
+    extra = {"attention": 10**7, "head": 10**9, "expert": 10**5, "draft-experts": 10**5, "load": 0, "gather": 0}
+    for work, before, after in zip(graph.work, graph.problem.tasks, slow.problem.tasks, strict=True):
+        added = {b.duration - a.duration for a, b in zip(before.modes, after.modes, strict=True)}
+        assert added <= {extra[work.kind] + n for n in (-1, 0, 1)}, work
+
+
+def with_fixed_times(cost):
+    """The same machine with fixed times."""
+    engine = replace(cost.machine.engine, step_seconds=1.0, layer_seconds=0.01, expert_seconds=1e-4)
+    return AnalyticCost(replace(cost.machine, engine=engine))
+
+
 def test_without_hb_everything_streams():
     plan, routing = hand_made()
     layer = plan.layers[0]

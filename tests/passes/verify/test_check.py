@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.plan.phase import Operation
 from moe_passes.plan.round import Mode, Schedule, Traffic
 from moe_passes.solve.rcpsp.bound import lower_bound
@@ -57,6 +58,15 @@ def test_what_a_machine_can_do(override):
     plan = made(0, 2, machine=machine)
     assert violations(plan) == []
     assert any(violations(replace(plan, prices=small_machine())))
+
+
+@pytest.mark.parametrize("field", ["step_seconds", "layer_seconds", "expert_seconds"])
+def test_fixed_times_are_derived_too(field):
+    plain = small_machine().machine
+    machine = AnalyticCost(replace(plain, engine=replace(plain.engine, **{field: 1e-3})))
+    plan = made(0, 2, machine=machine)
+    assert violations(plan) == []
+    assert any("has a mode of" in text for text in violations(replace(plan, prices=small_machine())))
 
 
 def test_without_hb():
