@@ -77,7 +77,9 @@ class ModelSource:
     def quantization(self) -> str | None:
         """The method by which the published weights are quantised; None where the configuration says of none."""
         stated = self.config.get("quantization_config")
-        method = stated.get("quant_method") if isinstance(stated, dict) else None
+        if stated is not None and not isinstance(stated, dict):
+            raise InputError(f"{self.name}: field 'quantization_config' is {repr(stated)[:40]}; valid: an object")
+        method = stated.get("quant_method") if stated else None
         return str(method) if method is not None else None
 
 
@@ -219,7 +221,7 @@ def _check_numbers(where: str, config: dict[str, Any], path: str = "") -> None:
 
 def _check_integer(what: str, value: Any, least: int, largest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
-        raise InputError(f"{what} is {str(value)[:40]}; valid: an integer from {least} to {largest:,}")
+        raise InputError(f"{what} is {repr(value)[:40]}; valid: an integer from {least} to {largest:,}")
 
 
 def _check_positive(where: str, field: str, value: Any) -> None:
