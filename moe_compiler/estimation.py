@@ -121,7 +121,8 @@ def estimate(
         raise InputError(f"--draft-length {draft_length}: valid: an integer from 0 to {LONGEST_DRAFT}")
     if alpha is not None and not 0 <= alpha <= 1:
         raise InputError(f"--alpha {alpha}: valid: a number from 0 to 1")
-    BATCH.check("--batch", batch), CONTEXT.check("--context", context), SEED.check("--seed", seed)
+    for limits, option, value in ((BATCH, "--batch", batch), (CONTEXT, "--context", context), (SEED, "--seed", seed)):
+        limits.check(option, value)
     given = None if place is None else parse_place(place)
     stated = None if format is None else parse_format(format)
     machine = load_target(str(target), tuple(overrides)).tiers()

@@ -10,8 +10,9 @@ from moe_passes.plan.request import Request
 from moe_passes.tasks.stages import parts as parts_of
 
 import moe_compiler
+from moe_compiler.frontend.building import build_on_meta
 from moe_compiler.frontend.functional import functionalise
-from moe_compiler.frontend.graph import Step, build_on_meta, trace
+from moe_compiler.frontend.graph import Step, trace
 from moe_compiler.frontend.models import load_model, shipped_models, transformers_config
 from tests.conftest import TINY, tiny_config
 
