@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from moe_passes.ir.dialects import context
+from moe_passes.ir.dialects import context, parse
 from moe_passes.ir.module import append, find, only, text_of
 from moe_passes.ir.phases import read_stages
 from moe_passes.ir.pipeline import parse_pipeline, run_pipeline
@@ -152,3 +152,12 @@ def test_a_part_that_is_nowhere_is_named(monkeypatch):
     monkeypatch.setattr(graph, "prepared", without_shared_experts)
     with pytest.raises(InputError, match=r"of the parameters are in no part.*gate_proj"):
         raised("deepseek_v3", TINY["deepseek_v3"])
+
+
+def test_more_layers_than_the_model_has_are_refused():
+    module = graph.trace(ModelSource("olmoe", TINY["olmoe"]), 1, context())
+    text = text_of(module).replace("like = array<i64: 0, 0, 0, 0>", "like = array<i64: 0, 0, 0, 0, 0>")
+    longer = parse(text, "longer", context())
+    append(longer, Request(1, 64, -1, 0, 1.0))
+    with pytest.raises(InputError, match="of 5 layers; the model has 4"):
+        run_pipeline(longer, parse_pipeline("raise-moe"))

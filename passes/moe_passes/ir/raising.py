@@ -262,7 +262,12 @@ def unfold(segments: list[Segment], model: ModelShape, like: tuple[int, ...]) ->
     """Put the segments of every layer in the place of those that were traced for it.
 
     A traced layer that holds several attentions, each with a cache of its own, becomes as many layers of the model.
+
+    Raises:
+        InputError: more layers are said to be like others than the model has.
     """
+    if len(like) > model.layers:
+        raise InputError(f"{NAME}: moe.traced_layers is of {len(like)} layers; the model has {model.layers}")
     numbered = fold_mixers(_numbered(segments))
     first = next((n for n, s in enumerate(numbered) if s.layer >= 0), len(numbered))
     groups: dict[int, list[Segment]] = {}
