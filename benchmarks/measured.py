@@ -21,16 +21,12 @@ from typing import Any
 import numpy as np
 from moe_passes.estimate.step import Choices, step_time
 from moe_passes.plan.formats import parse_format
-from moe_passes.plan.known import known_as
 from moe_passes.plan.place import parse_place
 from moe_passes.plan.tiers import Tiers
 
-from moe_compiler.estimation import Asked, Routing
+from moe_compiler.estimation import Asked, Routing, profile_of
 from moe_compiler.frontend.shapes import shapes_of
 from moe_compiler.hardware.loader import load_target
-from moe_compiler.traces import files as profiles
-from moe_compiler.traces import synthetic
-from moe_compiler.traces.like import like_of
 
 DATA = Path(os.environ.get("MOE_DATA", "../shared/data")) / "measured.csv"
 SLOWEST, FASTEST = 1e6, 1e14
@@ -180,9 +176,7 @@ class Predictor:
         """Return the routing of a batch at a context."""
         if (batch, context) not in self.routing:
             asked = Asked(self.machine, self.shapes, parse_format(self.series.format), batch, context, 0)
-            tokens = -(-max(1024, 24 * batch) // 1024) * 1024
-            name = synthetic.name_of(tokens, 0, like_of(known_as(self.shapes.model)))
-            self.routing[batch, context] = Routing(asked, profiles.load(name, self.shapes.layers).trace)
+            self.routing[batch, context] = Routing(asked, profile_of(asked, None, 1).trace)
         return self.routing[batch, context]
 
     def seconds(self, row: Row, bandwidth: float, fixed: float, hit_rate: float | None) -> float:

@@ -1,7 +1,6 @@
 """`moec estimate`: what a step of a model costs on a machine with a given placement, without solving a schedule."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,25 +14,23 @@ from moe_passes.plan.formats import Format, of_quantization, parse_format
 from moe_passes.plan.known import known_as
 from moe_passes.plan.model import DENSE_BITS
 from moe_passes.plan.place import ALL_NEAR, CACHE, FRONT, LAYERS, RANDOM, SHARE, Place, parse_place
-from moe_passes.plan.request import BATCH, CONTEXT, SEED
+from moe_passes.plan.request import BATCH, CONTEXT, DRAFT_LENGTH, SEED
 from moe_passes.plan.tiers import Tiers
+from moe_passes.routing.statistics import least_recently_used
 from moe_passes.routing.traces import RoutingTrace, by_popularity, cut, membership, popularity
 from moe_passes.solve.draft.acceptance import source, usual_rate
 
 from moe_compiler.documents.estimate import BytesEntry, DraftEntry, EstimateDocument, ProfileEntry
 from moe_compiler.frontend.shapes import Shapes, shapes_of
 from moe_compiler.hardware.loader import load_target
+from moe_compiler.traces import acceptance, synthetic
 from moe_compiler.traces import files as profiles
-from moe_compiler.traces import synthetic
 from moe_compiler.traces.like import like_of
 
-LONGEST_DRAFT = 64
 MOST_STEPS = 48
 """Steps of a trace that a mean is over."""
 STEP_TOKENS = 24
 """Tokens of a trace for every token of a step, at least."""
-SHARES = 64
-"""Shares of experts that are tried where no placement is given."""
 LARGEST_PROFILE = 2**22
 NEAR, FAR, DEEP = 0, 1, 2
 
@@ -67,7 +64,7 @@ class Asked:
         weights = sum(part.macs_per_token for part in parts)
         # Of what raise-moe counts, vectors stay in 16 bits whatever the format.
         vectors = sum(part.weight_bytes - part.macs_per_token * DENSE_BITS / 8 for part in parts)
-        kept = sum(part.kv_elements * _seen(part.window, self.context) for part in parts)
+        kept = sum(part.kv_elements * part.seen(self.context) for part in parts)
         expert = max(layer.parameters for layer in layers)
         return Size(
             hidden=self.shapes.model.hidden,
@@ -76,7 +73,7 @@ class Asked:
             dense_bytes=weights * of.dense / 8 + max(vectors, 0.0),
             embedding_bytes=self.shapes.model.embedding_parameters * of.embedding / 8,
             kv_bytes=kept * of.kv / 8 + sum(part.state_bytes for part in parts),
-            attention_macs=sum(part.attention_macs * _seen(part.window, self.context) for part in parts),
+            attention_macs=sum(part.attention_macs * part.seen(self.context) for part in parts),
             expert_weights=expert,
             expert_bytes=expert * of.experts / 8,
             sliced_expert_bytes=expert * of.sliced / 8,
@@ -103,7 +100,7 @@ def estimate(
     Args:
         model: as for `compile`.
         target: a shipped name or the path of a hardware file.
-        format: of the weights (docs/formats.md); None for that of the configuration.
+        format: of the weights (docs/estimate.md); None for that of the configuration.
         place: where experts lie (docs/estimate.md); None for the fastest of a few.
         batch: sequences decoded together.
         context: tokens in the KV cache of each.
@@ -117,31 +114,26 @@ def estimate(
         InputError: input that is wrong.
         InfeasibleError: the model does not fit the machine.
     """
-    if not 0 <= draft_length <= LONGEST_DRAFT:
-        raise InputError(f"--draft-length {draft_length}: valid: an integer from 0 to {LONGEST_DRAFT}")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise InputError(f"--alpha {alpha}: valid: a number from 0 to 1")
-    for limits, option, value in ((BATCH, "--batch", batch), (CONTEXT, "--context", context), (SEED, "--seed", seed)):
-        limits.check(option, value)
+    BATCH.check("--batch", batch)
+    CONTEXT.check("--context", context)
+    DRAFT_LENGTH.check("--draft-length", draft_length)
+    SEED.check("--seed", seed)
+    rate = None if alpha is None else acceptance.of_rate(alpha, draft_length).rate
     given = None if place is None else parse_place(place)
     stated = None if format is None else parse_format(format)
     machine = load_target(str(target), tuple(overrides)).tiers()
     profiles.check_exists(None if profile is None else str(profile))
     shapes = shapes_of(model)
     asked = Asked(machine, shapes, stated or of_quantization(shapes.method), batch, context, seed)
-    loaded = _profile(asked, profile, draft_length + 1)
+    loaded = profile_of(asked, profile, draft_length + 1)
     routing = Routing(asked, loaded.trace)
     chosen = given or _fastest(routing, draft_length)
     check_fits(asked, routing, chosen)
     of = ProfileEntry(name=loaded.record.name, kind=loaded.record.kind)
-    return _document(routing, chosen, draft_length, alpha, of).content()
+    return _document(routing, chosen, draft_length, rate, of).content()
 
 
-def _seen(window: int, context: int) -> int:
-    return min(window, context) if window else context
-
-
-def _profile(asked: Asked, given: str | Path | None, width: int) -> profiles.Profile:
+def profile_of(asked: Asked, given: str | Path | None, width: int) -> profiles.Profile:
     """Load the routing: a file's, a named one, or a short synthetic one."""
     if given is None:
         tokens = -(-max(1024, STEP_TOKENS * asked.batch * width) // 1024) * 1024
@@ -159,6 +151,7 @@ class Routing:
         self.size = asked.size()
         self.ranked = by_popularity(popularity(trace, trace.tokens // 2))
         self._used: dict[int, Used] = {}
+        self._choices: dict[tuple[Place, int], tuple[Choices, float]] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -214,6 +207,11 @@ class Routing:
 
     def choices(self, place: Place, width: int) -> tuple[Choices, float]:
         """Return the mean step's experts by where they lie, and the share that was near."""
+        if (place, width) not in self._choices:
+            self._choices[place, width] = self._counted(place, width)
+        return self._choices[place, width]
+
+    def _counted(self, place: Place, width: int) -> tuple[Choices, float]:
         used, levels = self.used(width), self.levels(place)
         is_near = np.broadcast_to(levels == NEAR, used.shape)
         if place.kind == CACHE:
@@ -251,16 +249,9 @@ def lru(used: Used, slots: int) -> Used:
     """Return which chosen experts a cache of so many slots a layer holds when a step begins: [step, layer, expert]."""
     hits = np.zeros_like(used)
     for layer in range(used.shape[1]):
-        kept: OrderedDict[int, None] = OrderedDict()
-        for step in range(len(used)):
-            wanted = np.flatnonzero(used[step, layer]).tolist()
-            for expert in wanted:
-                hits[step, layer, expert] = expert in kept
-            for expert in wanted:
-                kept[expert] = None
-                kept.move_to_end(expert)
-            while len(kept) > slots:
-                kept.popitem(last=False)
+        steps = [np.flatnonzero(step).tolist() for step in used[:, layer]]
+        for step, held in enumerate(least_recently_used(steps, slots)):
+            hits[step, layer, steps[step]] = held
     return hits
 
 

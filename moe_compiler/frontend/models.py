@@ -65,12 +65,12 @@ class ModelSource:
     @property
     def experts(self) -> int:
         """Routed experts of a layer, as the configuration states them."""
-        return max((value for _, field, value in _numbers(self.config) if EXPERTS.search(field)), default=0)
+        return max((value for field, value in _numbers(self.config) if EXPERTS.search(field)), default=0)
 
     @property
     def top_k(self) -> int:
         """Experts that a token is routed to, as the configuration states them."""
-        stated = (value for _, field, value in _numbers(self.config) if TOP_K.search(field) and "group" not in field)
+        stated = (value for field, value in _numbers(self.config) if TOP_K.search(field) and "group" not in field)
         return max(stated, default=0)
 
     @property
@@ -177,7 +177,7 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
             f"{where}: '{config['model_type']}' is a dense model: no field says that a layer has several experts "
             "(num_experts, num_local_experts, n_routed_experts, …); valid: a mixture-of-experts model"
         )
-    for _, field, value in _numbers(source.config):
+    for field, value in _numbers(source.config):
         if re.search(r"experts?_per_tok", field) and value > source.experts:
             raise InputError(
                 f"{where}: field '{field}' is {value}, but there are {source.experts} experts; "
@@ -186,15 +186,15 @@ def _checked(source: ModelSource, where: str) -> ModelSource:
     return source
 
 
-def _numbers(content: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, int]]:
-    """Iterate over whole numbers: (path, field, value), sections and lists of numbers included."""
+def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Iterate over whole numbers: (field, value), sections and lists of numbers (their largest) included."""
     for field, value in _named(content):
         if isinstance(value, dict) and not OTHER_SENSES.search(field):
-            yield from _numbers(value, f"{path}{field}.")
+            yield from _numbers(value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            yield f"{path}{field}", field, value
+            yield field, value
         elif isinstance(value, list) and value and all(type(v) is int for v in value):
-            yield f"{path}{field}", field, max(value, key=abs)
+            yield field, max(value, key=abs)
 
 
 def _named(content: dict[Any, Any]) -> list[tuple[str, Any]]:

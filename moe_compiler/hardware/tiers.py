@@ -69,6 +69,14 @@ class MemorySection(Section):
         )
 
 
+ATTENTION = "attention"
+
+
+def _by_bits(figures: dict[str, float]) -> list[tuple[int, float]]:
+    """Return (bits of a weight, figure) of figures by format, `w4a16` for example; attention's own left out."""
+    return [(int(key[1:].partition("a")[0]), value) for key, value in figures.items() if key != ATTENTION]
+
+
 class StreamSection(BaseModel):
     """What passes by an engine: weights of a memory over a link."""
 
@@ -95,10 +103,10 @@ class EngineSection(Section):
     def to_processor(self, name: str, memory: MemorySection) -> Processor:
         """Convert to SI; an operation is half a multiply-accumulate."""
         rates: dict[int, float] = {}
-        for key, tops in self.tops.items():
-            bits = 16 if key == "attention" else int(key[1:].partition("a")[0])
-            if key != "attention" or bits not in rates:
-                rates[bits] = max(rates.get(bits, 0.0), tops * 1e12 / 2)
+        for bits, tops in _by_bits(self.tops):
+            rates[bits] = max(rates.get(bits, 0.0), tops * 1e12 / 2)
+        if ATTENTION in self.tops:
+            rates.setdefault(16, self.tops[ATTENTION] * 1e12 / 2)
         own = self.bandwidth_gb_s * GB if self.bandwidth_gb_s else memory.bytes_per_second
         return Processor(
             name=name,
@@ -112,8 +120,8 @@ class EngineSection(Section):
     def to_engine(self, processor: Processor) -> Engine:
         """Convert to SI, with the rates of a processor made from this."""
         energy = self.energy_pj_per_mac or {}
-        joules = {int(key[1:].partition("a")[0]): value * 1e-12 for key, value in energy.items() if key != "attention"}
-        attention = self.tops.get("attention")
+        joules = {bits: value * 1e-12 for bits, value in _by_bits(energy)}
+        attention = self.tops.get(ATTENTION)
         return Engine(
             name="elements",
             w4a8_macs_per_second=processor.rate(4),
@@ -121,7 +129,7 @@ class EngineSection(Section):
             w4a8_joules_per_mac=joules.get(4, joules.get(8, 0.0)),
             w8a8_joules_per_mac=joules.get(8, joules.get(16, 0.0)),
             attention_macs_per_second=attention * 1e12 / 2 if attention else processor.rate(16),
-            attention_joules_per_mac=energy.get("attention", 0.0) * 1e-12 or joules.get(16, 0.0),
+            attention_joules_per_mac=energy.get(ATTENTION, 0.0) * 1e-12 or joules.get(16, 0.0),
             streams=int(bool(self.streams)),
             step_seconds=processor.step_seconds,
             layer_seconds=processor.layer_seconds,
@@ -145,9 +153,9 @@ class LinkSection(Section):
 
     @model_validator(mode="after")
     def _says_where(self) -> "LinkSection":
-        if [self.from_ is not None and self.to is not None, self.within is not None, self.across is not None].count(
-            True
-        ) != 1 or (self.from_ is None) != (self.to is None):
+        ways = ((self.from_, self.to), (self.within,), (self.across,))
+        given = [all(ends) for ends in ways if any(ends)]
+        if given != [True]:
             raise ValueError("valid: from and to, or within, or across")
         return self
 
@@ -296,13 +304,13 @@ class TieredTarget(BaseModel):
         return Tiers(self.name, tuple(tiers), tuple(ways))
 
 
-def sections_of(data: Any) -> dict[str, type[Section]]:
+def sections_of(data: dict[str, Any]) -> dict[str, type[Section]]:
     """Return every section with figures that a file of schema 2 has, by its path."""
     kinds = (("memories", MemorySection), ("engines", EngineSection), ("links", LinkSection))
     found: dict[str, type[Section]] = {}
     for group, kind in kinds:
-        names = data.get(group) if isinstance(data, dict) else None
-        found |= {f"{group}.{name}": kind for name in names if isinstance(names, dict)} if names else {}
-    if isinstance(data, dict) and "power" in data:
+        names = data.get(group)
+        found |= {f"{group}.{name}": kind for name in (names if isinstance(names, dict) else ())}
+    if "power" in data:
         found["power"] = Power
     return found

@@ -63,7 +63,7 @@ def dense_time(cost: CostModel, part: DensePart, step: DenseStep) -> DenseTime:
     kv_banks = step.kv_banks or banks
     copies = part.kv_copies(batch, banks, kv_banks) if banks else 1
     size = part.read_bytes(bits) + copies * batch * part.kv_bytes(context)
-    attended = min(context, part.window) if part.window else context
+    attended = part.seen(context)
     projected, attention = tokens * part.macs_per_token, tokens * attended * part.attention_macs
     macs, sliced = (0, projected) if bits < WHOLE_BITS else (projected, 0)
     elements = banks or 1

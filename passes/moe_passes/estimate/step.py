@@ -8,10 +8,10 @@ schedule that overlaps them. Fixed times of the engines are added (DESIGN sectio
 
 from dataclasses import dataclass
 
+from moe_passes.estimate.dense import ATTENTION_BITS
 from moe_passes.plan.formats import Format
-from moe_passes.plan.tiers import ATTENTION_BITS, Processor, Tiers
-
-BYTES_PER_ACTIVATION = 2
+from moe_passes.plan.round import BYTES_PER_ACTIVATION
+from moe_passes.plan.tiers import Processor, Tiers
 
 
 @dataclass(frozen=True)

@@ -167,4 +167,8 @@ class DensePart:
 
     def kv_bytes(self, context: int) -> int:
         """Bytes of this part's FP16 KV cache of one sequence, and of what else it keeps of it."""
-        return 2 * self.kv_elements * (min(context, self.window) if self.window else context) + self.state_bytes
+        return 2 * self.kv_elements * self.seen(context) + self.state_bytes
+
+    def seen(self, context: int) -> int:
+        """Tokens of the context that attention looks at."""
+        return min(context, self.window) if self.window else context

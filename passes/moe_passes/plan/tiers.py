@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-ATTENTION_BITS = 16
-
 
 @dataclass(frozen=True)
 class Processor:

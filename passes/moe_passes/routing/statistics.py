@@ -4,6 +4,7 @@ Every figure is a mean over MoE layers. Windows and caches start anew with each 
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,14 +126,17 @@ def lru_hits(chosen: IntArray, slots: int) -> float:
 
     A token's hits are counted before its misses are brought in; the first tokens, which find an empty cache, count.
     """
-    hits = 0
-    for layer in range(chosen.shape[1]):
-        cache: OrderedDict[int, None] = OrderedDict()
-        for token in chosen[:, layer].tolist():
-            hits += sum(expert in cache for expert in token)
-            for expert in token:
-                cache.pop(expert, None)
-                cache[expert] = None
-            while len(cache) > slots:
-                cache.popitem(last=False)
-    return hits / chosen.size
+    layers = (chosen[:, layer].tolist() for layer in range(chosen.shape[1]))
+    return sum(sum(hits) for tokens in layers for hits in least_recently_used(tokens, slots)) / chosen.size
+
+
+def least_recently_used(steps: Iterable[list[int]], slots: int) -> Iterator[list[bool]]:
+    """Say of every step's experts which a cache holds when the step begins; then they are brought in."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    for experts in steps:
+        yield [expert in cache for expert in experts]
+        for expert in experts:
+            cache.pop(expert, None)
+            cache[expert] = None
+        while len(cache) > slots:
+            cache.popitem(last=False)
