@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.plan.decisions import DispatchPlan, DraftPlan
+from moe_passes.plan.machine import FarEngine
 from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
 from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE, Operation, Phase
 from moe_passes.plan.placed import PlacedLayer
@@ -75,7 +76,13 @@ def phase(name, is_draft):
     return Phase(name, tuple(operations), len(operations) - 1)
 
 
-def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dense_bits=8, kv_banks=0):
+def with_far_engine(prices, **changes):
+    """The same machine, whose external memory has an engine."""
+    engine = FarEngine("cpu", 1e12, 0.0, 80e9, 2e-6, 1e-7)
+    return AnalyticCost(replace(prices.machine, far_engine=replace(engine, **changes)))
+
+
+def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dense_bits=8, kv_banks=0, **options):
     """Return a whole plan of a seeded round.
 
     Args:
@@ -87,12 +94,14 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
         machine: a cost model; with HB by default.
         dense_bits: of the draft's dense weights.
         kv_banks: banks that the cache of a head and sequence is striped over; 0: all.
+        options: `whole`, the share of residents that HB keeps all of; `far_tokens`, of an expert that is computed far.
     """
     random = np.random.default_rng(seed)
     prices = machine or small_machine()
     banks = prices.space().banks
     phases = phase("draft_step", True), phase("verify_step", False)
     layers = tuple(_placed(random, shape, banks, replicas) for shape in SHAPES)
+    layers = tuple(_kept_whole(layer, seed, options.get("whole", 0.0)) for layer in layers)
     staging = 12 * SHAPES[0].slot_bytes if banks else 0
     copies = max(1, banks // ((kv_banks or banks) * batch)) if banks else 1
     dense, kv = 2 * (1000 + 100) + 500 + 2000, copies * batch * 2 * 2 * 4 * 16
@@ -115,7 +124,8 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
     )
     if not banks:
         draft = replace(draft, expert_bytes=0, dense_bytes=0, kv_bytes=0)
-    dispatch = DispatchPlan(sure if length and staging else 1001, 1001, table(), "program", "free")
+    ahead = sure if length and staging else 1001
+    dispatch = DispatchPlan(ahead, 1001, table(), "program", "free", options.get("far_tokens", 0))
     static = StaticPlan(
         batch,
         16,
@@ -172,6 +182,11 @@ def _placed(random, shape, banks, replicas):
         second = int(random.integers(banks))
         copies.append(((first, (second,)) if replicas and second not in first else (first,)) if resident else ())
     return PlacedLayer(shape, residency, tuple(copies), random.integers(0, 1001, EXPERTS))
+
+
+def _kept_whole(layer, seed, share):
+    is_whole = (layer.residency > 0) & (np.random.default_rng(seed + layer.shape.layer).random(EXPERTS) < share)
+    return replace(layer, residency=np.where(is_whole, 2, layer.residency))
 
 
 def _choices(random, *shape):

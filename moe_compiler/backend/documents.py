@@ -93,6 +93,7 @@ def _dispatch(plan: DispatchPlan) -> plan_json.Dispatch:
         least_permille=plan.least_permille,
         order=plan.order,  # type: ignore[arg-type]
         engine=plan.engine,  # type: ignore[arg-type]
+        most_far_tokens=plan.most_far_tokens,
         likelihood_permille=list(table.permille),
         likelihood_borders=[list(b) for b in (table.share_borders, table.recent_borders, table.ask_borders)],
     )
@@ -220,7 +221,7 @@ def _bytes(traffics: list[Traffic]) -> cost_json.Bytes:
     return cost_json.Bytes(
         hb_read=round(moved["hb_read_bytes"]),
         hb_write=round(moved["hb_write_bytes"]),
-        external_read=round(moved["external_read_bytes"]),
+        external_read=round(moved["external_read_bytes"] + moved["far_read_bytes"]),
         link=round(moved["link_bytes"]),
     )
 

@@ -42,6 +42,8 @@ ORDER = "{order}"
 """Of loads: `program` (by layer), `ready` (as they are asked for) or `likelihood`; {slots} experts fit staging."""
 ENGINE = "{engine}"
 """Verify computes experts as they arrive (`free`), or in program order on the preferred engine (`first`)."""
+MOST_FAR_TOKENS = {far}
+"""What is neither near nor loaded ahead is computed where it lies for at most so many tokens, else loaded."""
 HOT_SET = HotSetRule(window_tokens={window}, most={most}, every_rounds={every})
 """How residents follow the routing: hotness of how many tokens, experts a layer that change, every how many rounds."""
 CARRIED = {carried}
@@ -55,7 +57,7 @@ def round_(decoder: Decoder) -> list[list[int]]:
     drafts = []
     for step in range(DRAFT_LENGTH):
         drafts.append(decoder.draft(step, drafts, LEAST_PERMILLE, ORDER))
-    accepted = decoder.verify(drafts, ENGINE)
+    accepted = decoder.verify(drafts, ENGINE, MOST_FAR_TOKENS)
     decoder.update_hot_set(HOT_SET)
     decoder.release_staging()
     decoder.carry(CARRIED)
@@ -108,6 +110,7 @@ def _text(
         order=dispatch["order"],
         slots=slots,
         engine=dispatch["engine"],
+        far=dispatch["most_far_tokens"],
         window=plan["hot_set"]["window_tokens"],
         most=plan["hot_set"]["most"],
         every=plan["hot_set"]["every_rounds"],
@@ -145,7 +148,7 @@ def _data(
         "facts": np.array(json.dumps(facts)),
         "config": np.array(json.dumps(config, sort_keys=True)),
         "layers": np.array([layer.shape.layer for layer in layers]),
-        "resident": np.array([layer.residency > 0 for layer in layers]),
+        "residency": np.array([layer.residency for layer in layers]),
         "needed_permille": np.array([layer.needed_permille for layer in layers]),
         "likelihood_permille": np.reshape(table.permille, table.shape),
         "share_borders": np.array(table.share_borders),

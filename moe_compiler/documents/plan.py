@@ -44,6 +44,7 @@ class Dispatch(Document):
     least_permille: int
     order: Literal["program", "ready", "likelihood"]
     engine: Literal["free", "first"]
+    most_far_tokens: int
     likelihood_permille: list[int]
     likelihood_borders: list[list[int]]
 

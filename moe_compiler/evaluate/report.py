@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from moe_passes.estimate.cost import CostModel
+from moe_passes.estimate.cost import CostModel, Rates
 from moe_passes.plan.round import Schedule, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.verify.expected import named_banks
@@ -12,6 +12,7 @@ KNOBS = {
     "hb bandwidth": "memories.hb.bank_bandwidth_gb_s",
     "compute": "engines.elements.w8a8_tops",
     "aggregation link": "links.aggregation.bandwidth_gb_s",
+    "far engine": "engines, that of the far memory: bandwidth_gb_s",
 }
 """The field of the hardware file that each limit belongs to."""
 
@@ -20,7 +21,7 @@ def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:
     """Seconds that each resource would need for the work of a round if nothing ever waited."""
     rates, banks = cost.rates(), cost.space().banks
     near = banks * rates.bank_bytes_per_second
-    return {
+    seconds = {
         "external bandwidth": traffic.external_read_bytes / rates.load_bytes_per_second,
         "hb bandwidth": (traffic.hb_read_bytes + traffic.hb_write_bytes) / near if banks else 0.0,
         "compute": traffic.w4a8_macs / rates.w4a8_macs_per_second
@@ -28,6 +29,12 @@ def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:
         + traffic.attention_macs / rates.attention_macs_per_second,
         "aggregation link": traffic.link_bytes / rates.link_bytes_per_second if banks else 0.0,
     }
+    return seconds | ({"far engine": _far_seconds(rates, traffic)} if rates.computes_far else {})
+
+
+def _far_seconds(rates: Rates, traffic: Traffic) -> float:
+    read = traffic.far_read_bytes / rates.far_engine_bytes_per_second
+    return max(read, traffic.far_macs / rates.far_engine_macs_per_second)
 
 
 def mean(of: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import networkx as nx
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.machine import AUTO, Engine, Link, Machine, Memory
+from moe_passes.plan.machine import AUTO, Engine, FarEngine, Link, Machine, Memory
 from moe_passes.plan.tiers import Processor, Tier, Tiers, Way
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -132,6 +132,18 @@ class EngineSection(Section):
             attention_joules_per_mac=energy.get(ATTENTION, 0.0) * 1e-12 or joules.get(16, 0.0),
             streams=int(bool(self.streams)),
             step_seconds=processor.step_seconds,
+            layer_seconds=processor.layer_seconds,
+            expert_seconds=processor.expert_seconds,
+        )
+
+    def to_far_engine(self, processor: Processor) -> FarEngine:
+        """Convert to SI, with the rates of a processor made from this."""
+        joules = dict(_by_bits(self.energy_pj_per_mac or {}))
+        return FarEngine(
+            name=processor.name,
+            macs_per_second=processor.rate(8),
+            joules_per_mac=joules.get(8, joules.get(16, 0.0)) * 1e-12,
+            bytes_per_second=processor.bytes_per_second,
             layer_seconds=processor.layer_seconds,
             expert_seconds=processor.expert_seconds,
         )
@@ -266,7 +278,8 @@ class TieredTarget(BaseModel):
         near, far = self.memories[order[0]], self.memories[order[-1]]
         engine = tiers.near.engine
         assert engine is not None
-        own = next(e for e in self.engines.values() if e.memory == order[0])
+        of = {engine.memory: engine for engine in self.engines.values()}
+        own, beyond = of[order[0]], tiers.tiers[1].engine if len(order) > 1 else None
         links = {link.from_: link for link in self.links.values() if link.from_}
         inner = next((link for link in self.links.values() if link.within == order[0]), None)
         return Machine(
@@ -278,6 +291,7 @@ class TieredTarget(BaseModel):
             streamline=links[order[1]].to_link("streamline") if len(order) > 1 else FREE_STREAM,
             static_watts=self.power.static_w if self.power else 0.0,
             overrides=overrides,
+            far_engine=of[order[1]].to_far_engine(beyond) if beyond else None,
         )
 
     def to_tiers(self) -> Tiers:

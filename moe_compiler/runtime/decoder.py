@@ -88,16 +88,18 @@ class Decoder:
         logits = self._run(last[:, None], Step(True, positions, step))
         return torch.argmax(logits[:, -1], dim=1)
 
-    def verify(self, drafts: list[Tensor], engine: str = "first") -> list[list[int]]:
+    def verify(self, drafts: list[Tensor], engine: str = "first", most_far_tokens: int = 0) -> list[list[int]]:
         """Verify drafted tokens and append what the target model says.
 
         Args:
             drafts: what the draft steps gave.
             engine: `free`: experts are computed as they arrive; `first`: in program order.
+            most_far_tokens: of an expert that is computed where it lies, unless it is near or loaded ahead.
 
         Returns:
             The new tokens of every sequence.
         """
+        self.store.most_far_tokens = most_far_tokens
         rows = self._rows(drafts)
         first = torch.tensor([[len(sequence) - 1] for sequence in self.tokens])
         step = Step(False, first + torch.arange(rows.shape[1]), len(drafts), engine)

@@ -92,6 +92,7 @@ def _decode(
         "accepted": decoder.accepted,
         "acceptance_rate": decoder.accepted / decoder.drafted if decoder.drafted else None,
         "loads": len(decoder.store.loads),
+        "computed_far": decoder.store.computed_far,
         "promoted": decoder.promoted,
         "dispatched": decoder.store.dispatched,
         "dispatch_microseconds": _mean_microseconds(decoder),

@@ -12,6 +12,8 @@ from moe_compiler.runtime.dispatcher import Dispatcher
 from moe_compiler.runtime.prefetch import Likelihoods
 
 Ints = npt.NDArray[np.int64]
+ALL = 2
+"""Residency of an expert of which HB keeps all; 1: its most significant slice; 0: nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Plan:
         staging_bytes: of staging.
         staging_slots: experts that are staged at most; what verify waits for comes on top.
         resident: experts in HB, by decoder layer.
+        whole: those of them of which HB keeps all, by decoder layer.
         draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
         dense_bits: the same of a dense weight.
         needed_permille: training rounds of 1,000 in which verify needed each expert, by decoder layer.
@@ -79,6 +82,7 @@ class Plan:
     staging_bytes: int = 0
     staging_slots: int = 0
     resident: dict[int, list[int]] = field(default_factory=dict)
+    whole: dict[int, list[int]] = field(default_factory=dict)
     draft_bits: int = 4
     dense_bits: int = 8
     needed_permille: dict[int, list[int]] = field(default_factory=dict)
@@ -109,7 +113,8 @@ def _plan(data: dict[str, Any]) -> Plan:
         batch=facts["batch"],
         staging_bytes=facts["staging_bytes"],
         staging_slots=facts["staging_slots"],
-        resident={layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, data["resident"], strict=True)},
+        resident={layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, data["residency"], strict=True)},
+        whole={la: np.flatnonzero(row == ALL).tolist() for la, row in zip(layers, data["residency"], strict=True)},
         draft_bits=facts["draft_bits"],
         dense_bits=facts["dense_bits"],
         needed_permille=dict(zip(layers, data["needed_permille"].tolist(), strict=True)),
@@ -125,11 +130,11 @@ def _plan(data: dict[str, Any]) -> Plan:
 
 
 def _dispatchers(layers: list[int], data: dict[str, Any]) -> dict[int, Dispatcher]:
-    """Make the replica dispatcher of every layer; resident experts have one size, so parts count in experts."""
+    """Make the replica dispatcher of every layer; a draft reads as much of all residents, so parts count in experts."""
     sets = [tuple(np.flatnonzero(row).tolist()) for row in data["bank_sets"]]
     if not sets:
         return {}
-    experts, banks = data["resident"].shape[1], data["bank_sets"].shape[1]
+    experts, banks = data["residency"].shape[1], data["bank_sets"].shape[1]
     copies: list[list[list[tuple[int, ...]]]] = [[[] for _ in range(experts)] for _ in layers]
     for row, expert, number in data["replicas"].tolist():
         copies[row][expert].append(sets[number])

@@ -6,6 +6,7 @@ verify's router turns out not to need is dropped.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class ExpertStore:
         dispatch_seconds: what choosing took, in all.
         least_permille: what a draft router asks for is loaded if it is at least so likely to be needed.
         order: of loads.
+        most_far_tokens: of an expert that is computed where it lies, unless it is near or loaded ahead.
+        computed_far: experts that were.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -52,6 +55,9 @@ class ExpertStore:
         self._external: dict[tuple[int, int], Expert] = {}
         self._draft: dict[tuple[int, int], Matrices] = {}
         self._staged: dict[tuple[int, int], Future[Matrices]] = {}
+        self.most_far_tokens, self.computed_far = 0, 0
+        self._whole = {(layer, expert) for layer, experts in plan.whole.items() for expert in experts}
+        self._far: set[tuple[int, int]] = set()
         self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
         self._loader: Loader[Matrices] = Loader(plan.staging_slots)
 
@@ -71,7 +77,7 @@ class ExpertStore:
 
     def is_whole(self, layer: int, expert: int) -> bool:
         """Tell whether HB keeps all of an expert, so that verify has nothing to wait for."""
-        return self.plan.draft_bits >= WHOLE and self.is_resident(layer, expert)
+        return (layer, expert) in self._whole
 
     def dispatch(self, layer: int, experts: Sequence[int]) -> list[int]:
         """Choose the replica, and so the banks, that serve each expert of a draft step.
@@ -111,14 +117,21 @@ class ExpertStore:
             self._prefetch((layer, expert), priority)
 
     def decided(self, layer: int, experts: Iterable[int]) -> None:
-        """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need."""
+        """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need.
+
+        What few tokens need, and nothing has begun to load, is computed where it lies.
+        """
         needed = list(experts)
         self._prefetcher.used(layer, needed)
         self.hot_set.used(layer, needed)
         for key in [key for key in self._staged if key[0] == layer and key[1] not in needed]:
             self._loader.release(self._staged.pop(key))
-        for expert in dict.fromkeys(needed):
-            self._prefetch((layer, expert), WAITED_FOR)
+        for expert, tokens in Counter(needed).items():
+            key = (layer, expert)
+            if tokens <= self.most_far_tokens and key not in self._staged and key not in self._whole:
+                self._far.add(key)
+            else:
+                self._prefetch(key, WAITED_FOR)
 
     def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
         """Iterate over the experts of a verify layer as they can be computed.
@@ -138,7 +151,8 @@ class ExpertStore:
             yield ready[0]
 
     def _has_arrived(self, layer: int, expert: int) -> bool:
-        return self.is_whole(layer, expert) or self._staged[layer, expert].done()
+        key = (layer, expert)
+        return key in self._whole or key in self._far or self._staged[key].done()
 
     def forget(self) -> None:
         """Forget what routers chose so far: the prompt is no round."""
@@ -154,8 +168,13 @@ class ExpertStore:
 
     def verify_weights(self, layer: int, expert: int) -> Matrices:
         """Return an expert in full precision, once it is loaded, and give its slot back."""
-        if self.is_whole(layer, expert):
-            return self._draft[layer, expert]
+        key = (layer, expert)
+        if key in self._whole and self.plan.draft_bits >= WHOLE:
+            return self._draft[key]
+        if key in self._whole or key in self._far:
+            self.computed_far += key in self._far
+            self._far.discard(key)
+            return tuple(matrix.verify_weights() for matrix in self._external[key].matrices)
         future = self._staged.pop((layer, expert))
         try:
             return future.result()
@@ -170,8 +189,11 @@ class ExpertStore:
         return swaps
 
     def replace(self, layer: int, new: int, old: int) -> None:
-        """Write what HB keeps of an expert over that of another."""
+        """Write as much of an expert as HB keeps of another over that one."""
         self._draft.pop((layer, old), None)
+        if (layer, old) in self._whole:
+            self._whole.remove((layer, old))
+            self._whole.add((layer, new))
         self._keep(layer, new)
 
     def _keep(self, layer: int, expert: int) -> None:

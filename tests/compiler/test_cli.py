@@ -261,10 +261,10 @@ def test_malformed_ir_is_refused(tmp_path):
     (tmp_path / "a.mlir").write_text("module { oops")
     assert_refused(moec("opt", tmp_path / "a.mlir", "-p", "verify-plan"), "a.mlir", "not valid IR")
     assert_refused(moec("opt", tmp_path / "missing.mlir", "-p", "verify-plan"), "missing.mlir")
-    assert_refused(moec("opt", "-", "-p", "verify-plan", stdin="module {}"), "without a version", "moe.version = 4")
+    assert_refused(moec("opt", "-", "-p", "verify-plan", stdin="module {}"), "without a version", "moe.version = 5")
     old = "module attributes {moe.version = 1 : i64} {}"
     assert_refused(moec("opt", "-", "-p", "verify-plan", stdin=old), "of version 1")
-    empty = "module attributes {moe.version = 4 : i64} {}"
+    empty = "module attributes {moe.version = 5 : i64} {}"
     assert_refused(moec("opt", "-", "-p", "schedule-round", stdin=empty), "@round")
     assert_refused(moec("opt", "-", "-p", "raise-moe", stdin=empty), "the traced phases")
 
@@ -308,7 +308,7 @@ def test_a_bug_exits_with_70_and_keeps_a_reproducer(output, monkeypatch, capsys)
     assert "this is a bug in moec" in message.splitlines()[0]
     assert "ZeroDivisionError: planted" in message.splitlines()[0]
     reproducer = message.split("reproduce: ")[1].split()
-    assert "moe.version = 4" in Path(reproducer[2]).read_text()
+    assert "moe.version = 5" in Path(reproducer[2]).read_text()
     assert not (folder / "bug").exists()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import moe_compiler
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.model import build
@@ -83,7 +84,7 @@ def test_a_full_draft_is_always_accepted():
     # With every expert resident in 8 bits the draft is the target model: every token must be accepted.
     model = build(tiny_config("olmoe"), None, seed=3)
     resident = {part.layer: list(range(part.experts)) for part in model.experts}
-    decoder = Decoder(model, Plan(draft_bits=8, staging_slots=4, resident=resident), [[5]], 200)
+    decoder = Decoder(model, Plan(draft_bits=8, staging_slots=4, resident=resident, whole=resident), [[5]], 200)
     decode(decoder, rounds(4), 20)
     assert decoder.accepted == decoder.drafted > 0
     decoder.close()
@@ -123,7 +124,8 @@ def test_the_emitted_program_spells_the_round_out_and_is_short(compiled, tmp_pat
         f'ENGINE = "{dispatch["engine"]}"',
         "decoder.prefetch_sure(SURE_PERMILLE, ORDER)",
         "decoder.draft(step, drafts, LEAST_PERMILLE, ORDER)",
-        "decoder.verify(drafts, ENGINE)",
+        "decoder.verify(drafts, ENGINE, MOST_FAR_TOKENS)",
+        f"MOST_FAR_TOKENS = {dispatch['most_far_tokens']}",
         "HOT_SET = HotSetRule(window_tokens=",
         "decoder.update_hot_set(HOT_SET)",
         "decoder.carry(CARRIED)",
@@ -239,3 +241,56 @@ def test_a_program_without_its_plan_says_so(compiled, tmp_path):
     run = run_program(tmp_path / "out")
     assert run.returncode == 2
     assert "plan.npz: is not the plan of this program" in run.stderr
+
+
+def test_what_lies_far_is_computed_there_and_what_is_kept_whole_is_not_loaded(tiny, tmp_path):
+    """A quarter of the experts is near, whole; loads over a slow link take longer than the CPU beside the DRAM."""
+    source = str(tiny(num_hidden_layers=2))
+    model = moe_compiler.compile(
+        source,
+        "rtx3090-host",
+        overrides=[
+            "memories.vram.capacity_gb=0.00034",
+            "engines.cpu.expert_overhead_us=0",
+            "engines.cpu.layer_overhead_us=0",
+            "links.pcie.bandwidth_gb_s=1",
+        ],
+        draft_length=1,
+        context=32,
+    )
+    assert model.plan["dispatch"]["most_far_tokens"] > 0
+    levels = {level for layer in model.plan["layers"] for level in layer["residency"]}
+    assert "all" in levels
+    model.save(tmp_path / "out")
+    for options in (("--tokens", "16", "--check"), ("--replay",)):
+        run = run_program(tmp_path / "out", *options, "--json")
+        assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads(run_program(tmp_path / "out", "--tokens", "16", "--check", "--json").stdout)
+    assert report["same_as_plain_greedy"] is True
+    assert report["computed_far"] > 0
+
+
+def test_experts_that_are_kept_whole_are_never_loaded():
+    model = build(tiny_config("olmoe"), None, seed=3)
+    resident = {part.layer: list(range(part.experts)) for part in model.experts}
+    whole = {layer: experts[::2] for layer, experts in resident.items()}
+    decoder = Decoder(model, Plan(draft_bits=4, staging_slots=4, resident=resident, whole=whole), [[5]], 200)
+    produced = decode(decoder, rounds(3), 12)
+    assert decoder.store.loads
+    assert all(expert % 2 for _, expert in decoder.store.loads)
+    plain = Decoder(model, Plan(resident={}), [[5]], 200)
+    assert decode(plain, plain_round, 12) == produced
+    for of in (decoder, plain):
+        of.close()
+
+
+def test_what_few_tokens_need_is_computed_where_it_lies():
+    model = build(tiny_config("olmoe"), None, seed=3)
+    decoder = Decoder(model, Plan(resident={}), [[5]], 200)
+    decoder.store.loads.clear()
+    decoder.verify([], most_far_tokens=1)
+    assert decoder.store.computed_far > 0
+    assert decoder.store.loads == []
+    decoder.verify([])
+    assert decoder.store.loads, "and loaded where nothing may be computed far"
+    decoder.close()

@@ -43,6 +43,8 @@ class AnalyticCost:
             link_reduces=bool(machine.aggregation.reduces),
             streams=bool(machine.engine.streams),
             load_latency_seconds=machine.external.latency_seconds,
+            far_engine_bytes_per_second=machine.far_engine.bytes_per_second if machine.far_engine else 0.0,
+            far_engine_macs_per_second=machine.far_engine.macs_per_second if machine.far_engine else 0.0,
         )
 
     def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
@@ -85,6 +87,24 @@ class AnalyticCost:
         """See `CostModel`."""
         return self._load_bytes_per_second() / self.machine.streamline.bytes_per_second
 
+    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+        """See `CostModel`; a load takes its rate off what the memory gives."""
+        engine = self.machine.far_engine
+        if engine is None:
+            return None
+        rate = engine.bytes_per_second
+        if beside_load:
+            rate = min(rate, self.machine.external.bytes_per_second - self._load_bytes_per_second())
+        if rate <= 0:
+            return None
+        return max(size_bytes / rate, macs / engine.macs_per_second) + engine.expert_seconds
+
+    def send_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`; the way is the link that loads take, there and back."""
+        link, engine = self.machine.streamline, self.machine.far_engine
+        fixed = engine.layer_seconds if engine else 0.0
+        return 2 * (link.latency_seconds + size_bytes / link.bytes_per_second) + fixed
+
     def fixed_seconds(self, what: str) -> float:
         """See `CostModel`."""
         engine = self.machine.engine
@@ -97,11 +117,14 @@ class AnalyticCost:
             return {}
         computed = traffic.w4a8_macs * engine.w4a8_joules_per_mac + traffic.w8a8_macs * engine.w8a8_joules_per_mac
         computed += traffic.attention_macs * engine.attention_joules_per_mac
+        far_engine, far_read = machine.far_engine, traffic.far_read_bytes
+        computed_far = {"far_engine": traffic.far_macs * far_engine.joules_per_mac} if far_engine else {}
         return {
             "hb_read": traffic.hb_read_bytes * hb.read_joules_per_byte if hb else 0.0,
             "hb_write": traffic.hb_write_bytes * hb.write_joules_per_byte if hb else 0.0,
-            "external_read": traffic.external_read_bytes * machine.external.read_joules_per_byte,
+            "external_read": (traffic.external_read_bytes + far_read) * machine.external.read_joules_per_byte,
             "elements": computed,
+            **computed_far,
             "aggregation_link": traffic.link_bytes * machine.aggregation.joules_per_byte,
             "streamline_link": traffic.external_read_bytes * machine.streamline.joules_per_byte,
             "static": machine.static_watts * seconds,

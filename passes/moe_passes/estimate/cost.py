@@ -45,6 +45,8 @@ class Rates:
         load_latency_seconds: of one load.
         link_reduces: whether partial sums of one token become one on their way.
         streams: whether elements compute on weights that stream past them.
+        far_engine_bytes_per_second: reads of the engine of the far memory; 0 without one.
+        far_engine_macs_per_second: of the engine of the far memory.
     """
 
     bank_bytes_per_second: float
@@ -57,6 +59,13 @@ class Rates:
     load_latency_seconds: float
     link_reduces: bool
     streams: bool
+    far_engine_bytes_per_second: float = 0.0
+    far_engine_macs_per_second: float = 0.0
+
+    @property
+    def computes_far(self) -> bool:
+        """Whether experts can be computed where they lie in the far memory."""
+        return self.far_engine_bytes_per_second > 0
 
 
 class CostModel(Protocol):
@@ -92,6 +101,20 @@ class CostModel(Protocol):
 
     def load_link_share(self) -> float:
         """Share of the streamline link that an external read takes, in (0, 1]."""
+        ...
+
+    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+        """Seconds to compute an expert where it lies in the far memory; None where that cannot be.
+
+        Args:
+            size_bytes: of the expert.
+            macs: multiply-accumulates.
+            beside_load: while something is loaded out of the same memory, which takes its share of the bandwidth.
+        """
+        ...
+
+    def send_seconds(self, size_bytes: float) -> float:
+        """Seconds a layer for activations to the far engine and back, and what is fixed of its layers."""
         ...
 
     def fixed_seconds(self, what: str) -> float:

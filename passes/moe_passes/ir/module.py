@@ -29,7 +29,7 @@ from moe_passes.plan.decisions import (
     SolverRecord,
 )
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.machine import Engine, Link, Machine, Memory
+from moe_passes.plan.machine import Engine, FarEngine, Link, Machine, Memory
 from moe_passes.plan.model import ExpertLayer, ModelShape, TracedLayers
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import MeasuredAcceptance, ProfileRecord, Request
@@ -48,6 +48,7 @@ RECORDS: dict[type, type] = {
     HotSetRule: request_ops.HotSetOp,
     Memory: machine_ops.MemoryOp,
     Engine: machine_ops.EngineOp,
+    FarEngine: machine_ops.FarEngineOp,
     Link: machine_ops.LinkOp,
 }
 """The operation that carries each record, in the order in which they stand in a module."""
@@ -295,6 +296,7 @@ def dispatch_plan(module: ir.Module) -> DispatchPlan | None:
         Likelihoods(share, recent, asks, values),
         at["order"].value,
         at["engine"].value,
+        at["most_far_tokens"].value,
     )
 
 
@@ -324,6 +326,7 @@ def write_dispatch_plan(module: ir.Module, plan: DispatchPlan) -> None:
             "least_permille": to_attribute(plan.least_permille),
             "order": to_attribute(plan.order),
             "engine": to_attribute(plan.engine),
+            "most_far_tokens": to_attribute(plan.most_far_tokens),
             "share_borders": to_attribute(table.share_borders),
             "recent_borders": to_attribute(table.recent_borders),
             "ask_borders": to_attribute(table.ask_borders),
@@ -379,8 +382,8 @@ def write_machine(module: ir.Module, machine: Machine) -> None:
             )
             # The builder takes an empty array for a missing attribute, so it is set afterwards.
             head.attributes["overrides"] = array([ir.StringAttr.get(t) for t in machine.overrides])
-            parts = (machine.hb, machine.external, machine.engine, machine.aggregation, machine.streamline)
-            for part in parts:
+            engines, links = (machine.engine, machine.far_engine), (machine.aggregation, machine.streamline)
+            for part in (machine.hb, machine.external, *engines, *links):
                 if part is not None:
                     operation = RECORDS[type(part)]
                     operation(**to_attributes(part, operation))
@@ -404,9 +407,12 @@ def read_machine(module: ir.Module) -> Machine:
     memories = {m.name: m for m in (from_operation(Memory, p) for p in parts.get("moe.memory", []))}
     links = {m.name: m for m in (from_operation(Link, p) for p in parts.get("moe.link", []))}
     engines = [from_operation(Engine, p) for p in parts.get("moe.engine", [])]
+    far = [from_operation(FarEngine, p) for p in parts.get("moe.far_engine", [])]
     heads = parts.get("moe.machine", [])
     if "external" not in memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or len(heads) != 1:
         raise InputError("'@target' needs one machine, memory 'external', one engine, two links")
+    if len(far) > 1:
+        raise InputError(f"'@target' has {len(far)} 'moe.far_engine' operations; valid: at most one")
     return Machine(
         name=heads[0].attributes["name"].value,
         external=memories["external"],
@@ -416,6 +422,7 @@ def read_machine(module: ir.Module) -> Machine:
         streamline=links["streamline"],
         static_watts=heads[0].attributes["static_watts"].value,
         overrides=tuple(a.maybe_downcast().value for a in heads[0].attributes["overrides"]),
+        far_engine=far[0] if far else None,
     )
 
 

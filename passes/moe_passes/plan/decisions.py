@@ -108,6 +108,10 @@ class Likelihoods:
         return len(self.share_borders) + 1, len(self.recent_borders) + 1, len(self.ask_borders) + 1
 
 
+MOST_FAR_TOKENS = 2**31 - 1
+"""Of an expert that is computed in the far memory: beyond any round."""
+
+
 @dataclass(frozen=True)
 class DispatchPlan:
     """How loads are started in a round that is not known in advance: chosen on training rounds by choose-dispatch.
@@ -120,6 +124,8 @@ class DispatchPlan:
         likelihoods: of experts in training rounds.
         order: of loads that may start, of `ORDERS`.
         engine: of an expert, of `ENGINES`: the fastest that is free, or always near memory, on the preferred replica.
+        most_far_tokens: an expert that is neither near nor loaded ahead, and that at most so many tokens are routed to,
+            is computed where it lies, by the engine of the far memory; 0: it is loaded.
     """
 
     sure_permille: int
@@ -127,6 +133,7 @@ class DispatchPlan:
     likelihoods: Likelihoods
     order: str
     engine: str
+    most_far_tokens: int = 0
 
 
 @dataclass(frozen=True)

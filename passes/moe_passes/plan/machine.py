@@ -72,6 +72,27 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class FarEngine:
+    """What computes on weights where they lie in the far memory: a CPU beside its DRAM, for example.
+
+    Attributes:
+        name: in the hardware file.
+        macs_per_second: peak on 8-bit weights.
+        joules_per_mac: energy of a multiply-accumulate on an 8-bit weight.
+        bytes_per_second: at which it reads the far memory.
+        layer_seconds: fixed, of a layer that it computes experts of.
+        expert_seconds: fixed, of an expert.
+    """
+
+    name: str
+    macs_per_second: float
+    joules_per_mac: float
+    bytes_per_second: float
+    layer_seconds: float
+    expert_seconds: float
+
+
+@dataclass(frozen=True)
 class Link:
     """A link on the logic die.
 
@@ -103,6 +124,7 @@ class Machine:
         streamline: link that carries weights past all elements.
         static_watts: power that does not depend on the work.
         overrides: the `--set` assignments that were applied, as text.
+        far_engine: what computes on the external memory where there is also HB, or None.
     """
 
     name: str
@@ -113,3 +135,4 @@ class Machine:
     streamline: Link
     static_watts: float
     overrides: tuple[str, ...] = ()
+    far_engine: FarEngine | None = None

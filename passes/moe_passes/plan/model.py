@@ -103,6 +103,10 @@ class ExpertLayer:
         """Bytes of an expert in HB at a residency."""
         return {MSB: self.msb_bytes, ALL: self.whole_bytes}.get(level, 0)
 
+    def drafted_bytes(self, bits: int) -> int:
+        """Bytes of an expert that a draft of so many bits computes with."""
+        return self.msb_bytes if bits < WHOLE_BITS else self.whole_bytes
+
     def loaded_bytes(self, level: int) -> int:
         """Bytes of an expert that verify must load at a residency."""
         return self.whole_bytes - self.resident_bytes(level)

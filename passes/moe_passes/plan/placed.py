@@ -29,6 +29,10 @@ class PlacedLayer:
         """Bytes of an expert in HB."""
         return self.shape.resident_bytes(int(self.residency[expert]))
 
+    def drafted_bytes(self, expert: int, bits: int) -> int:
+        """Bytes of an expert in HB that a draft of so many bits computes with: of a whole one, its slice."""
+        return min(self.resident_bytes(expert), self.shape.drafted_bytes(bits))
+
     def loaded_bytes(self, expert: int) -> int:
         """Bytes of an expert that verify must load."""
         return self.shape.loaded_bytes(int(self.residency[expert]))

@@ -15,6 +15,8 @@ hot set keeps of an expert into the banks of the one that it replaces; `gather` 
 
 LINK_UNITS = 1000
 """Capacity of the streamline link as a resource: loads and xPU computations share it."""
+FAR_ENGINE = "far engine"
+"""The resource that computes experts where they lie."""
 BYTES_PER_ACTIVATION = 2
 """Partial sums and gathered activations travel as 16-bit numbers."""
 
@@ -60,7 +62,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes and multiply-accumulates of a task, or of many added up: what energy and rooflines are computed from."""
+    """Bytes and multiply-accumulates of a task, or of many added up: what energy and rooflines are computed from.
+
+    What an engine of the far memory reads there and computes is `far_`: it crosses no link.
+    """
 
     hb_read_bytes: int = 0
     hb_write_bytes: int = 0
@@ -69,6 +74,8 @@ class Traffic:
     w4a8_macs: int = 0
     w8a8_macs: int = 0
     attention_macs: int = 0
+    far_read_bytes: int = 0
+    far_macs: int = 0
 
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Traffic)))

@@ -9,7 +9,9 @@ router. What the next hot set keeps of an expert goes from staging to the banks 
 (`write`), once verify is done with that one. What is loaded lies striped over all banks of staging from the start of
 the load to the end of the computation, or of the write. Staging is handed out in slots of half an expert (one that
 comes whole takes two, which need not be neighbours), so it cannot fragment: whatever fits by count also fits by
-address. Without HB, weights stream from external memory past the elements as they compute.
+address. What is neither near nor loaded ahead may be computed by an engine of the far memory, where the plan's
+dispatcher says so: beside a load, or with the memory for itself; activations go there and back in the layer's `gather`.
+Without HB, weights stream from external memory past the elements as they compute.
 """
 
 import numpy as np
@@ -21,6 +23,7 @@ from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import (
     BYTES_PER_ACTIVATION,
+    FAR_ENGINE,
     LINK_UNITS,
     LONGEST_NS,
     Buffer,
@@ -107,6 +110,10 @@ class _Builder:
         names = [group_name([b for b, of in enumerate(group_of) if of == group]) for group in range(groups)]
         self.names += ["link", "streamline", *names, "staging"]
         self.capacities = [1, 1, LINK_UNITS] + [1] * groups + [self.plan.staging_bytes]
+        if self.cost.rates().computes_far:
+            self.far = len(self.names)
+            self.names.append(FAR_ENGINE)
+            self.capacities.append(1)
         self.link, self.streamline, self.staging = 1, 2, 3 + groups
         self.all_banks = tuple((3 + g, 1) for g in range(groups))
         self.engines = Engines(
@@ -116,7 +123,7 @@ class _Builder:
             self.streamline,
         )
         self.slot_bytes = max(layer.shape.slot_bytes for layer in self.plan.layers)
-        self.dispatchers = [_dispatcher(layer, self.banks) for layer in self.plan.layers]
+        self.dispatchers = [_dispatcher(layer, self.banks, self.plan.bits) for layer in self.plan.layers]
 
     def graph(self) -> TaskGraph:
         """Return what was collected."""
@@ -195,7 +202,7 @@ class _Builder:
         served = self._dispatch(layer, tokens_of > 0)
         homes = _homes(layer, served)
         for expert, banks in homes.items():
-            size = layer.resident_bytes(expert)
+            size = layer.drafted_bytes(expert, self.plan.bits)
             load[list(banks)] += size / len(banks)
             macs[list(banks)] += int(tokens_of[expert]) * layer.shape.parameters / len(banks)
             read += size
@@ -227,14 +234,19 @@ class _Builder:
         if not self.banks:
             return tuple(self._stream_expert(stage, layer, int(e), int(verify[:, e].sum()), after) for e in experts)
         everywhere = tuple(range(self.banks))
-        homes = _homes(layer, self._dispatch(layer, verify.sum(axis=0) > 0))
-        moments = self._load_moments(row, routing)
+        promoted = dict(routing.promoted[row])
+        moments, ahead = self._load_moments(row, routing)
+        far = self._computed_far(layer, verify, ahead.union(promoted))
+        chosen = _homes(layer, self._dispatch(layer, verify.sum(axis=0) > 0))
+        homes = {expert: home for expert, home in chosen.items() if expert not in far}
         loads: dict[int, int] = {}
         computed: dict[int, int] = {}
-        promoted = dict(routing.promoted[row])
         # What is promoted keeps its bytes for others' sake, so it comes last: list scheduling keeps room in this order.
         for expert in sorted(range(layer.shape.experts), key=lambda e: (e in promoted, e)):
             is_needed = bool(verify[:, expert].any())
+            if expert in far:
+                computed[expert] = self._far_expert(stage, layer, expert, far[expert], after)
+                continue
             if layer.loaded_bytes(expert) and (is_needed or (moments[expert] and not self.is_known)):
                 loads[expert] = self._load(stage, layer, expert, moments[expert], router)
                 if moments[expert]:
@@ -247,14 +259,35 @@ class _Builder:
         for expert, load in loads.items():
             last = writes.get(expert, computed.get(expert, load))
             self.buffers += [Buffer(self.staging, self.slot_bytes, load, last)] * self._slots(layer, expert)
-        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e))}
+        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e)) and int(e) not in far}
         traffic = Traffic(link_bytes=self._partial_sums(verify, homes | staged))
         work = Work("gather", self.plan.length, layer.shape.layer, traffic=traffic, where=stage.where)
-        mode = Mode(nanoseconds(self.cost.aggregate_seconds(traffic.link_bytes)), ((self.link, 1),))
+        seconds = self.cost.aggregate_seconds(traffic.link_bytes)
+        if far:
+            seconds += self.cost.send_seconds(len(verify) * self.plan.hidden * BYTES_PER_ACTIVATION)
+        mode = Mode(nanoseconds(seconds), ((self.link, 1),))
         return (self._add((mode,), (*after, *computed.values()), work),)
 
-    def _load_moments(self, row: int, routing: RoundRouting) -> list[Moments]:
-        """Return, for each expert, from when on it may be loaded before verify's router has run.
+    def _computed_far(self, layer: PlacedLayer, verify: np.ndarray, loaded: set[int]) -> dict[int, int]:
+        """Return the experts of a verify layer that are computed where they lie, and the tokens of each."""
+        most, tokens = self.plan.dispatch.most_far_tokens, verify.sum(axis=0)
+        experts = np.flatnonzero((tokens > 0) & (tokens <= most)).tolist()
+        return {e: int(tokens[e]) for e in experts if layer.loaded_bytes(e) and e not in loaded}
+
+    def _far_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
+        size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
+        alone, beside = (self.cost.far_seconds(size, macs, beside_load) for beside_load in (False, True))
+        modes = [] if beside is None else [Mode(nanoseconds(beside), ((self.far, 1),))]
+        if alone is not None and (beside is None or alone < beside):
+            modes.insert(0, Mode(nanoseconds(alone), ((0, 1), (self.far, 1))))
+        if not modes:
+            raise InputError("lower-to-tasks: the dispatcher computes experts far, and no engine does that; valid: 0")
+        traffic = Traffic(far_read_bytes=size, far_macs=macs)
+        work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
+        return self._add(tuple(modes), after, work)
+
+    def _load_moments(self, row: int, routing: RoundRouting) -> tuple[list[Moments], set[int]]:
+        """Return, for each expert, from when on it may be loaded before verify's router has run; and which are.
 
         A round that is known waits for the first router that asked for an expert; the dispatcher also weighs how likely
         it is to be needed.
@@ -266,13 +299,15 @@ class _Builder:
         nothing = np.zeros(layer.shape.experts, dtype=np.int64)
         likely = look_up(plan.likelihoods, layer.needed_permille, routing.recent[row], nothing)
         moments: list[Moments] = [()] * layer.shape.experts
+        ahead = set(sure)
         for expert in sure:
             moments[expert] = ((-1, int(likely[expert])),)
         for step in range(len(self.asking.get(row, ()))):
             likely = look_up(plan.likelihoods, layer.needed_permille, routing.recent[row], asks[step])
             for expert in np.flatnonzero(asked[step].any(axis=0) & (likely >= least)).tolist():
                 moments[expert] = (*moments[expert], (self.asking[row][step], int(likely[expert])))
-        return moments
+            ahead.update(np.flatnonzero(asked[step].any(axis=0) & (likely >= plan.least_permille)).tolist())
+        return moments, ahead
 
     def _load(self, stage: Stage, layer: PlacedLayer, expert: int, moments: Moments, router: int) -> int:
         size = layer.loaded_bytes(expert)
@@ -387,6 +422,7 @@ def _homes(layer: PlacedLayer, served: dict[int, int]) -> dict[int, tuple[int, .
     return {expert: layer.replicas[expert][replica] for expert, replica in served.items()}
 
 
-def _dispatcher(layer: PlacedLayer, banks: int) -> Dispatcher:
-    sizes = [float(layer.resident_bytes(expert)) for expert in range(layer.shape.experts)]
+def _dispatcher(layer: PlacedLayer, banks: int, bits: int) -> Dispatcher:
+    """Make the dispatcher of replicas, which goes by what the draft reads: of all residents as much."""
+    sizes = [float(layer.drafted_bytes(expert, bits)) for expert in range(layer.shape.experts)]
     return Dispatcher(banks, layer.replicas, sizes)

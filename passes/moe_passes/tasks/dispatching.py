@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from moe_passes.estimate.cost import CostModel
+from moe_passes.estimate.far import most_far_tokens
 from moe_passes.plan.decisions import DispatchPlan
 from moe_passes.routing.likelihood import likelihoods, share_needed, table
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.solve.dispatch.choose import choose, nothing_ahead
+from moe_passes.solve.dispatch.choose import choose, choose_far, nothing_ahead
 from moe_passes.solve.dispatch.problem import Unknown
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.problem import StaticPlan
@@ -28,12 +29,13 @@ def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> Sta
         return replace(plan, dispatch=NOTHING_AHEAD)
     rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
     shares = share_needed(rounds)
-    if not plan.length:
-        return plan.with_needs(shares, NOTHING_AHEAD)
+    far_tokens = tuple({0, most_far_tokens(cost, (layer.shape for layer in plan.layers))})
     judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
 
     def unknown(dispatch: DispatchPlan) -> list[Unknown]:
         guessed = plan.with_needs(shares, dispatch)
         return [build_unknown(guessed, judge, cost).unknown() for judge in judges]
 
-    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown))
+    if not plan.length:
+        return plan.with_needs(shares, choose_far(table(), unknown, far_tokens))
+    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown, far_tokens))

@@ -1,11 +1,11 @@
 """Dispatch a candidate of select-draft on a few training rounds, before anything is placed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.plan.decisions import ALL, MSB, NONE, DispatchPlan
+from moe_passes.plan.decisions import DispatchPlan
 from moe_passes.plan.model import ExpertLayer
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import Request
@@ -14,7 +14,7 @@ from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import IntArray, RoutingTrace, evenly
 from moe_passes.solve.dispatch.choose import mean_makespan
 from moe_passes.solve.draft.history import dispatched, round_tokens
-from moe_passes.solve.draft.problem import Choice, Problem, Slice
+from moe_passes.solve.draft.problem import Choice, Problem
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.dispatching import NOTHING_AHEAD
 from moe_passes.tasks.problem import StaticPlan
@@ -25,11 +25,6 @@ SURE_PERMILLE, LEAST_PERMILLE = 1000, 800
 """Of the dispatcher while candidates are compared; choose-dispatch varies both for the one that is taken."""
 COUNTED_ROUNDS = 32
 """Rounds that likelihoods are counted on."""
-
-
-def level_of(form: Slice) -> int:
-    """Return the residency of an expert that is kept in a format."""
-    return MSB if form.residual_bytes else ALL
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Bench:
             draft=self.phases[0],
             verify=self.phases[1],
             layers=tuple(self._layer(choice, row) for row in range(len(self.layers))),
-            dispatch=NOTHING_AHEAD,
+            dispatch=replace(NOTHING_AHEAD, most_far_tokens=setting.far_tokens),
             hot_set=setting.rule,
             dense_bits=setting.dense_bits,
             kv_banks=setting.kv_banks,
@@ -87,12 +82,12 @@ class Bench:
         return _guessing(plan, counted)
 
     def _layer(self, choice: Choice, row: int) -> PlacedLayer:
-        resident, shape = choice.resident[row], self.layers[row]
+        levels, shape = choice.levels[row], self.layers[row]
         everywhere = (tuple(range(self.cost.space().banks)),)
         return PlacedLayer(
             shape,
-            np.where(resident, level_of(choice.setting.slice), NONE),
-            tuple(everywhere if kept else () for kept in resident.tolist()),
+            levels,
+            tuple(everywhere if level else () for level in levels.tolist()),
             np.zeros(shape.experts, dtype=np.int64),
         )
 
@@ -101,5 +96,6 @@ def _guessing(plan: StaticPlan, rounds: list[RoundRouting]) -> StaticPlan:
     """Let the dispatcher load ahead what is likely to be needed."""
     shares = share_needed(rounds)
     table = likelihoods(rounds, shares)
-    dispatch = DispatchPlan(SURE_PERMILLE, LEAST_PERMILLE, table, "likelihood", "free")
+    far = plan.dispatch.most_far_tokens
+    dispatch = DispatchPlan(SURE_PERMILLE, LEAST_PERMILLE, table, "likelihood", "free", far)
     return plan.with_needs(shares, dispatch)

@@ -68,7 +68,7 @@ def _ahead(plan: StaticPlan, trace: RoutingTrace, width: int) -> StaticPlan:
     counts = popularity(trace)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True)) * trace.experts.shape[2]
     needed = 1 - (1 - np.minimum(shares, 1.0)) ** (plan.batch * width)
-    rule = DispatchPlan(SURE_PERMILLE, NEVER, table(), ORDERS[0], ENGINES[0])
+    rule = DispatchPlan(SURE_PERMILLE, NEVER, table(), ORDERS[0], ENGINES[0], plan.dispatch.most_far_tokens)
     return plan.with_needs(np.round(1000 * needed).astype(np.int64), rule)
 
 

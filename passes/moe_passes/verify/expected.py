@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from moe_passes.plan.decisions import ALL
 from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.model import DensePart
 from moe_passes.plan.phase import Operation, Phase
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.round import BYTES_PER_ACTIVATION, LINK_UNITS, LayerRouting, Traffic, nanoseconds
+from moe_passes.plan.round import BYTES_PER_ACTIVATION, FAR_ENGINE, LINK_UNITS, LayerRouting, Traffic, nanoseconds
 from moe_passes.verify.phases import needed_by_result
 from moe_passes.verify.plan import Plan
 
@@ -68,6 +69,7 @@ class Derivation:
         self.tasks: dict[Key, Expected] = {}
         self.held: list[Held] = []
         self.asking: dict[str, list[Key]] = {}
+        self.loaded = {(work.layer, work.expert) for work in plan.work if work.kind == "load"}
         self.everywhere: Uses = frozenset((f"bank {bank}", 1) for bank in range(self.banks)) or frozenset(
             {("elements", 1)}
         )
@@ -161,7 +163,9 @@ class Derivation:
         for expert, replica in served.items():
             copies = layer.replicas[expert]
             copy = copies[replica] if 0 <= replica < len(copies) else copies[0]
-            size = layer.shape.resident_bytes(int(layer.residency[expert]))
+            # Of a resident that is kept whole, a draft on slices reads the slice.
+            kept = layer.shape.whole_bytes if layer.residency[expert] == ALL else layer.shape.msb_bytes
+            size = layer.shape.msb_bytes if self.plan.draft.bits < FULL_BITS else kept
             read += size
             for bank in copy:
                 load[bank] += size / len(copy)
@@ -214,16 +218,22 @@ class Derivation:
             return {self._streamed(layer, expert, sum(expert in row for row in tokens), waits) for expert in needed}
         computed: dict[int, Key] = {}
         loads: dict[int, Key] = {}
+        far: set[int] = set()
         for expert in needed:
             key, missing = ("expert", length, number, expert), self._missing(layer, expert)
-            after = set(waits)
+            after, uses = set(waits), sum(expert in row for row in tokens)
+            macs = uses * layer.shape.parameters
+            computed[expert] = key
+            if missing and uses <= self.plan.dispatch.most_far_tokens and self._may_stay(layer, routing, expert):
+                far.add(expert)
+                traffic = Traffic(far_read_bytes=layer.shape.whole_bytes, far_macs=macs)
+                self.tasks[key] = Expected(after, traffic, self._far_ways(layer.shape.whole_bytes, macs))
+                continue
             if missing:
                 loads[expert] = self._load(layer, routing, expert, missing, router)
                 after.add(loads[expert])
-            macs = sum(expert in row for row in tokens) * layer.shape.parameters
             traffic = Traffic(hb_read_bytes=layer.shape.whole_bytes, w8a8_macs=macs)
             self.tasks[key] = Expected(after, traffic, self._ways(layer, expert, missing, macs))
-            computed[expert] = key
         last = dict(computed)
         for new, old in routing.promoted:
             last[new] = self._write(layer, new, old, loads, computed)
@@ -231,8 +241,26 @@ class Derivation:
             slots = -(-self._missing(layer, expert) // self.slot_bytes)
             self.held.append(Held(load, last[expert], slots))
         key = ("gather", length, number, -1)
-        self.tasks[key] = self._gather(layer, tokens, computed, waits)
+        self.tasks[key] = self._gather(layer, tokens, computed, waits, far)
         return {key}
+
+    def _may_stay(self, layer: PlacedLayer, routing: LayerRouting, expert: int) -> bool:
+        """Say whether an expert is computed where it lies: what a draft asked for is not, if the plan loads it."""
+        if layer.needed_permille[expert] >= self.plan.dispatch.sure_permille:
+            return False
+        if any(expert == new for new, _ in routing.promoted):
+            return False
+        is_asked = expert in routing.asked.ravel().tolist()
+        return not (is_asked and (layer.shape.layer, expert) in self.loaded)
+
+    def _far_ways(self, size: int, macs: int) -> list[tuple[int, Uses]]:
+        """Return the ways to compute an expert in the far memory: with all of its bandwidth, and beside a load."""
+        ways = []
+        for beside_load, others in ((False, {("external", 1)}), (True, set[tuple[str, int]]())):
+            seconds = self.prices.far_seconds(size, macs, beside_load)
+            if seconds is not None:
+                ways.append((nanoseconds(seconds), frozenset({(FAR_ENGINE, 1)} | others)))
+        return ways
 
     def _missing(self, layer: PlacedLayer, expert: int) -> int:
         return layer.shape.whole_bytes - layer.shape.resident_bytes(int(layer.residency[expert]))
@@ -300,12 +328,17 @@ class Derivation:
         return key
 
     def _gather(
-        self, layer: PlacedLayer, tokens: list[set[int]], computed: dict[int, Key], waits: set[Key]
+        self, layer: PlacedLayer, tokens: list[set[int]], computed: dict[int, Key], waits: set[Key], far: set[int]
     ) -> Expected:
-        """Partial sums come from all banks where a part is staged, else from those of the first mode's replica."""
+        """Partial sums come from all banks where a part is staged, else from those of the first mode's replica.
+
+        What is computed far sends no partial sums; for it, activations go there and back.
+        """
         homes: dict[int, frozenset[int]] = {}
         for expert, key in computed.items():
-            if self._missing(layer, expert):
+            if expert in far:
+                homes[expert] = frozenset()
+            elif self._missing(layer, expert):
                 homes[expert] = frozenset(range(self.banks))
             else:
                 homes[expert] = self._first_home(layer, expert, key)
@@ -313,6 +346,8 @@ class Derivation:
         heard = sum(min(most, len(frozenset().union(*(homes[expert] for expert in row)))) for row in tokens if row)
         traffic = Traffic(link_bytes=heard * self.plan.model.hidden * BYTES_PER_ACTIVATION)
         seconds = self.prices.aggregate_seconds(traffic.link_bytes)
+        if far:
+            seconds += self.prices.send_seconds(len(tokens) * self.plan.model.hidden * BYTES_PER_ACTIVATION)
         return Expected(waits | set(computed.values()), traffic, [(nanoseconds(seconds), frozenset({("link", 1)}))])
 
     def _most_heard(self) -> int:

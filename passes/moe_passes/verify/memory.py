@@ -78,7 +78,7 @@ def _shared_out(plan: Plan) -> list[str]:
 
 
 def _slices(plan: Plan) -> list[str]:
-    """The draft computes with what is resident: slices, or whole experts."""
+    """The draft computes with what of residents HB has: slices, or whole experts."""
     wrong = []
     operations = {op.store: op for op in running(plan.draft_phase) if op.kind == "experts"}
     for layer in plan.layers:
@@ -86,7 +86,8 @@ def _slices(plan: Plan) -> list[str]:
         if op is None:
             continue
         level = MSB if op.slice == MSB_SLICE else ALL
-        if any(have not in (0, level) for have in layer.residency):
+        # A resident that is kept whole has the slice too.
+        if any(have not in (0, level, ALL) for have in layer.residency):
             wrong.append(f"@{layer.shape.name}: the draft computes with '{op.slice}', and residents are something else")
         if (plan.draft.bits == FULL_BITS) != (level == ALL) and layer.shape.residual_bytes and layer.residency.any():
             wrong.append(f"@{layer.shape.name}: a draft of {plan.draft.bits} bits does not compute with '{level}'")

@@ -48,6 +48,11 @@ class Abilities(Protocol):
         """Whether elements compute on weights that stream past them."""
         ...
 
+    @property
+    def computes_far(self) -> bool:
+        """Whether experts can be computed where they lie in the far memory."""
+        ...
+
 
 class Prices(Protocol):
     """Seconds of primitive pieces of work: the part of a cost model that cannot be derived."""
@@ -82,6 +87,14 @@ class Prices(Protocol):
 
     def stream_seconds(self, size_bytes: float) -> float:
         """Seconds on the streamline link."""
+        ...
+
+    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+        """Seconds to compute an expert where it lies in the far memory; None where that cannot be."""
+        ...
+
+    def send_seconds(self, size_bytes: float) -> float:
+        """Seconds a layer for activations to the far engine and back."""
         ...
 
     def load_link_share(self) -> float:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from moe_passes.plan.round import LINK_UNITS, Mode
+from moe_passes.plan.round import FAR_ENGINE, LINK_UNITS, Mode
 from moe_passes.verify.expected import Derivation, Expected, Key, Uses, demands, named_banks
 from moe_passes.verify.plan import Plan
 
@@ -28,6 +28,8 @@ def _resources(plan: Plan) -> list[str]:
     expected = {"external": 1, "elements": 1} if not banks else {"external": 1, "link": 1, "streamline": LINK_UNITS}
     if banks:
         expected["staging"] = plan.draft.staging_bytes
+        if plan.prices.rates().computes_far:
+            expected[FAR_ENGINE] = 1
     groups = [found for name in plan.names if (found := named_banks(name)) is not None]
     plain = {n: c for n, c in zip(plan.names, plan.capacities, strict=True) if named_banks(n) is None}
     wrong = []

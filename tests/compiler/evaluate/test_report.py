@@ -5,7 +5,7 @@ from moe_passes.plan.round import Buffer, Mode, Schedule, Task, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
 
 from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, mean, roofline_seconds
-from tests.plans import cost
+from tests.plans import cost, with_far_engine
 
 NAMES = ("external", "banks", "streamline", "staging")
 
@@ -108,7 +108,9 @@ def test_rooflines_by_hand():
             "aggregation link": 1e-3 / 32,
         }
     )
-    assert set(KNOBS) == set(roofline_seconds(cost(), traffic))
+    far = roofline_seconds(with_far_engine(cost()), Traffic(far_read_bytes=4 * 10**9, far_macs=2 * 10**10))
+    assert far["far engine"] == pytest.approx(4 / 80), "80 GB/s take longer than 1 tera-MACs/s"
+    assert set(KNOBS) == set(far)
 
 
 def test_without_hb_neither_it_nor_the_link_is_a_roof():

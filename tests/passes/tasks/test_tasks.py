@@ -9,7 +9,7 @@ from moe_passes.plan.decisions import DispatchPlan
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import DensePart, ExpertLayer
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.round import Mode, add_up, nanoseconds
+from moe_passes.plan.round import Mode, Traffic, add_up, nanoseconds
 from moe_passes.routing.likelihood import likelihoods, look_up, share_needed, table
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.tasks.build import build, build_unknown
@@ -20,6 +20,7 @@ from moe_passes.tasks.stages import Stage
 
 from moe_compiler.evaluate.report import roofline_seconds
 from moe_compiler.hardware.loader import load_target
+from tests.plans import with_far_engine
 
 MSB, RESIDUAL, HIDDEN = 640, 576, 64
 SLOT = 640
@@ -164,6 +165,88 @@ def test_a_wrong_guess_is_a_load_of_the_unknown_round_alone():
     informed = build_unknown(plan, without_wrong_asks(routing), machine_cost())
     assert [g.is_needed for g in informed.guesses] == [True]
     assert routing.asked[0, 0, 0, 3], "the round itself is left as it is"
+
+
+def far_plan(most_far_tokens, **dispatch):
+    plan, routing = hand_made()
+    rule = replace(DISPATCH, most_far_tokens=most_far_tokens, **dispatch)
+    return replace(plan, dispatch=rule), routing, with_far_engine(machine_cost())
+
+
+def test_what_is_not_near_is_computed_far_by_hand():
+    """Both experts of verify: 1,216 B at 80 GB/s are 15.2 ns, and 100 ns are fixed; 1,000 MACs take 1 ns.
+
+    The memory has 101.376 GB/s, all of which a load takes: beside one, nothing is computed far.
+    """
+    plan, routing, cost = far_plan(1)
+    graph = build(plan, routing, cost)
+    assert [work.kind for work in graph.work[3:]] == ["attention", "expert", "expert", "gather", "head"]
+    far, cpu = of_kind(graph, "expert"), graph.problem.names.index("far engine")
+    assert [graph.problem.tasks[n].modes for n in far] == [(Mode(116, ((0, 1), (cpu, 1))),)] * 2
+    assert all(graph.problem.tasks[n].after == (3,) for n in far)
+    assert graph.problem.buffers == ()
+    totals = add_up(graph.work)
+    assert (totals.far_read_bytes, totals.far_macs, totals.external_read_bytes) == (2 * 1216, 2000, 0)
+    # Nothing is summed up, but two tokens of 64 · 2 B go there and back over the link, and the layer takes 2 µs there.
+    (gather,) = of_kind(graph, "gather")
+    assert graph.work[gather].traffic.link_bytes == 0
+    link = cost.machine.streamline
+    assert graph.problem.tasks[gather].modes[0].duration == nanoseconds(
+        2e-6 + 2 * (link.latency_seconds + 256 / link.bytes_per_second)
+    )
+
+
+def test_beside_a_load_the_far_engine_has_what_the_memory_leaves():
+    """Loads take the link's 64 GB/s of 101.376: 37.376 GB/s are left, and 1,216 B take 32.5 ns more than 100."""
+    plan, routing, _ = far_plan(1)
+    cost = with_far_engine(machine_cost("links.streamline.bandwidth_gb_s=64"))
+    modes = build(plan, routing, cost).problem.tasks[4].modes
+    assert [mode.duration for mode in modes] == [116, 133]
+    assert [len(mode.uses) for mode in modes] == [2, 1]
+
+
+def test_what_many_tokens_need_or_is_loaded_ahead_or_becomes_resident_is_not_computed_far():
+    plan, routing, cost = far_plan(0)
+    assert add_up(build(plan, routing, cost).work).far_macs == 0
+    plan, routing, cost = far_plan(1)
+    routing.verify[0, 0] = routing.verify[0, 1]  # both tokens choose expert 2
+    assert add_up(build(plan, routing, cost).work).far_macs == 0
+    plan, routing, cost = far_plan(1, least_permille=0)
+    ahead = build_unknown(plan, routing, cost)
+    assert [(w.kind, w.expert) for w in ahead.work if w.expert >= 0] == [("expert", 0), ("load", 2), ("expert", 2)]
+    plan, routing, cost = far_plan(1)
+    graph = build(plan, replace(routing, promoted=(((2, 0),),)), cost)
+    assert [(w.kind, w.expert) for w in graph.work if w.expert >= 0] == [
+        ("expert", 0),
+        ("load", 2),
+        ("expert", 2),
+        ("write", 2),
+    ]
+
+
+def test_without_an_engine_nothing_can_be_computed_far():
+    plan, routing, _ = far_plan(1)
+    with pytest.raises(InputError, match="no engine does that"):
+        build(plan, routing, machine_cost())
+
+
+def test_energy_of_the_far_engine_is_its_own():
+    cost = with_far_engine(machine_cost(), joules_per_mac=2e-12)
+    joules = cost.joules(Traffic(far_read_bytes=10**6, far_macs=10**6), 0.0)
+    assert joules["far_engine"] == pytest.approx(2e-6)
+    assert joules["external_read"] == pytest.approx(8e6 * 3.88e-12)
+    assert joules["streamline_link"] == 0, "it crosses no link"
+
+
+def test_a_resident_that_is_kept_whole_is_drafted_on_as_a_slice_and_not_loaded():
+    plan, routing = hand_made()
+    layer = replace(plan.layers[0], residency=np.array([2, 1, 0, 0]))
+    graph = build(replace(plan, layers=(layer,)), routing, machine_cost())
+    assert [work.expert for work in graph.work if work.kind == "load"] == [2]
+    (drafted,) = of_kind(graph, "draft-experts")
+    assert graph.work[drafted].traffic.hb_read_bytes == MSB
+    hot = next(work for work in graph.work if work.kind == "expert")
+    assert hot.traffic.hb_read_bytes == MSB + RESIDUAL
 
 
 def test_the_next_hot_set_is_written_after_all_that_reads_what_it_replaces():

@@ -12,7 +12,7 @@ from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.solve.steady_state.solve import may_cross, steady_state
 from moe_passes.verify.check import violations
 
-from tests.plans import BANKS, cost, made, small_machine
+from tests.plans import BANKS, cost, made, small_machine, with_far_engine
 
 
 def first(plan, kind, step=None):
@@ -67,6 +67,37 @@ def test_fixed_times_are_derived_too(field):
     plan = made(0, 2, machine=machine)
     assert violations(plan) == []
     assert any("has a mode of" in text for text in violations(replace(plan, prices=small_machine())))
+
+
+@pytest.mark.parametrize("length", [0, 2])
+def test_residents_that_are_kept_whole(length):
+    """Verify loads nothing of them, and a draft on slices reads their slice."""
+    for seed in range(8):
+        plan = made(seed, length, batch=1 + seed % 3, whole=0.5)
+        assert violations(plan) == []
+    layer = next(n for n, layer in enumerate(plan.layers) if (layer.residency == 2).any())
+    slices = np.minimum(plan.layers[layer].residency, 1)
+    assert any("lacks 'load'" in text for text in violations(layer_with(plan, layer, residency=slices)))
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+@pytest.mark.parametrize("gb_s", [80, 300])
+def test_what_is_computed_in_the_far_memory(length, gb_s):
+    """Beside a load its engine has what the memory leaves: 300 GB/s are more than the memory has."""
+    for seed in range(8):
+        machine = with_far_engine(small_machine(), bytes_per_second=gb_s * 1e9)
+        plan = made(seed, length, batch=1 + seed % 3, sure=700, machine=machine, far_tokens=2)
+        assert violations(plan) == []
+    far = next(n for n, work in enumerate(plan.work) if work.traffic.far_macs)
+    assert plan.work[far].traffic.far_read_bytes == 640 + 576
+    assert "far engine" in {plan.names[resource] for mode in plan.tasks[far].modes for resource, _ in mode.uses}
+    loading = replace(plan, dispatch=replace(plan.dispatch, most_far_tokens=0))
+    assert any("lacks 'load'" in text for text in violations(loading))
+    for changes in ({"bytes_per_second": 70e9}, {"layer_seconds": 1e-3}, {"macs_per_second": 1e9}):
+        other = replace(plan, prices=with_far_engine(small_machine(), **({"bytes_per_second": gb_s * 1e9} | changes)))
+        assert any("has a mode of" in text for text in violations(other)), changes
+    nowhere = replace(plan, prices=small_machine())
+    assert any("resources" in text for text in violations(nowhere))
 
 
 def test_without_hb():
@@ -198,7 +229,11 @@ def restricted(phase):
 ILLEGAL = {
     # Residency and memory.
     "a resident is not": (lambda p: layer_with(p, 0, residency=np.zeros(6, dtype=np.int64)), "replicas"),
-    "residents of another level": (lambda p: layer_with(p, 0, residency=2 * p.layers[0].residency), "something else"),
+    "residents of another level": (lambda p: layer_with(p, 0, residency=2 * p.layers[0].residency), "nothing asks for"),
+    "a draft on more than residents have": (
+        lambda p: replace(p, draft_phase=changed(p.draft_phase, "experts", slice="whole")),
+        "something else",
+    ),
     "the draft computes with whole experts": (lambda p: replace(p, draft=replace(p.draft, bits=8)), "8 bits"),
     "dense bytes are wrong": (lambda p: replace(p, draft=replace(p.draft, dense_bytes=1)), "dense weights"),
     "the cache is wrong": (lambda p: replace(p, draft=replace(p.draft, kv_bytes=1)), "KV cache"),

@@ -71,6 +71,24 @@ class EngineOp(MoeOperation, name="engine"):
     }
 
 
+class FarEngineOp(MoeOperation, name="far_engine"):
+    """What computes on the external memory (`plan.machine.FarEngine`)."""
+
+    sym_name: ir.StringAttr
+    macs_per_second: F64
+    joules_per_mac: F64
+    bytes_per_second: F64
+    layer_seconds: F64
+    expert_seconds: F64
+
+    RANGES = {
+        "macs_per_second": (1, LARGEST),
+        "bytes_per_second": (1, LARGEST),
+        "layer_seconds": (0, LONGEST_LATENCY),
+        "expert_seconds": (0, LONGEST_LATENCY),
+    }
+
+
 class LinkOp(MoeOperation, name="link"):
     """A link of the logic die (`plan.machine.Link`)."""
 

@@ -20,7 +20,7 @@ from moe_passes.ir.dialects.base import (
     one_of,
     value,
 )
-from moe_passes.plan.decisions import ENGINES, ORDERS
+from moe_passes.plan.decisions import ENGINES, MOST_FAR_TOKENS, ORDERS
 from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.request import AUTO_LENGTH, BATCH, CONTEXT, DRAFT_LENGTH, LONGEST_SECONDS, SEED
 
@@ -145,12 +145,13 @@ class DispatchOp(MoeOperation, name="dispatch"):
     least_permille: I64
     order: ir.StringAttr
     engine: ir.StringAttr
+    most_far_tokens: I64
     share_borders: I64Array
     recent_borders: I64Array
     ask_borders: I64Array
     likelihoods: ir.ArrayAttr
 
-    RANGES = {"sure_permille": (0, 1001), "least_permille": (0, 1001)}
+    RANGES = {"sure_permille": (0, 1001), "least_permille": (0, 1001), "most_far_tokens": (0, MOST_FAR_TOKENS)}
 
     def check(self) -> None:
         """Rules are known, borders ascend, and there is a likelihood for every class."""

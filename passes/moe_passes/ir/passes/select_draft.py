@@ -15,16 +15,18 @@ from moe_passes.ir.module import append, expert_stores, find, only, write_record
 from moe_passes.ir.phases import read_stages
 from moe_passes.ir.restricting import restrict_draft
 from moe_passes.ir.states import Drafted, Experts, Phases
-from moe_passes.plan.decisions import MSB, NONE, DraftPlan
+from moe_passes.plan.decisions import MSB, NONE, DraftPlan, SolverRecord
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE
 from moe_passes.plan.request import MeasuredAcceptance, Request
-from moe_passes.routing.traces import popularity
+from moe_passes.routing.traces import IntArray, popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
-from moe_passes.solve.draft.problem import Solution
-from moe_passes.solve.draft.solve import record, refill, solve
-from moe_passes.tasks.judging import Bench, level_of
+from moe_passes.solve.draft.problem import Choice, Problem, Solution
+from moe_passes.solve.draft.solve import knapsack, level_of, record, refill_evenly, solve
+from moe_passes.solve.residency import solve as residency
+from moe_passes.solve.residency.check import violations as residency_violations
+from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.stages import parts
 
 NOTHING_NEAR = DraftPlan(0, 8, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0, 0)
@@ -65,14 +67,26 @@ class SelectDraft(Pass):
         if wrong:
             raise AssertionError(f"{self.name}: " + "; ".join(wrong))
         choice = solution.best.choice
-        level = level_of(choice.setting.slice)
-        resident = refill(choice, popularity(context.trace(module)))
+        levels, records = _kept(problem, choice, popularity(context.trace(module)), request.seed)
         for row, store in enumerate(stores):
-            write_residency(store, np.where(resident[row], level, NONE))
-        restrict_draft(module, MSB_SLICE if level == MSB else WHOLE_SLICE, self.name)
+            write_residency(store, levels[row])
+        is_sliced = level_of(choice.setting.slice) == MSB
+        restrict_draft(module, MSB_SLICE if is_sliced else WHOLE_SLICE, self.name)
         append(module, _plan(cost.space(), of, problem.acceptance.source, solution))
         append(module, choice.setting.rule)
-        write_records(module, self.name, [record(solution, request.seed)])
+        write_records(module, self.name, [record(solution, request.seed), *records])
+
+
+def _kept(problem: Problem, choice: Choice, counts: IntArray, seed: int) -> tuple[IntArray, list[SolverRecord]]:
+    """Decide, by all training counts, what HB keeps of each expert: [layer, expert] levels."""
+    if choice.is_even:
+        return refill_evenly(choice, counts), []
+    asked = knapsack(problem, choice.setting, counts)
+    solution = residency.solve(asked)
+    wrong = residency_violations(asked, solution)
+    if wrong:
+        raise AssertionError("select-draft: " + "; ".join(wrong))
+    return solution.levels.reshape(counts.shape), [residency.record(asked, solution, seed)]
 
 
 def _plan(space: Space, of: Footprint, source: str, solution: Solution) -> DraftPlan:

@@ -30,21 +30,34 @@ def nothing_ahead(likelihoods: Likelihoods) -> DispatchPlan:
     return DispatchPlan(NEVER, NEVER, likelihoods, ORDERS[0], ENGINES[0])
 
 
-def choose(likelihoods: Likelihoods, rounds: Rounds) -> DispatchPlan:
-    """Return the plan that is fastest on training rounds."""
+def choose(likelihoods: Likelihoods, rounds: Rounds, far_tokens: tuple[int, ...] = (0,)) -> DispatchPlan:
+    """Return the plan that is fastest on training rounds.
+
+    Args:
+        likelihoods: of experts.
+        rounds: that judge.
+        far_tokens: up to how many tokens of an expert it may be computed in the far memory, to choose from.
+    """
 
     @cache
-    def seen(sure: int, least: int) -> Sequence[Unknown]:
-        return rounds(DispatchPlan(sure, least, likelihoods, ORDERS[0], ENGINES[0]))
+    def seen(sure: int, least: int, far: int) -> Sequence[Unknown]:
+        return rounds(DispatchPlan(sure, least, likelihoods, ORDERS[0], ENGINES[0], far))
 
     @cache
     def nanoseconds(plan: DispatchPlan) -> float:
-        return mean_makespan(seen(plan.sure_permille, plan.least_permille), plan)
+        return mean_makespan(seen(plan.sure_permille, plan.least_permille, plan.most_far_tokens), plan)
 
-    best = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods, "likelihood", ENGINES[0])
-    for vary in (_guesses, _sure, _engines):
+    first = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods, "likelihood", ENGINES[0])
+    best = min((plan for far in far_tokens for plan in _guesses(replace(first, most_far_tokens=far))), key=nanoseconds)
+    for vary in (_sure, _engines):
         best = min(vary(best), key=nanoseconds)
     return best
+
+
+def choose_far(likelihoods: Likelihoods, rounds: Rounds, far_tokens: tuple[int, ...]) -> DispatchPlan:
+    """Return the fastest plan of those that load nothing ahead."""
+    plans = [replace(nothing_ahead(likelihoods), most_far_tokens=far) for far in far_tokens]
+    return min(plans, key=lambda plan: mean_makespan(rounds(plan), plan)) if len(plans) > 1 else plans[0]
 
 
 def _sure(plan: DispatchPlan) -> Iterator[DispatchPlan]:

@@ -1,10 +1,11 @@
 """What rounds that follow each other come to under a choice: the hot set follows, and is held against the routing."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from moe_passes.plan.decisions import HotSetRule
+from moe_passes.plan.decisions import ALL, MSB, NONE, HotSetRule
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity, cut, evenly, membership, restrict
 from moe_passes.solve.draft.problem import Problem
 from moe_passes.solve.hot_set.follow import HotSet
@@ -35,6 +36,16 @@ class Rounds:
     first_asked: BoolArray
     samples: IntArray
 
+    @cached_property
+    def used(self) -> BoolArray:
+        """Which experts verify needs: [round, layer, expert]."""
+        return self.chosen > 0
+
+    @cached_property
+    def wanted(self) -> BoolArray:
+        """Which experts the draft asks for: [round, layer, expert]."""
+        return self.asked > 0
+
 
 @dataclass(frozen=True)
 class History:
@@ -43,10 +54,11 @@ class History:
     Attributes:
         distinct: experts that verify computes.
         cold: of these, those that come whole.
-        hot: of these, residents.
+        hot: of these, those of which HB keeps a slice, and the rest comes.
         asked_cold: of the cold, those that the draft asked for.
         asked_hot: of the hot, those that the draft asked for.
-        swaps: residents that change.
+        swaps: residents that change, kept as slices.
+        whole_swaps: residents that change, kept whole.
         drafted: distinct experts of a draft step, mean.
         active_layers: layers that have residents.
         coverage: share of what the draft asks for that is resident; 1 where nothing is drafted.
@@ -58,6 +70,7 @@ class History:
     asked_cold: IntArray
     asked_hot: IntArray
     swaps: IntArray
+    whole_swaps: IntArray
     drafted: float
     active_layers: int
     coverage: float
@@ -99,16 +112,28 @@ def _counts(choices: IntArray, tokens: IntArray, experts: int) -> IntArray:
     return counts
 
 
-def replay(problem: Problem, rounds: Rounds, resident: BoolArray, rule: HotSetRule) -> History:
-    """Let the hot set follow the rounds, and count."""
-    hot_set = HotSet(rule, resident, problem.popularity)
-    residents = np.empty(rounds.chosen.shape, dtype=np.bool_)
-    swaps = np.zeros(len(residents), dtype=np.int64)
-    for number, chosen in enumerate(rounds.chosen):
-        residents[number] = hot_set.resident
-        swaps[number] = sum(map(len, hot_set.follow(chosen, rounds.tokens, problem.top_k)))
-    used, asked = rounds.chosen > 0, rounds.asked > 0
-    asks = rounds.asked.sum()
+def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule) -> History:
+    """Let the hot set follow the rounds, and count.
+
+    Args:
+        problem: the problem.
+        rounds: that follow each other.
+        levels: [layer, expert], what HB keeps at first.
+        rule: how it follows.
+    """
+    hot_set = HotSet(rule, levels > NONE, problem.popularity)
+    places = np.empty((len(rounds.chosen) + 1, *levels.shape), dtype=np.intp)
+    places[0] = hot_set.place
+    for number, chosen in enumerate(rounds.chosen, 1):
+        hot_set.follow(chosen, rounds.tokens, problem.top_k)
+        places[number] = hot_set.place
+    # Each expert is kept as much of as the one whose place it has.
+    small = levels.astype(np.int8)[None]
+    after = np.where(places >= 0, np.take_along_axis(small, np.maximum(places, 0), axis=2), np.int8(NONE))
+    kept, entered = after[:-1], np.where(after[:-1] == NONE, after[1:], NONE)
+    residents, sliced = kept > NONE, kept == MSB
+    used, asked = rounds.used, rounds.wanted
+    both, asks = used & asked, rounds.asked.sum()
 
     def count(mask: BoolArray) -> IntArray:
         return np.asarray(mask.sum(axis=(1, 2)))
@@ -116,12 +141,13 @@ def replay(problem: Problem, rounds: Rounds, resident: BoolArray, rule: HotSetRu
     return History(
         distinct=count(used),
         cold=count(used & ~residents),
-        hot=count(used & residents),
-        asked_cold=count(used & asked & ~residents),
-        asked_hot=count(used & asked & residents),
-        swaps=swaps,
+        hot=count(used & sliced),
+        asked_cold=count(both & ~residents),
+        asked_hot=count(both & sliced),
+        swaps=count(entered == MSB),
+        whole_swaps=count(entered == ALL),
         drafted=_drafted(problem, rounds, residents),
-        active_layers=int(resident.any(axis=1).sum()),
+        active_layers=int((levels > NONE).any(axis=1).sum()),
         coverage=float(rounds.asked[residents].sum() / asks) if asks else 1.0,
     )
 

@@ -1,12 +1,16 @@
 """From the model, the machine and a routing trace to a select-draft problem."""
 
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseStep, step_seconds
+from moe_passes.estimate.far import most_far_tokens
 from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
 from moe_passes.plan.acceptance import Acceptance
-from moe_passes.plan.decisions import FROZEN, HotSetRule
+from moe_passes.plan.decisions import ALL, FROZEN, NONE, HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.known import known_as
 from moe_passes.plan.machine import AUTO
@@ -18,7 +22,6 @@ from moe_passes.solve.draft import acceptance
 from moe_passes.solve.draft.history import cut_rounds as cut_judging
 from moe_passes.solve.draft.history import replay
 from moe_passes.solve.draft.problem import SLICED_BITS, Problem, Rates, Slice
-from moe_passes.solve.draft.solve import fill_exactly
 
 LONGEST_AUTO = 16
 """γ is chosen from 0 to this when the request says `auto`."""
@@ -92,6 +95,7 @@ def prepare(
         acceptance=Acceptance((), 1, 0.0, "open: it follows from what sets of this problem cover"),
         rates=_rates(cost, request, of, draft, verify, lengths),
         most_rounds=MOST_ROUNDS,
+        far_tokens=tuple(sorted({0, most_far_tokens(cost, of.layers)})),
     )
     return replace(problem, acceptance=_acceptance(problem, of, verify, measured))
 
@@ -141,10 +145,13 @@ def _coverage(problem: Problem, point: acceptance.Point) -> float:
     """Return the coverage of a set of a published share that follows, at its batch or the largest there is."""
     length = min(acceptance.REFERENCE_LENGTH, len(problem.chosen) - 1)
     batch = max(1, min(point.batch, len(problem.chosen) // (length + 1)))
-    resident = fill_exactly(problem.popularity, round(point.share * problem.experts))
+    order = np.argsort(-problem.popularity.ravel(), kind="stable")
+    levels = np.full(problem.experts, NONE, dtype=np.int64)
+    levels[order[: round(point.share * problem.experts)]] = ALL
+    kept = levels.reshape(problem.popularity.shape)
     if not length:
         return point.share
-    return replay(problem, cut_judging(problem, batch, length), resident, acceptance.PUBLISHED_RULE).coverage
+    return replay(problem, cut_judging(problem, batch, length), kept, acceptance.PUBLISHED_RULE).coverage
 
 
 def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
@@ -188,4 +195,19 @@ def _rates(
         external_seconds_per_byte=cost.external_read_seconds(SOME_BYTES) / SOME_BYTES,
         load_latency_seconds=rates.load_latency_seconds,
         gather_seconds_per_token=sums * of.model.hidden * BYTES_PER_ACTIVATION / rates.link_bytes_per_second,
+        **_far_rates(cost, request, of, lengths),
     )
+
+
+def _far_rates(cost: CostModel, request: Request, of: Footprint, lengths: tuple[int, ...]) -> dict[str, Any]:
+    rates = cost.rates()
+    fixed = cost.far_seconds(0, 0, False)
+    if fixed is None:
+        return {}
+    token_bytes = of.model.hidden * BYTES_PER_ACTIVATION
+    return {
+        "far_seconds_per_byte": 1 / rates.far_engine_bytes_per_second,
+        "far_expert_seconds": fixed,
+        "far_layer_seconds": {n: cost.send_seconds(request.batch * (n + 1) * token_bytes) for n in {0, *lengths}},
+        "far_memory_seconds_per_byte": 1 / rates.far_bytes_per_second,
+    }

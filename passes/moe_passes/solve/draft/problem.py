@@ -1,33 +1,37 @@
 """select-draft: which experts HB keeps and how they follow the routing, in how many bits, how much is staging, and γ.
 
 A setting is a slice format of the experts, the bits of the dense weights in the draft, a staging size, a draft length γ
-and a rule for the hot set. The residents of a setting are the most popular experts that fit. Settings are compared on
-training rounds that did not choose the residents: all by a closed form, the best few by dispatching them.
+and a rule for the hot set. What is kept of each expert in a setting is a knapsack (`solve/residency`). Settings are
+compared on training rounds that did not choose the residents: all by a closed form, the best few by dispatching them.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from moe_passes.plan.acceptance import Acceptance, Draft
-from moe_passes.plan.decisions import HotSetRule
+from moe_passes.plan.decisions import ALL, MSB, NONE, HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import WHOLE_BITS
 
 SLICED_BITS = 4
 """Of a weight in the draft of which it computes with the most significant slice alone."""
+SLICES_FIRST = 1e6
+"""`Setting.coverage_weight` where no expert is kept whole before all slices that are asked for are there."""
+COVERAGE_WEIGHTS = (SLICES_FIRST, 1.0, 0.0)
+"""To choose from."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A format in which HB can keep an expert.
+    """What the draft computes with of an expert, and so the least that HB keeps of a resident.
 
     Attributes:
         bits: of a weight that the draft computes with.
-        resident_bytes: of an expert in HB.
-        residual_bytes: of the rest, which verify needs from external memory.
+        resident_bytes: of that.
+        residual_bytes: of the rest, which verify needs too: from external memory, unless HB keeps it as well.
     """
 
     bits: int
@@ -46,6 +50,10 @@ class Rates:
         external_seconds_per_byte: expert bytes from external memory.
         load_latency_seconds: of one load.
         gather_seconds_per_token: aggregation of one token's expert outputs in one layer.
+        far_seconds_per_byte: expert bytes read and computed where they lie in the far memory.
+        far_expert_seconds: fixed, of an expert that is computed there.
+        far_layer_seconds: of a verify layer with such experts, for what is sent there and back, by γ.
+        far_memory_seconds_per_byte: of the far memory, whoever reads it.
     """
 
     draft_dense_seconds: dict[tuple[int, int], float]
@@ -54,6 +62,10 @@ class Rates:
     external_seconds_per_byte: float
     load_latency_seconds: float
     gather_seconds_per_token: float
+    far_seconds_per_byte: float = 0.0
+    far_expert_seconds: float = 0.0
+    far_layer_seconds: dict[int, float] = field(default_factory=dict)
+    far_memory_seconds_per_byte: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Problem:
         lengths: draft lengths to choose from.
         rules: for the hot set, to choose from.
         whole_bytes: of an expert in full precision.
+        far_tokens: up to how many tokens of an expert it may be computed in the far memory, to choose from.
         popularity: [layer, expert], counts that choose the residents.
         chosen: [token, layer, k], the target's choices for the tokens that judge.
         asked: the same for the draft's own routing.
@@ -95,6 +108,7 @@ class Problem:
     rates: Rates
     most_rounds: int = 256
     sampled_steps: int = 8
+    far_tokens: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 0:
@@ -132,6 +146,9 @@ class Setting:
         length: γ.
         rule: how the residents follow the routing.
         kv_banks: banks that the KV cache of a head and sequence is striped over.
+        coverage_weight: what it counts that the draft finds an expert near, in units of what it counts that verify need
+            not load the same slice of an expert that it needs in every round.
+        far_tokens: what is not near is computed in the far memory, if at most so many tokens are routed to it.
     """
 
     slice: Slice
@@ -140,6 +157,8 @@ class Setting:
     length: int
     rule: HotSetRule
     kv_banks: int
+    coverage_weight: float = SLICES_FIRST
+    far_tokens: int = 0
 
     def draft(self, share: float, coverage: float) -> Draft:
         """Return what decides how much is accepted; experts that are not cut are not sliced."""
@@ -148,22 +167,32 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting with the experts that HB keeps at first.
+    """A setting with what HB keeps of experts at first.
 
     Attributes:
         setting: what is chosen.
-        resident: [layer, expert].
+        levels: [layer, expert], `NONE`, `MSB` or `ALL`.
         is_even: whether every layer keeps equally many.
     """
 
     setting: Setting
-    resident: npt.NDArray[np.bool_]
+    levels: npt.NDArray[np.int64]
     is_even: bool = False
+
+    @property
+    def resident(self) -> npt.NDArray[np.bool_]:
+        """Which experts HB keeps anything of: [layer, expert]."""
+        return np.asarray(self.levels > NONE)
 
     @property
     def share(self) -> float:
         """Resident experts over all experts."""
         return float(self.resident.mean())
+
+    def kept_bytes(self, whole_bytes: int) -> int:
+        """Bytes of HB that experts take, of so many bytes each."""
+        slices, wholes = int((self.levels == MSB).sum()), int((self.levels == ALL).sum())
+        return slices * self.setting.slice.resident_bytes + wholes * whole_bytes
 
 
 @dataclass(frozen=True)

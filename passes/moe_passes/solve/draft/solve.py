@@ -1,7 +1,8 @@
 """select-draft: descend through the settings by the closed form, dispatch the best few, take the best of these.
 
-All experts of a model have one size, so the knapsack "most popular experts that fit" is solved exactly by taking them
-in the order of their training counts, over all layers together. From a plain and a drafting setting of every format,
+What HB keeps of each expert in a setting is a knapsack over all layers together (`solve/residency`): a slice saves
+verify that much of a load, as often as verify needs the expert, and lets the draft use it; the whole saves all of the
+load. From a plain and a drafting setting of every format,
 one thing at a time is varied, the others as they are best so far, until nothing gets better.
 """
 
@@ -11,20 +12,33 @@ from functools import cached_property
 
 import numpy as np
 
-from moe_passes.plan.decisions import FROZEN, SolverRecord
+from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, SolverRecord
 from moe_passes.plan.model import WHOLE_BITS
-from moe_passes.routing.traces import BoolArray, IntArray, by_popularity
+from moe_passes.routing.traces import IntArray, by_popularity
 from moe_passes.solve.draft.bound import lower_bound, round_seconds, tokens
 from moe_passes.solve.draft.history import Rounds, cut_rounds, replay
-from moe_passes.solve.draft.problem import Candidate, Choice, Problem, Setting, Slice, Solution
+from moe_passes.solve.draft.problem import (
+    COVERAGE_WEIGHTS,
+    SLICES_FIRST,
+    Candidate,
+    Choice,
+    Problem,
+    Setting,
+    Slice,
+    Solution,
+)
+from moe_passes.solve.residency.problem import Problem as Knapsack
+from moe_passes.solve.residency.solve import solve as solve_knapsack
 
 SWEEPS = 3
 """Times that everything is varied."""
 USUAL_LENGTH = 4
 """γ that the descent of drafts starts from."""
-DISPATCHED = 6
-"""Candidates that are dispatched, besides the greedy baseline."""
+FURTHER = 3
+"""Candidates that are dispatched after the best of every kind, and the greedy baseline."""
 
+Vary = Callable[[Problem, Setting], Iterator[Setting]]
+"""What a setting is varied to."""
 Judge = Callable[[Choice], float]
 """Dispatches a choice on a few rounds of what judges; returns their mean seconds."""
 
@@ -36,45 +50,72 @@ def solve(problem: Problem, judge: Judge) -> Solution:
     the best of all formats and lengths by the closed form.
     """
     search = Search(problem)
-    greedy = search.greedy()
-    chosen = [*search.shortlist(), greedy]
-    judged = [replace(c, seconds=judge(c.choice)) for c in chosen]
+    judged = [replace(c, seconds=judge(c.choice)) for c in [search.greedy(), *search.shortlist()]]
+    for _ in range(FURTHER):
+        further = search.promising(judged[1:])
+        if further is not None:
+            judged.append(replace(further, seconds=judge(further.choice)))
     allowed = [c for c in judged if c.choice.setting.length in problem.lengths]
     best = min(allowed, key=lambda c: (c.seconds_per_token, c.choice.setting.length))
     bound = lower_bound(problem, {length: search.rounds(length) for length in problem.lengths})
     return Solution(
         best=best,
         candidates=tuple(judged),
-        greedy=judged[-1].seconds_per_token,
+        greedy=judged[0].seconds_per_token,
         lower_bound=min(bound, best.seconds_per_token),
         break_even_acceptance=break_even(best, judged),
     )
 
 
-def fill_exactly(popularity: IntArray, room: int) -> BoolArray:
-    """Keep the `room` most popular experts of all layers: [layer, expert]."""
-    flat = popularity.ravel()
-    resident = np.zeros(flat.size, dtype=np.bool_)
-    resident[np.argsort(-flat, kind="stable")[:room]] = True
-    return resident.reshape(popularity.shape)
+def level_of(form: Slice) -> int:
+    """Return the least that HB keeps of a resident."""
+    return MSB if form.residual_bytes else ALL
 
 
-def fill_evenly(popularity: IntArray, room: int) -> BoolArray:
-    """Keep equally many of the most popular experts in every layer: [layer, expert]."""
-    resident = np.zeros(popularity.shape, dtype=np.bool_)
-    np.put_along_axis(resident, by_popularity(popularity)[:, : room // len(popularity)], True, axis=1)
-    return resident
+def fill(problem: Problem, setting: Setting, popularity: IntArray) -> IntArray:
+    """Keep what is worth most of all experts of all layers: [layer, expert] levels."""
+    solution = solve_knapsack(knapsack(problem, setting, popularity))
+    return solution.levels.reshape(popularity.shape)
 
 
-def refill(choice: Choice, popularity: IntArray) -> BoolArray:
-    """Return the residents of a choice by other counts: as many, chosen in the same way."""
-    return (fill_evenly if choice.is_even else fill_exactly)(popularity, int(choice.resident.sum()))
+def knapsack(problem: Problem, setting: Setting, popularity: IntArray) -> Knapsack:
+    """Return what the bytes of HB are worth to a setting, in seconds a round.
+
+    Verify needs an expert that a share f of tokens choose in 1 − (1 − f)ⁿ of the rounds of n tokens.
+    """
+    form, rates, whole = setting.slice, problem.rates, problem.whole_bytes
+    chosen = popularity / np.maximum(1, popularity.sum(axis=1, keepdims=True)) * problem.top_k
+    needed = 1 - (1 - np.minimum(chosen, 1.0)) ** (problem.batch * (setting.length + 1))
+    each, latency = rates.external_seconds_per_byte, rates.load_latency_seconds
+    covered = setting.coverage_weight * chosen * form.resident_bytes * each
+    # What is computed far is read there whole, whether or not HB has a slice of it.
+    sliced = covered + (0.0 if setting.far_tokens else needed * form.resident_bytes * each)
+    every = covered + needed * (whole * each + latency)
+    count = popularity.size
+    return Knapsack(
+        np.full(count, whole if not form.residual_bytes else form.resident_bytes),
+        np.full(count, whole),
+        (every if not form.residual_bytes else sliced).ravel(),
+        every.ravel(),
+        room_bytes(problem, setting),
+    )
 
 
-def room_for(problem: Problem, setting: Setting) -> int:
-    """Return how many experts fit beside staging; negative where staging alone does not."""
-    taken = setting.staging_bytes + problem.copies_bytes[setting.kv_banks]
-    return (problem.capacity_bytes - taken) // setting.slice.resident_bytes
+def fill_evenly(popularity: IntArray, room: int, level: int) -> IntArray:
+    """Keep equally many of the most popular experts in every layer, all of them at a level: [layer, expert]."""
+    levels = np.full(popularity.shape, NONE, dtype=np.int64)
+    np.put_along_axis(levels, by_popularity(popularity)[:, : room // len(popularity)], level, axis=1)
+    return levels
+
+
+def refill_evenly(choice: Choice, popularity: IntArray) -> IntArray:
+    """Return what HB keeps of experts by other counts, as many in every layer."""
+    return fill_evenly(popularity, int(choice.resident.sum()), level_of(choice.setting.slice))
+
+
+def room_bytes(problem: Problem, setting: Setting) -> int:
+    """Return the bytes of HB that are left for experts; negative where staging and cache alone do not fit."""
+    return problem.capacity_bytes - setting.staging_bytes - problem.copies_bytes[setting.kv_banks]
 
 
 def break_even(best: Candidate, judged: list[Candidate]) -> float:
@@ -94,6 +135,7 @@ class Search:
         self.problem = problem
         self._rounds: dict[int, Rounds] = {}
         self._found: dict[Setting, Candidate] = {}
+        self._kept: dict[Setting, IntArray] = {}
 
     def rounds(self, length: int) -> Rounds:
         """Return the rounds of a draft length."""
@@ -102,16 +144,22 @@ class Search:
         return self._rounds[length]
 
     def estimate(self, setting: Setting) -> Candidate:
-        """Estimate a setting with the most popular experts that fit."""
+        """Estimate a setting with what is worth most of experts."""
         if setting not in self._found:
-            resident = fill_exactly(self.problem.popularity, room_for(self.problem, setting))
-            self._found[setting] = self.estimate_choice(Choice(setting, resident))
+            self._found[setting] = self.estimate_choice(Choice(setting, self._levels(setting)))
         return self._found[setting]
+
+    def _levels(self, setting: Setting) -> IntArray:
+        """Return what HB keeps; settings that differ in nothing that matters for it share it."""
+        same = replace(setting, dense_bits=WHOLE_BITS, rule=FROZEN)
+        if same not in self._kept:
+            self._kept[same] = fill(self.problem, same, self.problem.popularity)
+        return self._kept[same]
 
     def estimate_choice(self, choice: Choice) -> Candidate:
         """Estimate a choice."""
         setting = choice.setting
-        history = replay(self.problem, self.rounds(setting.length), choice.resident, setting.rule)
+        history = replay(self.problem, self.rounds(setting.length), choice.levels, setting.rule)
         draft = setting.draft(choice.share, history.coverage)
         accepted = self.problem.acceptance.accepted(setting.length, draft)
         seconds = round_seconds(self.problem, setting, history)
@@ -130,33 +178,59 @@ class Search:
             for form in self.problem.slices
             for length in self.problem.lengths
         ]
-        filled = [Choice(s, fill_evenly(self.problem.popularity, room_for(self.problem, s)), True) for s in settings]
+        filled = [Choice(setting, self._even(setting), True) for setting in settings]
         return min((self.estimate_choice(choice) for choice in filled), key=lambda c: c.estimate)
 
-    def shortlist(self) -> list[Candidate]:
-        """Return the candidates that are worth dispatching, plain decoding always among them."""
-        plain = [self.descend(form, (0,)) for form in self.problem.slices]
-        drafts = tuple(length for length in self.problem.lengths if length)
-        drafted = [self.descend(form, drafts) for form in self.problem.slices if drafts]
-        best_plain = min(plain, key=lambda c: c.estimate)
-        chosen = [best_plain, *drafted]
-        for candidate in sorted(self._found.values(), key=lambda c: c.estimate):
-            if len(chosen) < DISPATCHED and drafts and _differs(candidate, chosen):
-                chosen.append(candidate)
-        return chosen
+    def _even(self, setting: Setting) -> IntArray:
+        room, form = room_bytes(self.problem, setting), setting.slice
+        return fill_evenly(self.problem.popularity, room // form.resident_bytes, level_of(form))
 
-    def descend(self, form: Slice, lengths: tuple[int, ...]) -> Candidate:
-        """Vary one thing at a time from a usual setting of a format, among these γ."""
+    def shortlist(self) -> list[Candidate]:
+        """Return the best of every kind by the closed form, plain decoding always among them."""
+        drafts = tuple(length for length in self.problem.lengths if length)
+        plain = [found for form in self.problem.slices for found in self.descend(form, (0,))]
+        drafted = [found for form in self.problem.slices if drafts for found in self.descend(form, drafts)]
+        best_plain = min(plain, key=lambda c: c.estimate)
+        return list({c.choice.setting: c for c in [best_plain, *drafted]}.values())
+
+    def promising(self, judged: list[Candidate]) -> Candidate | None:
+        """Return what is likely to be the fastest of what was not dispatched yet; None where nothing is.
+
+        The closed form ranks lengths of one kind well, and is wrong by much the same for all of them.
+        """
+        wrong = {_kind(c.choice.setting): c.seconds_per_token / c.estimate for c in judged}
+        known = {(_kind(c.choice.setting), c.choice.setting.length) for c in judged}
+        open_ = [
+            c
+            for c in self._found.values()
+            if _kind(c.choice.setting) in wrong and (_kind(c.choice.setting), c.choice.setting.length) not in known
+        ]
+        return min(open_, key=lambda c: c.estimate * wrong[_kind(c.choice.setting)], default=None)
+
+    def descend(self, form: Slice, lengths: tuple[int, ...]) -> list[Candidate]:
+        """Vary one thing at a time from a usual setting of a format, among these γ.
+
+        Returns:
+            The best that is found of each weight of coverage: all but the first start from the best of that.
+        """
         problem = self.problem
         staging = [size for size in problem.staging_choices if size <= problem.capacity_bytes]
         length = min(lengths, key=lambda n: abs(n - USUAL_LENGTH))
         middle = staging[len(staging) // 2] if length else staging[0]
-        best = self.estimate(Setting(form, WHOLE_BITS, middle, length, problem.rules[-1], self.striped))
-        for _ in range(SWEEPS):
+        far = max(problem.far_tokens)
+        usual = Setting(form, WHOLE_BITS, middle, length, problem.rules[-1], self.striped, SLICES_FIRST, far)
+        often = (_kv_banks, _rules, _far, _lengths(lengths), _stagings(staging))
+        best = self._vary(self.estimate(usual), (_dense_bits, *often), SWEEPS)
+        starts = [replace(best.choice.setting, coverage_weight=weight) for weight in _other_weights(form)]
+        return [best, *(self._vary(self.estimate(start), often, SWEEPS - 1) for start in starts)]
+
+    def _vary(self, best: Candidate, ways: tuple[Vary, ...], sweeps: int) -> Candidate:
+        problem = self.problem
+        for _ in range(sweeps):
             before = best
-            for vary in (_kv_banks, _rules, _dense_bits, _lengths(lengths), _stagings(staging)):
+            for vary in ways:
                 varied = vary(problem, best.choice.setting)
-                found = [self.estimate(setting) for setting in varied if room_for(problem, setting) >= 0]
+                found = [self.estimate(setting) for setting in varied if room_bytes(problem, setting) >= 0]
                 best = min([best, *found], key=lambda c: (c.estimate, c.choice.setting.length))
             if best is before:
                 break
@@ -176,18 +250,25 @@ def _dense_bits(problem: Problem, setting: Setting) -> Iterator[Setting]:
     return (replace(setting, dense_bits=value) for value in bits)
 
 
-def _lengths(lengths: tuple[int, ...]) -> Callable[[Problem, Setting], Iterator[Setting]]:
+def _other_weights(form: Slice) -> tuple[float, ...]:
+    # Without slices there is one thing to keep of an expert, so that a weight changes nothing.
+    return COVERAGE_WEIGHTS[1:] if form.residual_bytes else ()
+
+
+def _far(problem: Problem, setting: Setting) -> Iterator[Setting]:
+    return (replace(setting, far_tokens=tokens) for tokens in problem.far_tokens)
+
+
+def _lengths(lengths: tuple[int, ...]) -> Vary:
     return lambda problem, setting: (replace(setting, length=length) for length in lengths)
 
 
-def _stagings(sizes: list[int]) -> Callable[[Problem, Setting], Iterator[Setting]]:
+def _stagings(sizes: list[int]) -> Vary:
     return lambda problem, setting: (replace(setting, staging_bytes=size) for size in sizes)
 
 
-def _differs(candidate: Candidate, chosen: list[Candidate]) -> bool:
-    """Tell whether a candidate's γ and format are not among the chosen: one that differs by less is as good."""
-    mine = candidate.choice.setting
-    return all((c.choice.setting.length, c.choice.setting.slice) != (mine.length, mine.slice) for c in chosen)
+def _kind(setting: Setting) -> tuple[Slice, float, bool]:
+    return setting.slice, setting.coverage_weight, setting.length > 0
 
 
 def record(solution: Solution, seed: int) -> SolverRecord:

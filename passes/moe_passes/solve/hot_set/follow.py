@@ -83,12 +83,15 @@ def hottest_for_coldest(resident: BoolArray, needed: BoolArray, hotness: FloatAr
     leaving = np.where(resident, hotness, np.inf)
     pairs: list[list[tuple[int, int]]] = [[] for _ in layers]
     for _ in range(min(most, resident.shape[1])):
+        rows = np.arange(len(layers))
         new, old = incoming.argmax(axis=1), leaving.argmin(axis=1)
-        better = np.flatnonzero(incoming[layers, new] > leaving[layers, old])
-        if not len(better):
+        better = incoming[rows, new] > leaving[rows, old]
+        if not better.any():
             break
-        for layer in better.tolist():
-            pairs[layer].append((int(new[layer]), int(old[layer])))
-        incoming[better, new[better]] = -np.inf
-        leaving[better, old[better]] = np.inf
+        # A layer whose pair does not swap has none that does.
+        layers, new, old = layers[better], new[better], old[better]
+        incoming, leaving, rows = incoming[better], leaving[better], rows[: len(layers)]
+        for layer, pair in zip(layers.tolist(), zip(new.tolist(), old.tolist(), strict=True), strict=True):
+            pairs[layer].append(pair)
+        incoming[rows, new], leaving[rows, old] = -np.inf, np.inf
     return tuple(map(tuple, pairs))

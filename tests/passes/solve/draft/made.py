@@ -1,14 +1,14 @@
 """Small select-draft problems, and a judge that needs no dispatcher."""
 
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 from moe_passes.plan.acceptance import Acceptance, Curve
-from moe_passes.plan.decisions import FROZEN, HotSetRule
+from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, HotSetRule
 from moe_passes.solve.draft.bound import round_seconds
 from moe_passes.solve.draft.history import cut_rounds, dispatched, replay
-from moe_passes.solve.draft.problem import Choice, Problem, Rates, Setting, Slice
-from moe_passes.solve.draft.solve import room_for
+from moe_passes.solve.draft.problem import COVERAGE_WEIGHTS, Choice, Problem, Rates, Setting, Slice
+from moe_passes.solve.draft.solve import room_bytes
 
 LAYERS, EXPERTS, TOP_K = 2, 4, 2
 RULES = (FROZEN, HotSetRule(4, 1, 1), HotSetRule(8, 2, 2))
@@ -24,7 +24,9 @@ def routed(random, tokens, layers=LAYERS, experts=EXPERTS, top_k=TOP_K):
     return np.sort(np.argsort(-scores, axis=2)[:, :, :top_k], axis=2)
 
 
-def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1, 2), rules=RULES) -> Problem:
+def random_problem(
+    seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1, 2), rules=RULES, far_tokens=(0,)
+) -> Problem:
     random = np.random.default_rng(seed)
     chosen = routed(random, 36)
     return Problem(
@@ -48,34 +50,41 @@ def random_problem(seed: int, capacity: int = 500, batch: int = 2, lengths=(0, 1
             float(random.uniform(0.002, 0.1)),
             0.01,
             0.02,
+            0.004,
+            0.05,
+            dict.fromkeys(range(3), 0.1),
+            0.003,
         ),
+        far_tokens=far_tokens,
     )
 
 
 def every_setting(problem: Problem):
-    for form, staging, length, rule, bits, banks in product(
+    for form, staging, length, rule, bits, banks, weight, far in product(
         problem.slices,
         problem.staging_choices,
         problem.lengths,
         problem.rules,
         problem.dense_bits,
         problem.copies_bytes,
+        COVERAGE_WEIGHTS,
+        problem.far_tokens,
     ):
-        setting = Setting(form, bits, staging, length, rule, banks)
-        if (length or bits == 8) and room_for(problem, setting) >= 0:
+        setting = Setting(form, bits, staging, length, rule, banks, weight, far)
+        if (length or bits == 8) and room_bytes(problem, setting) >= 0:
             yield setting
 
 
 def every_choice(problem: Problem):
-    """Every setting with every set of residents that fits."""
-    cells = list(product(range(problem.layers), range(problem.popularity.shape[1])))
+    """Every setting with everything that HB could keep of experts."""
     for setting in every_setting(problem):
-        room = room_for(problem, setting)
-        for count in range(room + 1):
-            for kept in combinations(cells, min(count, len(cells))):
-                resident = np.zeros(problem.popularity.shape, dtype=bool)
-                resident[tuple(zip(*kept, strict=True)) if kept else ([], [])] = True
-                yield Choice(setting, resident)
+        if setting.coverage_weight != COVERAGE_WEIGHTS[0]:
+            continue
+        room, some = room_bytes(problem, setting), (NONE, MSB, ALL) if setting.slice.residual_bytes else (NONE, ALL)
+        for levels in product(some, repeat=problem.experts):
+            choice = Choice(setting, np.reshape(levels, problem.popularity.shape))
+            if choice.kept_bytes(problem.whole_bytes) <= room:
+                yield choice
 
 
 def estimator(problem: Problem, slower=1.0):
@@ -83,7 +92,7 @@ def estimator(problem: Problem, slower=1.0):
 
     def seconds(choice: Choice) -> float:
         setting = choice.setting
-        history = replay(problem, cut_rounds(problem, problem.batch, setting.length), choice.resident, setting.rule)
+        history = replay(problem, cut_rounds(problem, problem.batch, setting.length), choice.levels, setting.rule)
         taken = dispatched(problem, len(history.distinct), setting.length)
         some = {name: value[taken] if isinstance(value, np.ndarray) else value for name, value in vars(history).items()}
         return round_seconds(problem, setting, type(history)(**some)) * slower

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moe_passes.plan.decisions import FROZEN
+from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.draft.bound import lower_bound
 from moe_passes.solve.draft.check import recomputed, violations
-from moe_passes.solve.draft.history import cut_rounds
-from moe_passes.solve.draft.problem import Choice
-from moe_passes.solve.draft.solve import Search, break_even, room_for, solve
+from moe_passes.solve.draft.history import cut_rounds, replay
+from moe_passes.solve.draft.problem import COVERAGE_WEIGHTS, SLICES_FIRST, Choice
+from moe_passes.solve.draft.solve import Search, break_even, fill, room_bytes, solve
 
 from tests.passes.solve.draft.made import EXPERTS, LAYERS, estimator, every_choice, every_setting, random_problem
 
@@ -22,19 +22,22 @@ def per_token(problem, choice):
     return estimator(problem)(choice) / Search(problem).estimate_choice(choice).tokens
 
 
-@pytest.mark.parametrize(("seed", "capacity"), [(0, 200), (1, 200), (2, 250)])
-def test_the_bound_holds_for_every_choice(seed, capacity):
-    problem = random_problem(seed, capacity, rules=(FROZEN, *random_problem(0).rules[1:2]))
+@pytest.mark.parametrize(
+    ("seed", "capacity", "far_tokens"),
+    [(0, 200, (0,)), (1, 250, (0,)), (2, 200, (0, 5))],
+)
+def test_the_bound_holds_for_every_choice(seed, capacity, far_tokens):
+    problem = random_problem(seed, capacity, rules=(FROZEN, *random_problem(0).rules[1:2]), far_tokens=far_tokens)
     bound = lower_bound(problem, {n: cut_rounds(problem, problem.batch, n) for n in problem.lengths})
     best = min(per_token(problem, choice) for choice in every_choice(problem))
     assert bound <= best * (1 + 1e-12)
-    assert bound > 0.3 * best, "and says something"
+    assert bound > 0.25 * best, "and says something"
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(100, 1200), st.integers(1, 3))
-def test_answers_are_valid_and_never_worse_than_greedy(seed, capacity, batch):
-    problem = random_problem(seed, capacity, batch)
+@given(st.integers(0, 10_000), st.integers(100, 1200), st.integers(1, 3), st.sampled_from([(0,), (0, 3)]))
+def test_answers_are_valid_and_never_worse_than_greedy(seed, capacity, batch, far_tokens):
+    problem = random_problem(seed, capacity, batch, far_tokens=far_tokens)
     solution = solve(problem, estimator(problem))
     assert violations(problem, solution) == []
     assert solution.lower_bound <= solution.best.seconds_per_token <= solution.greedy
@@ -42,12 +45,12 @@ def test_answers_are_valid_and_never_worse_than_greedy(seed, capacity, batch):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_what_is_dispatched_holds_the_best_setting_by_the_closed_form(seed):
-    """Descents from four settings: on these instances they never end in a worse one."""
+    """Descents from a setting of every format and weight: on these instances they end within half a percent."""
     problem = random_problem(seed, (300, 500, 700, 900)[seed % 4])
     search = Search(problem)
     shortlist = search.shortlist()
     best = min(search.estimate(setting).estimate for setting in every_setting(problem))
-    assert min(c.estimate for c in shortlist) == pytest.approx(best)
+    assert min(c.estimate for c in shortlist) <= best * 1.005
 
 
 def test_what_dispatching_says_decides():
@@ -84,19 +87,71 @@ def test_break_even_is_against_the_best_plain_plan():
     assert solve(plain, estimator(plain)).break_even_acceptance == float("inf")
 
 
+def share(problem):
+    """The share of tokens that choose each expert."""
+    return problem.popularity / problem.popularity.sum(axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_most_popular_experts_that_fit_are_kept(seed):
     problem = random_problem(seed)
     choice = solve(problem, estimator(problem)).best.choice
-    room = room_for(problem, choice.setting)
-    assert choice.resident.sum() == min(room, problem.experts)
-    kept, left = problem.popularity[choice.resident], problem.popularity[~choice.resident]
+    room = room_bytes(problem, choice.setting)
+    left_over = room - choice.kept_bytes(problem.whole_bytes)
+    assert left_over < 100 or choice.kept_bytes(problem.whole_bytes) == problem.experts * 100
+    kept, left = share(problem)[choice.resident], share(problem)[~choice.resident]
     assert choice.is_even or not len(left) or kept.min() >= left.max()
+
+
+def test_slices_come_first_where_coverage_counts_and_whole_experts_where_it_does_not():
+    """Room for six slices of 50 B, or three experts of 100 B: what a load costs besides its bytes decides."""
+    problem = replace(random_problem(0), capacity_bytes=100 + 300)
+    problem = replace(problem, popularity=problem.popularity + 1)
+    setting = next(s for s in every_setting(problem) if s.slice.residual_bytes and s.length == 2 and s.kv_banks == 4)
+    levels = {w: fill(problem, replace(setting, coverage_weight=w), problem.popularity) for w in COVERAGE_WEIGHTS}
+    assert (np.sort(levels[SLICES_FIRST].ravel()) == [NONE] * 2 + [MSB] * 6).all()
+    assert (np.sort(levels[0.0].ravel()) == [NONE] * 5 + [ALL] * 3).all()
+    assert share(problem)[levels[0.0] == ALL].min() >= share(problem)[levels[0.0] == NONE].max()
+    roomy = replace(problem, capacity_bytes=100 + 600)
+    assert (np.sort(fill(roomy, setting, problem.popularity).ravel()) == [MSB] * 4 + [ALL] * 4).all(), (
+        "where all slices fit, the rest of the room keeps experts whole"
+    )
+
+
+def test_what_is_kept_whole_saves_verify_its_load_by_hand():
+    """All experts near: as slices, verify loads the rest of each; whole, nothing; the draft takes the same."""
+    problem = replace(random_problem(0, rules=(FROZEN,)), capacity_bytes=1000)
+    setting = next(s for s in every_setting(problem) if s.slice.residual_bytes and s.length == 1)
+    sliced, whole = (Choice(setting, np.full((LAYERS, EXPERTS), level)) for level in (MSB, ALL))
+    rounds = cut_rounds(problem, problem.batch, 1)
+    loads = (rounds.chosen > 0).sum(axis=(1, 2))
+    assert (replay(problem, rounds, sliced.levels, FROZEN).hot == loads).all()
+    assert (replay(problem, rounds, whole.levels, FROZEN).hot == 0).all()
+    search = Search(problem)
+    gained = search.estimate_choice(sliced).estimate_seconds - search.estimate_choice(whole).estimate_seconds
+    assert gained > 0
+    assert search.estimate_choice(sliced).accepted == search.estimate_choice(whole).accepted
+
+
+def test_what_is_not_near_is_computed_far_where_that_is_sooner():
+    """Nothing is resident; a load takes 100 B · 0.1 s + 0.01 s, far 100 B · 0.004 s + 0.05 s beside reading near."""
+    problem = random_problem(0, far_tokens=(0, 9), rules=(FROZEN,), lengths=(0,))
+    problem = replace(problem, rates=replace(problem.rates, external_seconds_per_byte=0.1))
+    setting = next(s for s in every_setting(problem) if not s.length and s.kv_banks == 4)
+    nothing = np.zeros((LAYERS, EXPERTS), dtype=np.int64)
+    distinct = (cut_rounds(problem, problem.batch, 0).chosen > 0).sum(axis=(1, 2))
+    gathers, search = LAYERS * problem.batch * 0.02, Search(problem)
+    dense = problem.rates.verify_dense_seconds[0, 4] + gathers
+    loaded = search.estimate_choice(Choice(replace(setting, far_tokens=0), nothing)).estimate_seconds
+    assert loaded == pytest.approx((dense + distinct * (0.1 + 10.01)).mean())
+    far = search.estimate_choice(Choice(replace(setting, far_tokens=9), nothing)).estimate_seconds
+    assert far == pytest.approx((dense + distinct * 0.45 + 2 * 0.1).mean())
+    assert solve(problem, estimator(problem)).best.choice.setting.far_tokens == 9
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_estimates_are_what_the_checker_recomputes(seed):
-    problem = random_problem(seed, 700)
+    problem = random_problem(seed, 700, far_tokens=(0, 4))
     search = Search(problem)
     for setting in list(every_setting(problem))[:: 1 + seed]:
         found = search.estimate(setting)
@@ -116,7 +171,7 @@ def test_the_checker_refuses():
     def with_setting(**changes):
         return replace(best, choice=replace(best.choice, setting=replace(setting, **changes)))
 
-    everything = Choice(replace(setting, slice=problem.slices[1]), np.ones((LAYERS, EXPERTS), dtype=bool))
+    everything = Choice(replace(setting, slice=problem.slices[1]), np.full((LAYERS, EXPERTS), ALL))
     assert any("taken" in text for text in wrong(best=replace(best, choice=everything)))
     for changes in (
         {"length": 7},
@@ -124,8 +179,11 @@ def test_the_checker_refuses():
         {"dense_bits": 5},
         {"kv_banks": 3},
         {"rule": replace(FROZEN, most=3)},
+        {"far_tokens": 77},
     ):
         assert any("was not offered" in text for text in wrong(best=with_setting(**changes)))
+    for levels, said in ((np.full((1, 2), ALL), "have shape"), (np.full((LAYERS, EXPERTS), 5), "are kept as")):
+        assert any(said in text for text in wrong(best=replace(best, choice=replace(best.choice, levels=levels))))
     for name in ("coverage", "accepted", "tokens", "estimate_seconds"):
         changed = replace(best, **{name: getattr(best, name) * 0.99 + 0.001})
         assert any("recomputed" in text for text in wrong(best=changed, candidates=(changed,)))

@@ -1,0 +1,26 @@
+"""When an expert is better computed where it lies in the far memory than loaded."""
+
+from collections.abc import Iterable
+
+from moe_passes.estimate.cost import CostModel
+from moe_passes.plan.decisions import MOST_FAR_TOKENS
+from moe_passes.plan.model import ExpertLayer
+
+
+def most_far_tokens(cost: CostModel, layers: Iterable[ExpertLayer]) -> int:
+    """Return up to how many tokens every expert takes no longer where it lies than a load of it; 0 where none does."""
+    return min(_most_tokens(cost, layer) for layer in layers)
+
+
+def _most_tokens(cost: CostModel, layer: ExpertLayer) -> int:
+    load = cost.external_read_seconds(layer.whole_bytes)
+
+    def is_sooner(tokens: int) -> bool:
+        seconds = cost.far_seconds(layer.whole_bytes, tokens * layer.parameters, False)
+        return seconds is not None and seconds <= load
+
+    low, high = 0, MOST_FAR_TOKENS
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if is_sooner(middle) else (low, middle - 1)
+    return low
