@@ -29,7 +29,7 @@ from moe_compiler.documents import cost as cost_json
 from moe_compiler.documents import plan as plan_json
 from moe_compiler.documents.placement import ExpertBytes
 from moe_compiler.evaluate.held_out import HeldOut
-from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, mean, roofline_seconds
+from moe_compiler.evaluate.report import busy_fractions, critical_path, knobs, mean, roofline_seconds
 
 NAME = "emit"
 
@@ -179,7 +179,7 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
         roofline_seconds=roofline,
         roofline_fraction=roofline[limited_by] / held_out.mean_seconds,
         limited_by=limited_by,
-        limited_by_field=KNOBS[limited_by],
+        limited_by_field=knobs(machine)[limited_by],
         held_out=_held_out(held_out, _dispatched(module)),
     )
 

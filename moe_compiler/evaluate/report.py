@@ -3,18 +3,26 @@
 from collections.abc import Mapping, Sequence
 
 from moe_passes.estimate.cost import CostModel, Rates
+from moe_passes.plan.machine import Machine
 from moe_passes.plan.round import Schedule, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.verify.expected import named_banks
 
-KNOBS = {
-    "external bandwidth": "memories.external.bandwidth_gb_s",
-    "hb bandwidth": "memories.hb.bank_bandwidth_gb_s",
-    "compute": "engines.elements.w8a8_tops",
-    "aggregation link": "links.aggregation.bandwidth_gb_s",
-    "far engine": "engines, that of the far memory: bandwidth_gb_s",
-}
-"""The field of the hardware file that each limit belongs to."""
+
+def knobs(machine: Machine) -> dict[str, str]:
+    """Return the field of the hardware file that each limit belongs to."""
+    near, far = machine.hb or machine.external, machine.external
+    loads = f"memories.{far.given or far.name}.bandwidth_gb_s"
+    if machine.streamline.bytes_per_second < far.bytes_per_second:
+        loads = f"links.{machine.streamline.given or machine.streamline.name}.bandwidth_gb_s"
+    engine, link = machine.engine, machine.aggregation
+    return {
+        "external bandwidth": loads,
+        "hb bandwidth": f"memories.{near.given or near.name}.{'bank_' if near.banks > 1 else ''}bandwidth_gb_s",
+        "compute": f"engines.{engine.given}.tops" if engine.given else f"engines.{engine.name}.w8a8_tops",
+        "aggregation link": f"links.{link.given or link.name}.bandwidth_gb_s",
+        **({"far engine": f"engines.{machine.far_engine.name}.bandwidth_gb_s"} if machine.far_engine else {}),
+    }
 
 
 def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:

@@ -53,7 +53,7 @@ class MemorySection(Section):
         peak = self.bandwidth_gb_s or float(self.banks or 0) * float(self.bank_bandwidth_gb_s or 0)
         return peak * self.devices * self.efficiency * GB
 
-    def to_memory(self, name: str, is_far: bool) -> Memory:
+    def to_memory(self, name: str, given: str, is_far: bool = False) -> Memory:
         """Convert to SI; what has no banks is one. Nothing is staged in a far memory."""
         banks = self.banks or 1
         return Memory(
@@ -66,6 +66,7 @@ class MemorySection(Section):
             read_joules_per_byte=(self.read_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
             write_joules_per_byte=(self.write_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
             staging_bytes=0 if is_far else AUTO if self.staging_gb == "auto" else round(self.staging_gb * GB),
+            given=given,
         )
 
 
@@ -134,6 +135,7 @@ class EngineSection(Section):
             step_seconds=processor.step_seconds,
             layer_seconds=processor.layer_seconds,
             expert_seconds=processor.expert_seconds,
+            given=processor.name,
         )
 
     def to_far_engine(self, processor: Processor) -> FarEngine:
@@ -171,7 +173,7 @@ class LinkSection(Section):
             raise ValueError("valid: from and to, or within, or across")
         return self
 
-    def to_link(self, name: str) -> Link:
+    def to_link(self, name: str, given: str) -> Link:
         """Convert to SI."""
         return Link(
             name=name,
@@ -179,6 +181,7 @@ class LinkSection(Section):
             latency_seconds=self.latency_ns * 1e-9,
             joules_per_byte=(self.energy_pj_per_bit or 0.0) * PJ_PER_BIT,
             reduces=int(self.reduces),
+            given=given,
         )
 
 
@@ -275,20 +278,20 @@ class TieredTarget(BaseModel):
                 "two, without the deepest; `moec estimate` takes three"
             )
         tiers = self.to_tiers()
-        near, far = self.memories[order[0]], self.memories[order[-1]]
+        near = self.memories[order[0]].to_memory("hb", order[0])
         engine = tiers.near.engine
         assert engine is not None
         of = {engine.memory: engine for engine in self.engines.values()}
         own, beyond = of[order[0]], tiers.tiers[1].engine if len(order) > 1 else None
-        links = {link.from_: link for link in self.links.values() if link.from_}
-        inner = next((link for link in self.links.values() if link.within == order[0]), None)
+        links = {link.from_: (link, name) for name, link in self.links.items() if link.from_}
+        inner = next(((link, name) for name, link in self.links.items() if link.within == order[0]), None)
         return Machine(
             name=self.name,
-            external=far.to_memory("external", True),
-            hb=near.to_memory("hb", False) if len(order) > 1 else None,
+            external=self.memories[order[1]].to_memory("external", order[1], is_far=True) if len(order) > 1 else near,
+            hb=near,
             engine=own.to_engine(engine),
-            aggregation=inner.to_link("aggregation") if inner else FREE_LINK,
-            streamline=links[order[1]].to_link("streamline") if len(order) > 1 else FREE_STREAM,
+            aggregation=inner[0].to_link("aggregation", inner[1]) if inner else FREE_LINK,
+            streamline=links[order[1]][0].to_link("streamline", links[order[1]][1]) if len(order) > 1 else FREE_STREAM,
             static_watts=self.power.static_w if self.power else 0.0,
             overrides=overrides,
             far_engine=of[order[1]].to_far_engine(beyond) if beyond else None,

@@ -16,8 +16,9 @@ class AnalyticCost:
     """The default `CostModel`.
 
     HB reads run at the reachable bandwidth less what an always-running load would write into staging, so that a
-    load never slows a read: `bank_bytes_per_second · efficiency − load bytes per second / banks`. On a machine whose
-    HB is not faster than its external memory, loads are held to `MOST_WRITE_SHARE` of the HB bandwidth.
+    load never slows a read: `bank_bytes_per_second · efficiency − load bytes per second / banks`. Where one memory
+    holds everything, nothing is loaded. On a machine whose HB is not faster than its external memory, loads are held to
+    `MOST_WRITE_SHARE` of the HB bandwidth.
     """
 
     machine: Machine
@@ -27,7 +28,9 @@ class AnalyticCost:
         hb, external = self.machine.hb, self.machine.external
         if hb is None:
             return Space(self.machine.name, 0, 0, external.capacity_bytes, 0)
-        return Space(self.machine.name, hb.banks, hb.capacity_bytes, external.capacity_bytes, hb.staging_bytes)
+        far_bytes = 0 if self.machine.is_unified else external.capacity_bytes
+        names = (hb.given or hb.name, external.given or external.name)
+        return Space(self.machine.name, hb.banks, hb.capacity_bytes, far_bytes, hb.staging_bytes, *names)
 
     def rates(self) -> Rates:
         """See `CostModel`."""
@@ -52,7 +55,7 @@ class AnalyticCost:
         hb = self._hb()
         if bytes_in_busiest_bank <= 0:
             return 0.0
-        reserved = self._load_bytes_per_second() / hb.banks
+        reserved = 0.0 if self.machine.is_unified else self._load_bytes_per_second() / hb.banks
         return hb.latency_seconds + bytes_in_busiest_bank / (hb.bank_bytes_per_second * hb.efficiency - reserved)
 
     def external_read_seconds(self, size_bytes: float) -> float:

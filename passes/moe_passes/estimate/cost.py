@@ -19,8 +19,10 @@ class Space:
         machine: its name.
         banks: of the near memory; 0 without one.
         near_bytes: capacity of the near memory; 0 without one.
-        far_bytes: capacity of the memory that holds the whole model.
+        far_bytes: capacity of the memory that holds the whole model; 0 where the near memory does.
         staging_bytes: of the near memory, set aside for what is loaded; `AUTO` where select-draft chooses.
+        near_name: of the near memory in the hardware file.
+        far_name: of the far memory there.
     """
 
     machine: str
@@ -28,6 +30,13 @@ class Space:
     near_bytes: int
     far_bytes: int
     staging_bytes: int
+    near_name: str = "hb"
+    far_name: str = "external"
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether the near memory holds the whole model."""
+        return self.far_bytes == 0
 
 
 @dataclass(frozen=True)

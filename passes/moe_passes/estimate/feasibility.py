@@ -40,6 +40,11 @@ class Footprint:
         )
 
     @property
+    def expert_bytes(self) -> int:
+        """Bytes of all routed experts."""
+        return sum(layer.experts * layer.whole_bytes for layer in self.layers)
+
+    @property
     def two_experts(self) -> int:
         """Bytes of staging that two whole experts take: one that is used, and the next one on its way."""
         return 2 * max(layer.staged_bytes for layer in self.layers)
@@ -61,8 +66,12 @@ def footprint(
 
 
 def free_bytes(cost: CostModel, of: Footprint) -> int:
-    """Return the bytes of the near memory that dense weights and the KV cache leave for staging and experts."""
-    return cost.space().near_bytes - of.dense_bytes - of.kv_bytes
+    """Return the bytes of the near memory that dense weights and the KV cache leave for staging and experts.
+
+    The input embedding is near where everything is.
+    """
+    space = cost.space()
+    return space.near_bytes - of.dense_bytes - of.kv_bytes - (of.model.embedding_bytes if space.is_unified else 0)
 
 
 def least_staging(cost: CostModel, of: Footprint) -> int:
@@ -71,17 +80,17 @@ def least_staging(cost: CostModel, of: Footprint) -> int:
     Raises:
         InfeasibleError: less than two experts is asked for.
     """
-    fixed = cost.space().staging_bytes
+    fixed, near = cost.space().staging_bytes, cost.space().near_name
     if fixed == AUTO:
         return of.two_experts
     if fixed < of.two_experts:
         largest = max(of.layers, key=lambda layer: layer.staged_bytes)
         raise infeasible(
             f"a staged expert of layer {largest.layer} ({largest.staged_bytes:,} bytes) and the next one on its way",
-            "hb (staging)",
+            f"{near} (staging)",
             of.two_experts,
             fixed,
-            [f"memories.hb.staging_gb of at least {of.two_experts / 1e9:.4f}", "memories.hb.staging_gb=auto"],
+            [f"memories.{near}.staging_gb of at least {of.two_experts / 1e9:.4f}", f"memories.{near}.staging_gb=auto"],
         )
     return fixed
 
@@ -102,16 +111,16 @@ LARGER = "a larger target (`moec targets`), or a smaller model (`moec models`)"
 
 def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:
     space = cost.space()
-    routed = sum(layer.experts * layer.whole_bytes for layer in of.layers)
-    embedding = of.model.embedding_bytes
-    rest = {"routed experts": routed, "input embedding": embedding}
+    if space.is_unified:
+        return None
+    rest = {"routed experts": of.expert_bytes, "input embedding": of.model.embedding_bytes}
     if not space.banks:
         rest |= {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes}
     needed = sum(rest.values())
     if needed <= space.far_bytes:
         return None
-    levers = [f"memories.external.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
-    return infeasible(f"{of.model.name} ({_worded(rest)})", "external", needed, space.far_bytes, levers)
+    levers = [f"memories.{space.far_name}.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
+    return infeasible(f"{of.model.name} ({_worded(rest)})", space.far_name, needed, space.far_bytes, levers)
 
 
 def _near(cost: CostModel, of: Footprint) -> InfeasibleError | None:
@@ -120,18 +129,21 @@ def _near(cost: CostModel, of: Footprint) -> InfeasibleError | None:
         return None
     staging = least_staging(cost, of)
     rest = {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes, "staging": staging}
-    needed, fixed = sum(rest.values()), of.dense_bytes + staging
+    if space.is_unified:
+        rest |= {"routed experts": of.expert_bytes, "input embedding": of.model.embedding_bytes}
+    needed = sum(rest.values())
+    fixed = needed - of.kv_bytes
     if needed <= space.near_bytes:
         return None
-    levers = [f"memories.hb.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
+    levers = [f"memories.{space.near_name}.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
     if fixed + of.kv_bytes // of.batch <= space.near_bytes and of.batch > 1:
         levers.append("a smaller --batch")
     if fixed < space.near_bytes and of.context:
         fits = (space.near_bytes - fixed) * of.context // of.kv_bytes
         levers.append(f"--context of at most about {fits:,} tokens")
-    if space.staging_bytes != AUTO and of.dense_bytes + of.kv_bytes + of.two_experts <= space.near_bytes:
-        levers.append("memories.hb.staging_gb=auto")
-    return infeasible(f"{of.model.name} ({_worded(rest)})", "hb", needed, space.near_bytes, levers)
+    if space.staging_bytes != AUTO and needed - staging + of.two_experts <= space.near_bytes:
+        levers.append(f"memories.{space.near_name}.staging_gb=auto")
+    return infeasible(f"{of.model.name} ({_worded(rest)})", space.near_name, needed, space.near_bytes, levers)
 
 
 def _worded(sizes: dict[str, int]) -> str:

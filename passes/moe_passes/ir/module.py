@@ -383,7 +383,8 @@ def write_machine(module: ir.Module, machine: Machine) -> None:
             # The builder takes an empty array for a missing attribute, so it is set afterwards.
             head.attributes["overrides"] = array([ir.StringAttr.get(t) for t in machine.overrides])
             engines, links = (machine.engine, machine.far_engine), (machine.aggregation, machine.streamline)
-            for part in (machine.hb, machine.external, *engines, *links):
+            memories = (machine.hb, None if machine.is_unified else machine.external)
+            for part in (*memories, *engines, *links):
                 if part is not None:
                     operation = RECORDS[type(part)]
                     operation(**to_attributes(part, operation))
@@ -409,13 +410,13 @@ def read_machine(module: ir.Module) -> Machine:
     engines = [from_operation(Engine, p) for p in parts.get("moe.engine", [])]
     far = [from_operation(FarEngine, p) for p in parts.get("moe.far_engine", [])]
     heads = parts.get("moe.machine", [])
-    if "external" not in memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or len(heads) != 1:
-        raise InputError("'@target' needs one machine, memory 'external', one engine, two links")
+    if not memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or len(heads) != 1:
+        raise InputError("'@target' needs one machine, memory 'external' or 'hb', one engine, two links")
     if len(far) > 1:
         raise InputError(f"'@target' has {len(far)} 'moe.far_engine' operations; valid: at most one")
     return Machine(
         name=heads[0].attributes["name"].value,
-        external=memories["external"],
+        external=memories.get("external") or memories["hb"],
         hb=memories.get("hb"),
         engine=engines[0],
         aggregation=links["aggregation"],

@@ -22,6 +22,7 @@ class Memory:
         read_joules_per_byte: energy of a read.
         write_joules_per_byte: energy of a write.
         staging_bytes: bytes set aside for prefetched slices; `AUTO` to let select-draft choose.
+        given: name in the hardware file, where that is another.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Memory:
     read_joules_per_byte: float
     write_joules_per_byte: float
     staging_bytes: int
+    given: str = ""
 
     @property
     def bytes_per_second(self) -> float:
@@ -56,6 +58,7 @@ class Engine:
         step_seconds: fixed, of a step.
         layer_seconds: fixed, of a layer's dense work.
         expert_seconds: fixed, of an expert.
+        given: name in the hardware file, where that is another.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Engine:
     step_seconds: float = 0.0
     layer_seconds: float = 0.0
     expert_seconds: float = 0.0
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Link:
         latency_seconds: of one transfer.
         joules_per_byte: energy.
         reduces: whether partial sums of one token become one on the way; 0 or 1.
+        given: name in the hardware file, where that is another.
     """
 
     name: str
@@ -109,11 +114,12 @@ class Link:
     latency_seconds: float
     joules_per_byte: float
     reduces: int = 0
+    given: str = ""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A whole machine. `hb` is None where there is no near-memory tier.
+    """A whole machine. `hb` is None where there is no near memory; where it is the only one, `external` is `hb`.
 
     Attributes:
         name: name of the hardware file.
@@ -136,3 +142,8 @@ class Machine:
     static_watts: float
     overrides: tuple[str, ...] = ()
     far_engine: FarEngine | None = None
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether everything lies in one near memory."""
+        return self.external == self.hb

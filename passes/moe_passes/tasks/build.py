@@ -315,7 +315,8 @@ class _Builder:
         if held > self.plan.staging_bytes:
             raise InputError(
                 f"lower-to-tasks: expert {expert} of layer {layer.shape.layer} takes {held:,} bytes of staging, "
-                f"which has {self.plan.staging_bytes:,}; valid: memories.hb.staging_gb of at least {2 * held / 1e9:.4f}"
+                f"which has {self.plan.staging_bytes:,}; valid: memories.{self.cost.space().near_name}.staging_gb "
+                f"of at least {2 * held / 1e9:.4f}"
             )
         uses = ((0, 1), (self.streamline, self.engines.load_units()))
         first = moments[0][0] if moments else router

@@ -21,9 +21,15 @@ def violations(plan: Plan) -> list[str]:
     return wrong
 
 
+def _embedding(plan: Plan) -> int:
+    return round(plan.model.embedding_parameters * plan.model.embedding_bits / 8)
+
+
 def _far(plan: Plan) -> list[str]:
-    needed = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers)
-    needed += round(plan.model.embedding_parameters * plan.model.embedding_bits / 8)
+    if not plan.prices.space().far_bytes:
+        partly = [layer.shape.name for layer in plan.layers if (layer.residency != ALL).any()]
+        return [f"@{name} has experts that are not near, and there is no other memory" for name in partly]
+    needed = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers) + _embedding(plan)
     if not plan.prices.space().banks:
         dense, cache = _dense_and_cache(plan)
         needed += dense + cache
@@ -52,7 +58,8 @@ def _shared_out(plan: Plan) -> list[str]:
             f"the draft plan sets {draft.dense_bytes} and {draft.kv_bytes} bytes aside for dense weights and KV cache; "
             f"@{plan.verify_phase.name} takes {dense} and {cache}"
         )
-    if draft.dense_bytes + draft.kv_bytes + draft.staging_bytes + draft.expert_bytes > near:
+    others = 0 if plan.prices.space().far_bytes else _embedding(plan)
+    if draft.dense_bytes + draft.kv_bytes + draft.staging_bytes + draft.expert_bytes + others > near:
         wrong.append(f"the draft plan shares out more than the {near} bytes of HB")
     fixed = plan.prices.space().staging_bytes
     if draft.length and 0 <= fixed != draft.staging_bytes:

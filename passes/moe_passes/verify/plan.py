@@ -26,7 +26,7 @@ class Capacities(Protocol):
 
     @property
     def far_bytes(self) -> int:
-        """Capacity of the memory that holds the whole model."""
+        """Capacity of the memory that holds the whole model; 0 where the near memory does."""
         ...
 
     @property

@@ -4,7 +4,7 @@ import pytest
 from moe_passes.plan.round import Buffer, Mode, Schedule, Task, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
 
-from moe_compiler.evaluate.report import KNOBS, busy_fractions, critical_path, mean, roofline_seconds
+from moe_compiler.evaluate.report import busy_fractions, critical_path, knobs, mean, roofline_seconds
 from tests.plans import cost, with_far_engine
 
 NAMES = ("external", "banks", "streamline", "staging")
@@ -110,7 +110,21 @@ def test_rooflines_by_hand():
     )
     far = roofline_seconds(with_far_engine(cost()), Traffic(far_read_bytes=4 * 10**9, far_macs=2 * 10**10))
     assert far["far engine"] == pytest.approx(4 / 80), "80 GB/s take longer than 1 tera-MACs/s"
-    assert set(KNOBS) == set(far)
+    assert set(knobs(with_far_engine(cost()).machine)) == set(far)
+
+
+def test_limits_name_the_field_of_the_hardware_file():
+    assert knobs(cost().machine) == {
+        "external bandwidth": "memories.external.bandwidth_gb_s",
+        "hb bandwidth": "memories.hb.bank_bandwidth_gb_s",
+        "compute": "engines.elements.w8a8_tops",
+        "aggregation link": "links.aggregation.bandwidth_gb_s",
+    }
+    host = knobs(cost(name="rtx3090-host").machine)
+    assert host["external bandwidth"] == "links.pcie.bandwidth_gb_s", "slower than what is behind it"
+    assert host["hb bandwidth"] == "memories.vram.bandwidth_gb_s"
+    assert host["compute"] == "engines.gpu.tops"
+    assert host["far engine"] == "engines.cpu.bandwidth_gb_s"
 
 
 def test_without_hb_neither_it_nor_the_link_is_a_roof():

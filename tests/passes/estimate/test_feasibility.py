@@ -53,6 +53,21 @@ def test_without_near_memory_everything_lies_in_the_far_one():
         fits(far=needed - 1, target="xpu-lpddr5")
 
 
+def test_one_memory_must_hold_everything():
+    """Dense weights, caches, two experts of staging, all routed experts and the embedding."""
+    needed = 5_000 + CACHE + STAGING + ROUTED + EMBEDDING
+
+    def unified(capacity):
+        machine = cost(f"memories.unified.capacity_gb={capacity / 1e9}", name="strix-halo-128gb")
+        of = footprint(MODEL, Request(3, 100, 2, 0, 1.0), [LAYER], [PART])
+        check_fits(machine, of)
+        return free_bytes(machine, of)
+
+    assert unified(needed) == STAGING + ROUTED
+    with pytest.raises(InfeasibleError, match=r"memories\.unified\.capacity_gb of at least"):
+        unified(needed - 1)
+
+
 def test_every_memory_that_is_too_small_is_in_one_report():
     with pytest.raises(InfeasibleError, match=r"(?s)external.*\n.*hb"):
         fits(near=5_000, far=ROUTED)

@@ -100,6 +100,17 @@ def test_what_is_computed_in_the_far_memory(length, gb_s):
     assert any("resources" in text for text in violations(nowhere))
 
 
+def test_where_there_is_one_memory_all_experts_are_near():
+    """Dense weights, caches, staging, all experts and the embedding share it."""
+    machine = AnalyticCost(replace(small_machine().machine, external=small_machine().machine.hb))
+    plan = made(0, 2, machine=machine, whole=1.0)
+    assert any("not near, and there is no other memory" in text for text in violations(plan))
+    embedding = plan.model.embedding_parameters * 2
+    full = replace(plan, draft=replace(plan.draft, expert_bytes=plan.draft.expert_bytes - embedding))
+    assert any("shares out more" in text for text in violations(plan))
+    assert not any("shares out more" in text for text in violations(full))
+
+
 def test_without_hb():
     plan = made(0, 0, machine=cost(name="xpu-lpddr5"))
     assert violations(plan) == []

@@ -34,6 +34,7 @@ class MemoryOp(MoeOperation, name="memory"):
     read_joules_per_byte: F64
     write_joules_per_byte: F64
     staging_bytes: I64
+    given: ir.StringAttr
 
     RANGES = {
         "capacity_bytes": (1, LARGEST),
@@ -59,6 +60,7 @@ class EngineOp(MoeOperation, name="engine"):
     step_seconds: F64
     layer_seconds: F64
     expert_seconds: F64
+    given: ir.StringAttr
 
     RANGES = {
         "w4a8_macs_per_second": (1, LARGEST),
@@ -97,6 +99,7 @@ class LinkOp(MoeOperation, name="link"):
     latency_seconds: F64
     joules_per_byte: F64
     reduces: I64
+    given: ir.StringAttr
 
     RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY), "reduces": (0, 1)}
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from torch_mlir import ir
 
-from moe_passes.estimate.cost import Space
-from moe_passes.estimate.feasibility import Footprint, check_fits, footprint
+from moe_passes.estimate.cost import CostModel
+from moe_passes.estimate.feasibility import Footprint, check_fits, footprint, free_bytes
 from moe_passes.instrumentation import solver_call
 from moe_passes.ir.base import Context, Pass
 from moe_passes.ir.module import append, expert_stores, find, only, write_records, write_residency
@@ -23,7 +23,7 @@ from moe_passes.routing.traces import IntArray, popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
 from moe_passes.solve.draft.problem import Choice, Problem, Solution
-from moe_passes.solve.draft.solve import knapsack, level_of, record, refill_evenly, solve
+from moe_passes.solve.draft.solve import fill, knapsack, level_of, record, refill_evenly, solve
 from moe_passes.solve.residency import solve as residency
 from moe_passes.solve.residency.check import violations as residency_violations
 from moe_passes.tasks.judging import Bench
@@ -72,13 +72,15 @@ class SelectDraft(Pass):
             write_residency(store, levels[row])
         is_sliced = level_of(choice.setting.slice) == MSB
         restrict_draft(module, MSB_SLICE if is_sliced else WHOLE_SLICE, self.name)
-        append(module, _plan(cost.space(), of, problem.acceptance.source, solution))
+        append(module, _plan(cost, of, problem.acceptance.source, solution))
         append(module, choice.setting.rule)
         write_records(module, self.name, [record(solution, request.seed), *records])
 
 
 def _kept(problem: Problem, choice: Choice, counts: IntArray, seed: int) -> tuple[IntArray, list[SolverRecord]]:
     """Decide, by all training counts, what HB keeps of each expert: [layer, expert] levels."""
+    if problem.holds_all:
+        return fill(problem, choice.setting, counts), []
     if choice.is_even:
         return refill_evenly(choice, counts), []
     asked = knapsack(problem, choice.setting, counts)
@@ -89,9 +91,9 @@ def _kept(problem: Problem, choice: Choice, counts: IntArray, seed: int) -> tupl
     return solution.levels.reshape(counts.shape), [residency.record(asked, solution, seed)]
 
 
-def _plan(space: Space, of: Footprint, source: str, solution: Solution) -> DraftPlan:
+def _plan(cost: CostModel, of: Footprint, source: str, solution: Solution) -> DraftPlan:
     best, setting = solution.best, solution.best.choice.setting
-    kv_bytes = of.kept_kv_bytes(space.banks, setting.kv_banks)
+    kv_bytes = of.kept_kv_bytes(cost.space().banks, setting.kv_banks)
     return DraftPlan(
         length=setting.length,
         bits=setting.slice.bits,
@@ -101,7 +103,7 @@ def _plan(space: Space, of: Footprint, source: str, solution: Solution) -> Draft
         break_even_acceptance=solution.break_even_acceptance,
         acceptance_source=source,
         staging_bytes=setting.staging_bytes,
-        expert_bytes=space.near_bytes - of.dense_bytes - kv_bytes - setting.staging_bytes,
+        expert_bytes=free_bytes(cost, of) + of.kv_bytes - kv_bytes - setting.staging_bytes,
         dense_bytes=of.dense_bytes,
         kv_bytes=kv_bytes,
         kv_banks=setting.kv_banks,

@@ -87,7 +87,7 @@ def prepare(
         slices=tuple(slices),
         staging_choices=_staging_choices(cost, of),
         lengths=lengths,
-        rules=RULES,
+        rules=RULES[:1] if cost.space().is_unified else RULES,
         whole_bytes=first.whole_bytes,
         popularity=popularity(trace, half),
         chosen=trace.experts[half:border],
@@ -96,6 +96,7 @@ def prepare(
         rates=_rates(cost, request, of, draft, verify, lengths),
         most_rounds=MOST_ROUNDS,
         far_tokens=tuple(sorted({0, most_far_tokens(cost, of.layers)})),
+        holds_all=cost.space().is_unified,
     )
     return replace(problem, acceptance=_acceptance(problem, of, verify, measured))
 
@@ -156,7 +157,7 @@ def _coverage(problem: Problem, point: acceptance.Point) -> float:
 
 def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
     least = least_staging(cost, of)
-    if cost.space().staging_bytes != AUTO:
+    if cost.space().staging_bytes != AUTO or cost.space().is_unified:
         return (least,)
     staged, most = of.two_experts // 2, max(least, int(MOST_STAGING * free_bytes(cost, of)))
     return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= most)
@@ -165,6 +166,7 @@ def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
 def _copies_bytes(cost: CostModel, of: Footprint) -> dict[int, int]:
     """Return the bytes of copies of the KV cache by the banks of each, of those that fit with the least staging."""
     banks, room = cost.space().banks, free_bytes(cost, of) - least_staging(cost, of)
+    room -= of.expert_bytes if cost.space().is_unified else 0
     copies = {n: of.kept_kv_bytes(banks, n) - of.kv_bytes for n in range(1, banks + 1) if banks % n == 0}
     return {n: size for n, size in copies.items() if size <= room}
 

@@ -90,6 +90,7 @@ class Problem:
         rates: of the machine.
         most_rounds: that judge by the closed form, from the first on.
         sampled_steps: draft steps whose distinct experts are counted.
+        holds_all: whether all experts are near, whole, whatever is chosen.
     """
 
     batch: int
@@ -109,6 +110,7 @@ class Problem:
     most_rounds: int = 256
     sampled_steps: int = 8
     far_tokens: tuple[int, ...] = (0,)
+    holds_all: bool = False
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 0:

@@ -74,6 +74,8 @@ def level_of(form: Slice) -> int:
 
 def fill(problem: Problem, setting: Setting, popularity: IntArray) -> IntArray:
     """Keep what is worth most of all experts of all layers: [layer, expert] levels."""
+    if problem.holds_all:
+        return np.full(popularity.shape, ALL)
     solution = solve_knapsack(knapsack(problem, setting, popularity))
     return solution.levels.reshape(popularity.shape)
 
@@ -182,6 +184,8 @@ class Search:
         return min((self.estimate_choice(choice) for choice in filled), key=lambda c: c.estimate)
 
     def _even(self, setting: Setting) -> IntArray:
+        if self.problem.holds_all:
+            return np.full(self.problem.popularity.shape, ALL)
         room, form = room_bytes(self.problem, setting), setting.slice
         return fill_evenly(self.problem.popularity, room // form.resident_bytes, level_of(form))
 
@@ -221,7 +225,7 @@ class Search:
         usual = Setting(form, WHOLE_BITS, middle, length, problem.rules[-1], self.striped, SLICES_FIRST, far)
         often = (_kv_banks, _rules, _far, _lengths(lengths), _stagings(staging))
         best = self._vary(self.estimate(usual), (_dense_bits, *often), SWEEPS)
-        starts = [replace(best.choice.setting, coverage_weight=weight) for weight in _other_weights(form)]
+        starts = [replace(best.choice.setting, coverage_weight=weight) for weight in _other_weights(problem, form)]
         return [best, *(self._vary(self.estimate(start), often, SWEEPS - 1) for start in starts)]
 
     def _vary(self, best: Candidate, ways: tuple[Vary, ...], sweeps: int) -> Candidate:
@@ -250,9 +254,9 @@ def _dense_bits(problem: Problem, setting: Setting) -> Iterator[Setting]:
     return (replace(setting, dense_bits=value) for value in bits)
 
 
-def _other_weights(form: Slice) -> tuple[float, ...]:
+def _other_weights(problem: Problem, form: Slice) -> tuple[float, ...]:
     # Without slices there is one thing to keep of an expert, so that a weight changes nothing.
-    return COVERAGE_WEIGHTS[1:] if form.residual_bytes else ()
+    return COVERAGE_WEIGHTS[1:] if form.residual_bytes and not problem.holds_all else ()
 
 
 def _far(problem: Problem, setting: Setting) -> Iterator[Setting]:
