@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from moe_passes.instrumentation import SolverCall, peak_mib, watch_solver_calls
 from moe_passes.plan.errors import InputError, WrongPlanError
 from moe_passes.plan.known import known_as
 from moe_passes.plan.model import ExpertLayer, ModelShape
+from moe_passes.plan.place import parse_place
 from moe_passes.plan.request import (
     BATCH,
     CONTEXT,
@@ -126,6 +127,7 @@ def compile(
     target: str | Path,
     *,
     format: str | None = None,
+    place: str | None = None,
     profile: str | Path | None = None,
     batch: int = 1,
     context: int = 1024,
@@ -147,6 +149,7 @@ def compile(
             transformers `nn.Module`.
         target: a shipped name or the path of a hardware file.
         format: of the weights (docs/estimate.md); None for what the configuration says.
+        place: where experts are to lie (docs/estimate.md); None for where they are found best.
         profile: the path of an `.npz`, or the name of a synthetic one; None for a synthetic one.
         batch: sequences decoded together.
         context: tokens in the KV cache of each sequence.
@@ -166,6 +169,8 @@ def compile(
         InfeasibleError: the model does not fit the machine.
     """
     asked = request(batch, context, draft_length, seed, time_limit, cost_model)
+    if place is not None:
+        asked = replace(asked, place=parse_place(_text("place", place)).text)
     target, profile = _text("target", target), None if profile is None else _text("profile", profile)
     _check_texts(pipeline, overrides)
     lengths = None if accepted_lengths is None else _text("accepted_lengths", accepted_lengths)
@@ -209,7 +214,7 @@ def _compile(
     machine = loaded.machine()
     has_banks = machine.hb is not None
     if not has_banks:
-        asked.check_plain()
+        asked.check_plain(machine.external.given or machine.external.name)
     steps = parse_pipeline(default_pipeline(has_banks) if pipeline is None else pipeline)
     check_pipeline(steps, starting_states(has_banks), COMPLETE)
     with watch_solver_calls() as timer.solver_calls:

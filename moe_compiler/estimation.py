@@ -13,12 +13,13 @@ from moe_passes.plan.errors import InfeasibleError, InputError
 from moe_passes.plan.formats import Format, of_quantization, parse_format
 from moe_passes.plan.known import known_as
 from moe_passes.plan.model import DENSE_BITS
-from moe_passes.plan.place import ALL_NEAR, CACHE, FRONT, LAYERS, RANDOM, SHARE, Place, parse_place
+from moe_passes.plan.place import ALL_NEAR, CACHE, Place, parse_place
 from moe_passes.plan.request import BATCH, CONTEXT, DRAFT_LENGTH, SEED
 from moe_passes.plan.tiers import Tiers
 from moe_passes.routing.statistics import least_recently_used
-from moe_passes.routing.traces import RoutingTrace, by_popularity, cut, membership, popularity
+from moe_passes.routing.traces import RoutingTrace, cut, membership, popularity
 from moe_passes.solve.draft.acceptance import source, usual_rate
+from moe_passes.solve.residency.fixed import check_place, near_experts
 
 from moe_compiler.documents.estimate import BytesEntry, DraftEntry, EstimateDocument, ProfileEntry
 from moe_compiler.frontend.shapes import Shapes, shapes_of
@@ -149,14 +150,14 @@ class Routing:
     def __init__(self, asked: Asked, trace: RoutingTrace) -> None:
         self.asked, self.trace = asked, trace
         self.size = asked.size()
-        self.ranked = by_popularity(popularity(trace, trace.tokens // 2))
+        self.popularity = popularity(trace, trace.tokens // 2)
         self._used: dict[int, Used] = {}
         self._choices: dict[tuple[Place, int], tuple[Choices, float]] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
         """MoE layers, and experts of each."""
-        return self.ranked.shape[0], self.ranked.shape[1]
+        return self.popularity.shape[0], self.popularity.shape[1]
 
     def used(self, width: int) -> Used:
         """Return which experts each step of so many tokens a sequence chooses: [step, layer, expert]."""
@@ -174,26 +175,14 @@ class Routing:
 
     def levels(self, place: Place) -> Levels:
         """Return where each expert lies: [layer, expert], NEAR, FAR or DEEP; of a cache, all far."""
-        layers, experts = self.shape
-        ranks = np.empty_like(self.ranked)
-        np.put_along_axis(ranks, self.ranked, np.arange(experts)[None, :], axis=1)
-        if place.kind == SHARE and place.order == RANDOM:
-            generator = np.random.default_rng(self.asked.seed)
-            ranks = np.stack([generator.permutation(experts) for _ in range(layers)])
-        near = np.zeros((layers, experts), dtype=np.bool_)
-        if place.kind == ALL_NEAR:
-            near[:] = True
-        elif place.kind == LAYERS:
-            near[: max(0, layers - place.number)] = True
-        elif place.kind == SHARE and place.order == FRONT:
-            near.ravel()[: round(place.share * near.size)] = True
-        elif place.kind == SHARE:
-            near = ranks < round(place.share * experts)
+        near = np.zeros(self.shape, dtype=np.bool_)
+        if place.kind != CACHE:
+            near = near_experts(place, self.popularity, self.asked.seed)
         levels = np.where(near, NEAR, FAR)
         beyond = self._beyond_far(int((~near).sum()))
         if beyond:
             # The least popular of those that are not near go to the deepest memory.
-            order = np.lexsort((np.arange(near.size), -ranks.ravel()))
+            order = np.argsort(self.popularity.ravel(), kind="stable")
             far = order[levels.ravel()[order] == FAR]
             levels.ravel()[far[:beyond]] = DEEP
         return levels
@@ -262,15 +251,8 @@ def check_fits(asked: Asked, routing: Routing, place: Place) -> None:
         InputError: it names layers or slots beyond the model, or memories that are not there.
         InfeasibleError: it is larger than a memory.
     """
-    layers, experts = routing.shape
     tiers = asked.machine.tiers
-    if place.kind == LAYERS and place.number > layers:
-        raise InputError(f"--place {place.text}: the model has {layers} MoE layers; valid: 0 to {layers}")
-    if place.kind == CACHE and not 1 <= place.number <= experts:
-        raise InputError(f"--place {place.text}: a layer has {experts} experts; valid: 1 to {experts} slots")
-    missing = layers * experts - routing.near_experts(place)
-    if missing and len(tiers) == 1:
-        raise InputError(f"--place {place.text}: target '{asked.machine.name}' has one memory; valid: all-near")
+    check_place(place, routing.shape, tuple(tier.name for tier in tiers), routing.computes_far())
     needed = _needed(routing, place)
     short = [
         f"{asked.shapes.model.name} in {asked.format.name} does not fit into memory '{tier.name}': needed {size:,.0f} "

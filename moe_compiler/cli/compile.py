@@ -19,6 +19,7 @@ Examples:
   moec compile ./my-model --target my-box.yaml --draft-length 4 -o out
   moec compile qwen3-30b-a3b --target elmoe3d-8gb --draft-length 3 --alpha 0.8 -o out
   moec compile qwen3-30b-a3b --target rtx5080-ddr5 --format gguf:q4_k_m -o out
+  moec compile qwen3-30b-a3b --target rtx3090-host --place layers=20:far -o out
   moec compile olmoe-1b-7b --target elmoe3d-8gb --set links.aggregation.bandwidth_gb_s=8 -o out
 
 \b
@@ -36,6 +37,7 @@ time of a compile."""
 @click.option(
     "--format", help="Weight format (docs/estimate.md); default: what the configuration says, else int8-sliced."
 )
+@click.option("--place", help="Where experts are to lie (docs/estimate.md); default: where they are found best.")
 @click.option("--profile", help="Routing trace (.npz, docs/profiles.md); default: a synthetic one.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache.")

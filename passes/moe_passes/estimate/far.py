@@ -1,10 +1,21 @@
 """When an expert is better computed where it lies in the far memory than loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from moe_passes.estimate.cost import CostModel
 from moe_passes.plan.decisions import MOST_FAR_TOKENS
 from moe_passes.plan.model import ExpertLayer
+from moe_passes.plan.place import Place
+
+
+def far_tokens(cost: CostModel, layers: Sequence[ExpertLayer], place: Place | None) -> tuple[int, ...]:
+    """Return up to how many tokens of an expert it may be computed in the far memory, to choose from; ascending.
+
+    A placement that is asked for says whether it loads what is not near; else whatever is sooner is on offer.
+    """
+    if place is None:
+        return tuple(sorted({0, most_far_tokens(cost, layers)}))
+    return (0,) if place.loads or not cost.rates().computes_far else (MOST_FAR_TOKENS,)
 
 
 def most_far_tokens(cost: CostModel, layers: Iterable[ExpertLayer]) -> int:

@@ -8,6 +8,7 @@ from moe_passes.estimate.cost import CostModel
 from moe_passes.plan.errors import InfeasibleError, infeasible
 from moe_passes.plan.machine import AUTO
 from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
+from moe_passes.plan.place import Place
 from moe_passes.plan.request import Request
 
 
@@ -104,6 +105,28 @@ def check_fits(cost: CostModel, of: Footprint) -> None:
     problems = [problem for problem in (_far(cost, of), _near(cost, of)) if problem is not None]
     if problems:
         raise InfeasibleError("\n".join(str(problem) for problem in problems))
+
+
+def check_placed(cost: CostModel, of: Footprint, place: Place | None, placed: int) -> None:
+    """Refuse a placement of so many bytes that the near memory does not hold.
+
+    Raises:
+        InfeasibleError: it does not.
+    """
+    space, room = cost.space(), free_bytes(cost, of) - least_staging(cost, of)
+    if place is None or placed <= room:
+        return
+    taken, needed = space.near_bytes - room, placed + space.near_bytes - room
+    raise infeasible(
+        f"--place {place.text} ({placed / 1e9:.2f} GB of experts beside {taken / 1e9:.2f} GB of other things)",
+        space.near_name,
+        needed,
+        space.near_bytes,
+        [
+            f"memories.{space.near_name}.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)",
+            "another --place",
+        ],
+    )
 
 
 LARGER = "a larger target (`moec targets`), or a smaller model (`moec models`)"

@@ -74,6 +74,7 @@ class Request:
         seed: of every solver.
         time_limit_seconds: solver budget in deterministic seconds.
         cost_model: registered name of the cost model that answers for the machine.
+        place: where experts are to lie (`plan.place`); empty: where select-draft finds best.
     """
 
     batch: int
@@ -82,13 +83,18 @@ class Request:
     seed: int
     time_limit_seconds: float
     cost_model: str = "analytic"
+    place: str = ""
 
-    def check_plain(self) -> None:
-        """Refuse a draft, on a machine where there is nothing for it to read.
+    def check_plain(self, memory: str = "external") -> None:
+        """Refuse a draft or a placement on a machine that computes on what streams from one memory.
 
         Raises:
-            InputError: γ was asked for.
+            InputError: γ or a placement was asked for.
         """
+        if self.place:
+            raise InputError(
+                f"--place {self.place}: everything lies in memory '{memory}' and streams past the engine; valid: none"
+            )
         if self.draft_length > 0:
             raise InputError(
                 f"--draft-length {self.draft_length}: the target has no memory 'hb' for a draft to read; "

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.estimate.far import most_far_tokens
+from moe_passes.estimate.far import far_tokens
 from moe_passes.plan.decisions import DispatchPlan
+from moe_passes.plan.place import Place
 from moe_passes.routing.likelihood import likelihoods, share_needed, table
 from moe_passes.routing.traces import RoutingTrace
 from moe_passes.solve.dispatch.choose import choose, choose_far, nothing_ahead
@@ -20,22 +21,28 @@ STATISTICS_ROUNDS = 64
 NOTHING_AHEAD = nothing_ahead(table())
 
 
-def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel) -> StaticPlan:
+def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel, place: Place | None = None) -> StaticPlan:
     """Return the plan with the dispatch plan that is fastest on training rounds, and the likelihoods it goes by.
 
-    Without a draft or without HB, nothing can be loaded ahead.
+    Without a draft or without HB, nothing can be loaded ahead; nor where a placement computes what is not near.
+
+    Args:
+        plan: what was decided before.
+        trace: routing.
+        cost: the machine.
+        place: that was asked for.
     """
     if not plan.staging_bytes:
         return replace(plan, dispatch=NOTHING_AHEAD)
     rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
     shares = share_needed(rounds)
-    far_tokens = tuple({0, most_far_tokens(cost, (layer.shape for layer in plan.layers))})
+    choices = far_tokens(cost, [layer.shape for layer in plan.layers], place)
     judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
 
     def unknown(dispatch: DispatchPlan) -> list[Unknown]:
         guessed = plan.with_needs(shares, dispatch)
         return [build_unknown(guessed, judge, cost).unknown() for judge in judges]
 
-    if not plan.length:
-        return plan.with_needs(shares, choose_far(table(), unknown, far_tokens))
-    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown, far_tokens))
+    if not plan.length or 0 not in choices:
+        return plan.with_needs(shares, choose_far(table(), unknown, choices))
+    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown, choices))

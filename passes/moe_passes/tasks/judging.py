@@ -76,7 +76,7 @@ class Bench:
             dense_bits=setting.dense_bits,
             kv_banks=setting.kv_banks,
         )
-        if not setting.length:
+        if not setting.length or 0 not in self.problem.far_tokens:
             return plan
         counted = read_rounds(trace, plan, self.problem.popularity, tokens[evenly(len(tokens), COUNTED_ROUNDS)])
         return _guessing(plan, counted)

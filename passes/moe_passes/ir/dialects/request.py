@@ -21,7 +21,9 @@ from moe_passes.ir.dialects.base import (
     value,
 )
 from moe_passes.plan.decisions import ENGINES, MOST_FAR_TOKENS, ORDERS
+from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import MOST_BANKS
+from moe_passes.plan.place import parse_place
 from moe_passes.plan.request import AUTO_LENGTH, BATCH, CONTEXT, DRAFT_LENGTH, LONGEST_SECONDS, SEED
 
 KINDS = ("real", "synthetic")
@@ -42,6 +44,7 @@ class RequestOp(MoeOperation, name="request"):
     seed: I64
     time_limit_seconds: F64
     cost_model: ir.StringAttr
+    place: ir.StringAttr
 
     RANGES = {
         "batch": (BATCH.low, BATCH.high),
@@ -52,8 +55,12 @@ class RequestOp(MoeOperation, name="request"):
     }
 
     def check(self) -> None:
-        """The cost model is registered."""
-        name = self.attributes["cost_model"].value
+        """The cost model is registered, and a placement is one."""
+        place, name = self.attributes["place"].value, self.attributes["cost_model"].value
+        try:
+            place and parse_place(place)
+        except InputError as error:
+            raise WrongError(f"attribute 'place': {error}") from None
         if name not in cost_model_names():
             raise WrongError(f"attribute 'cost_model' is '{name}'; valid: {', '.join(cost_model_names())}")
 

@@ -79,7 +79,7 @@ class SelectDraft(Pass):
 
 def _kept(problem: Problem, choice: Choice, counts: IntArray, seed: int) -> tuple[IntArray, list[SolverRecord]]:
     """Decide, by all training counts, what HB keeps of each expert: [layer, expert] levels."""
-    if problem.holds_all:
+    if problem.place is not None:
         return fill(problem, choice.setting, counts), []
     if choice.is_even:
         return refill_evenly(choice, counts), []

@@ -7,21 +7,23 @@ import numpy as np
 
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseStep, step_seconds
-from moe_passes.estimate.far import most_far_tokens
-from moe_passes.estimate.feasibility import Footprint, free_bytes, least_staging
+from moe_passes.estimate.far import far_tokens
+from moe_passes.estimate.feasibility import Footprint, check_placed, free_bytes, least_staging
 from moe_passes.plan.acceptance import Acceptance
 from moe_passes.plan.decisions import ALL, FROZEN, NONE, HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.known import known_as
 from moe_passes.plan.machine import AUTO
 from moe_passes.plan.model import WHOLE_BITS, DensePart
+from moe_passes.plan.place import ALL_NEAR, Place, parse_place
 from moe_passes.plan.request import AUTO_LENGTH, MeasuredAcceptance, Request
 from moe_passes.plan.round import BYTES_PER_ACTIVATION
-from moe_passes.routing.traces import RoutingTrace, cut_rounds, popularity, split_of
+from moe_passes.routing.traces import IntArray, RoutingTrace, cut_rounds, popularity, split_of
 from moe_passes.solve.draft import acceptance
 from moe_passes.solve.draft.history import cut_rounds as cut_judging
 from moe_passes.solve.draft.history import replay
 from moe_passes.solve.draft.problem import SLICED_BITS, Problem, Rates, Slice
+from moe_passes.solve.residency.fixed import check_place, near_experts, rule_of
 
 LONGEST_AUTO = 16
 """γ is chosen from 0 to this when the request says `auto`."""
@@ -79,26 +81,53 @@ def prepare(
     border = split_of(trace.tokens, "train")[1]
     # Of three quarters of a trace, the last of which is a round at least, half is a round too.
     half = border // 2
+    place = place_of(cost, request, of)
+    counts = popularity(trace, half)
+    placed = placed_bytes(place, of, counts, request.seed)
+    check_placed(cost, of, place, placed)
     problem = Problem(
         batch=request.batch,
         top_k=first.top_k,
         capacity_bytes=free_bytes(cost, of),
-        copies_bytes=_copies_bytes(cost, of),
+        copies_bytes=_copies_bytes(cost, of, placed),
         slices=tuple(slices),
-        staging_choices=_staging_choices(cost, of),
+        staging_choices=_staging_choices(cost, of, placed),
         lengths=lengths,
-        rules=RULES[:1] if cost.space().is_unified else RULES,
+        rules=RULES if place is None else (rule_of(place, first.experts),),
         whole_bytes=first.whole_bytes,
-        popularity=popularity(trace, half),
+        popularity=counts,
         chosen=trace.experts[half:border],
         asked=trace.draft_experts[half:border],
         acceptance=Acceptance((), 1, 0.0, "open: it follows from what sets of this problem cover"),
-        rates=_rates(cost, request, of, draft, verify, lengths),
+        rates=_rates(cost, request, of, draft, verify, lengths, placed),
         most_rounds=MOST_ROUNDS,
-        far_tokens=tuple(sorted({0, most_far_tokens(cost, of.layers)})),
-        holds_all=cost.space().is_unified,
+        far_tokens=far_tokens(cost, of.layers, place),
+        place=place,
+        seed=request.seed,
     )
     return replace(problem, acceptance=_acceptance(problem, of, verify, measured))
+
+
+def place_of(cost: CostModel, request: Request, of: Footprint) -> Place | None:
+    """Return the placement that is asked for; where there is one memory, everything is near.
+
+    Raises:
+        InputError: it names what is not there.
+    """
+    space = cost.space()
+    if not request.place and not space.is_unified:
+        return None
+    place = parse_place(request.place or ALL_NEAR)
+    memories = (space.near_name,) if space.is_unified else (space.near_name, space.far_name)
+    check_place(place, (len(of.layers), of.layers[0].experts), memories, cost.rates().computes_far)
+    return place
+
+
+def placed_bytes(place: Place | None, of: Footprint, counts: IntArray, seed: int) -> int:
+    """Return the bytes of the experts that a placement has near."""
+    if place is None:
+        return 0
+    return int(near_experts(place, counts, seed).sum()) * of.layers[0].whole_bytes
 
 
 def _lengths(request: Request, trace: RoutingTrace, known: int | None) -> tuple[int, ...]:
@@ -155,18 +184,18 @@ def _coverage(problem: Problem, point: acceptance.Point) -> float:
     return replay(problem, cut_judging(problem, batch, length), kept, acceptance.PUBLISHED_RULE).coverage
 
 
-def _staging_choices(cost: CostModel, of: Footprint) -> tuple[int, ...]:
+def _staging_choices(cost: CostModel, of: Footprint, placed: int) -> tuple[int, ...]:
     least = least_staging(cost, of)
+    room = free_bytes(cost, of) - placed
     if cost.space().staging_bytes != AUTO or cost.space().is_unified:
         return (least,)
     staged, most = of.two_experts // 2, max(least, int(MOST_STAGING * free_bytes(cost, of)))
-    return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= most)
+    return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= min(most, max(least, room)))
 
 
-def _copies_bytes(cost: CostModel, of: Footprint) -> dict[int, int]:
+def _copies_bytes(cost: CostModel, of: Footprint, placed: int) -> dict[int, int]:
     """Return the bytes of copies of the KV cache by the banks of each, of those that fit with the least staging."""
-    banks, room = cost.space().banks, free_bytes(cost, of) - least_staging(cost, of)
-    room -= of.expert_bytes if cost.space().is_unified else 0
+    banks, room = cost.space().banks, free_bytes(cost, of) - least_staging(cost, of) - placed
     copies = {n: of.kept_kv_bytes(banks, n) - of.kv_bytes for n in range(1, banks + 1) if banks % n == 0}
     return {n: size for n, size in copies.items() if size <= room}
 
@@ -178,9 +207,10 @@ def _rates(
     draft: list[DensePart],
     verify: list[DensePart],
     lengths: tuple[int, ...],
+    placed: int,
 ) -> Rates:
     banks, rates = cost.space().banks, cost.rates()
-    plain, layouts = DenseStep(request.batch, 1, request.context), _copies_bytes(cost, of)
+    plain, layouts = DenseStep(request.batch, 1, request.context), _copies_bytes(cost, of, placed)
     sums = 1 if rates.link_reduces else banks
     return Rates(
         draft_dense_seconds={

@@ -15,6 +15,7 @@ from moe_passes.plan.acceptance import Acceptance, Draft
 from moe_passes.plan.decisions import ALL, MSB, NONE, HotSetRule
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import WHOLE_BITS
+from moe_passes.plan.place import Place
 
 SLICED_BITS = 4
 """Of a weight in the draft of which it computes with the most significant slice alone."""
@@ -90,7 +91,8 @@ class Problem:
         rates: of the machine.
         most_rounds: that judge by the closed form, from the first on.
         sampled_steps: draft steps whose distinct experts are counted.
-        holds_all: whether all experts are near, whole, whatever is chosen.
+        place: where experts are to lie: near ones whole; None where that is open.
+        seed: of a placement at random.
     """
 
     batch: int
@@ -110,7 +112,8 @@ class Problem:
     most_rounds: int = 256
     sampled_steps: int = 8
     far_tokens: tuple[int, ...] = (0,)
-    holds_all: bool = False
+    place: Place | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 0:

@@ -27,6 +27,7 @@ from moe_passes.solve.draft.problem import (
     Slice,
     Solution,
 )
+from moe_passes.solve.residency.fixed import near_experts
 from moe_passes.solve.residency.problem import Problem as Knapsack
 from moe_passes.solve.residency.solve import solve as solve_knapsack
 
@@ -74,8 +75,8 @@ def level_of(form: Slice) -> int:
 
 def fill(problem: Problem, setting: Setting, popularity: IntArray) -> IntArray:
     """Keep what is worth most of all experts of all layers: [layer, expert] levels."""
-    if problem.holds_all:
-        return np.full(popularity.shape, ALL)
+    if problem.place is not None:
+        return np.where(near_experts(problem.place, popularity, problem.seed), ALL, NONE)
     solution = solve_knapsack(knapsack(problem, setting, popularity))
     return solution.levels.reshape(popularity.shape)
 
@@ -168,6 +169,15 @@ class Search:
         return Candidate(choice, history.coverage, accepted, tokens(self.problem, accepted), seconds)
 
     @cached_property
+    def least(self) -> int:
+        """Bytes that experts take at least: those of a placement that is asked for."""
+        problem = self.problem
+        if problem.place is None:
+            return 0
+        near = near_experts(problem.place, problem.popularity, problem.seed)
+        return int(near.sum()) * problem.whole_bytes
+
+    @cached_property
     def striped(self) -> int:
         """Banks of a cache that is striped over all: nothing is there twice."""
         return max(self.problem.copies_bytes)
@@ -175,8 +185,9 @@ class Search:
     def greedy(self) -> Candidate:
         """Return the greedy baseline."""
         least = min(self.problem.staging_choices)
+        rule = FROZEN if FROZEN in self.problem.rules else self.problem.rules[0]
         settings = [
-            Setting(form, WHOLE_BITS, least, length, FROZEN, self.striped)
+            Setting(form, WHOLE_BITS, least, length, rule, self.striped, far_tokens=min(self.problem.far_tokens))
             for form in self.problem.slices
             for length in self.problem.lengths
         ]
@@ -184,8 +195,8 @@ class Search:
         return min((self.estimate_choice(choice) for choice in filled), key=lambda c: c.estimate)
 
     def _even(self, setting: Setting) -> IntArray:
-        if self.problem.holds_all:
-            return np.full(self.problem.popularity.shape, ALL)
+        if self.problem.place is not None:
+            return fill(self.problem, setting, self.problem.popularity)
         room, form = room_bytes(self.problem, setting), setting.slice
         return fill_evenly(self.problem.popularity, room // form.resident_bytes, level_of(form))
 
@@ -234,7 +245,7 @@ class Search:
             before = best
             for vary in ways:
                 varied = vary(problem, best.choice.setting)
-                found = [self.estimate(setting) for setting in varied if room_bytes(problem, setting) >= 0]
+                found = [self.estimate(setting) for setting in varied if room_bytes(problem, setting) >= self.least]
                 best = min([best, *found], key=lambda c: (c.estimate, c.choice.setting.length))
             if best is before:
                 break
@@ -256,7 +267,7 @@ def _dense_bits(problem: Problem, setting: Setting) -> Iterator[Setting]:
 
 def _other_weights(problem: Problem, form: Slice) -> tuple[float, ...]:
     # Without slices there is one thing to keep of an expert, so that a weight changes nothing.
-    return COVERAGE_WEIGHTS[1:] if form.residual_bytes and not problem.holds_all else ()
+    return COVERAGE_WEIGHTS[1:] if form.residual_bytes and problem.place is None else ()
 
 
 def _far(problem: Problem, setting: Setting) -> Iterator[Setting]:
