@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 import networkx as nx
-from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import AUTO, Engine, FarEngine, Link, Machine, Memory
 from moe_passes.plan.tiers import Processor, Tier, Tiers, Way
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -268,15 +267,9 @@ class TieredTarget(BaseModel):
     def to_machine(self, overrides: tuple[str, ...]) -> Machine:
         """Convert to what the passes of `moec compile` know: a near memory, in banks or one, and a far one.
 
-        Raises:
-            InputError: three levels of memory.
+        A third one is left out: a model that the far memory holds does not need it, and another does not fit.
         """
         order = self.order()
-        if len(order) > 2:
-            raise InputError(
-                f"target '{self.name}': {len(order)} levels of memory ({', '.join(order)}); valid for `moec compile`: "
-                "two, without the deepest; `moec estimate` takes three"
-            )
         tiers = self.to_tiers()
         near = self.memories[order[0]].to_memory("hb", order[0])
         engine = tiers.near.engine

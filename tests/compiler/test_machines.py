@@ -11,7 +11,7 @@ from moe_passes.plan.errors import InputError
 import moe_compiler
 from moe_compiler.evaluate import held_out
 
-MACHINES, PARTS = 300, 10
+MACHINES, PARTS = 100, 10
 TOLERANCE = 1e-6
 """Durations are whole nanoseconds, rooflines are not."""
 
@@ -40,20 +40,38 @@ def overrides(seed: int) -> list[str]:
     return [f"{path}={value}" for path, value in values.items()]
 
 
+def host_overrides(seed: int) -> list[str]:
+    """Draw a host whose far memory has an engine; experts of the tiny model take 13 kB."""
+    choose = random.Random(seed)
+    values = {
+        "memories.vram.bandwidth_gb_s": 10 ** choose.uniform(-1, 3),
+        "memories.vram.capacity_gb": choose.choice((0.0003, 0.0004, 0.0006, 0.002, 1.0)),
+        "memories.dram.bandwidth_gb_s": 10 ** choose.uniform(-1, 3),
+        "memories.dram.latency_ns": choose.choice((0, 100, 10_000)),
+        "links.pcie.bandwidth_gb_s": 10 ** choose.uniform(-2, 2),
+        "links.pcie.latency_ns": choose.choice((0, 2000)),
+        "engines.cpu.layer_overhead_us": choose.choice((0, 0, 1)),
+        "engines.cpu.expert_overhead_us": choose.choice((0, 5)),
+        "engines.gpu.step_overhead_us": choose.choice((0, 500)),
+    }
+    return [f"{path}={value}" for path, value in values.items()]
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_legal_machine_gets_a_right_plan(part, tiny, monkeypatch):
     monkeypatch.setattr(held_out, "ROUNDS", 1)
     monkeypatch.setattr(held_out, "TOKENS", 1)
     model = str(tiny(num_hidden_layers=2))
-    compiled, refused = 0, []
+    compiled, refused, far = 0, [], 0
     for seed in range(part, MACHINES, PARTS):
         choose = random.Random(seed)
         length, batch = choose.choice((0, 1, 1, 2, 2, 2, 3, "auto")), choose.choice((1, 1, 3))
+        is_host = seed // PARTS % 2
         try:
             made = moe_compiler.compile(
                 model,
-                "elmoe3d-4gb",
-                overrides=overrides(seed),
+                "rtx3090-host" if is_host else "elmoe3d-4gb",
+                overrides=host_overrides(seed) if is_host else overrides(seed),
                 draft_length=length,
                 batch=batch,
                 context=64,
@@ -64,6 +82,7 @@ def test_every_legal_machine_gets_a_right_plan(part, tiny, monkeypatch):
             refused.append(str(error))
             continue
         compiled += 1
+        far += made.plan["dispatch"]["most_far_tokens"] > 0
         round_ = made.cost["round"]
         assert round_["lower_bound_seconds"] <= round_["seconds"], seed
         training = made.cost["training_round"]
@@ -71,4 +90,5 @@ def test_every_legal_machine_gets_a_right_plan(part, tiny, monkeypatch):
         for name, seconds in made.cost["roofline_seconds"].items():
             assert seconds * (1 - TOLERANCE) - 1e-9 <= round_["seconds"], (seed, name)
     assert compiled >= MACHINES // PARTS // 2
+    assert far, "some compute where experts lie"
     assert all("does not fit" in text or "staging" in text for text in refused), refused

@@ -23,7 +23,7 @@ from moe_passes.routing.traces import IntArray, popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
 from moe_passes.solve.draft.problem import Choice, Problem, Solution
-from moe_passes.solve.draft.solve import fill, knapsack, level_of, record, refill_evenly, solve
+from moe_passes.solve.draft.solve import knapsack, level_of, record, refill, solve
 from moe_passes.solve.residency import solve as residency
 from moe_passes.solve.residency.check import violations as residency_violations
 from moe_passes.tasks.judging import Bench
@@ -72,17 +72,15 @@ class SelectDraft(Pass):
             write_residency(store, levels[row])
         is_sliced = level_of(choice.setting.slice) == MSB
         restrict_draft(module, MSB_SLICE if is_sliced else WHOLE_SLICE, self.name)
-        append(module, _plan(cost, of, problem.acceptance.source, solution))
+        append(module, _plan(cost, of, problem.acceptance.source, solution, float((levels > NONE).mean())))
         append(module, choice.setting.rule)
         write_records(module, self.name, [record(solution, request.seed), *records])
 
 
 def _kept(problem: Problem, choice: Choice, counts: IntArray, seed: int) -> tuple[IntArray, list[SolverRecord]]:
     """Decide, by all training counts, what HB keeps of each expert: [layer, expert] levels."""
-    if problem.place is not None:
-        return fill(problem, choice.setting, counts), []
-    if choice.is_even:
-        return refill_evenly(choice, counts), []
+    if problem.place is not None or choice.is_even:
+        return refill(problem, choice, counts), []
     asked = knapsack(problem, choice.setting, counts)
     solution = residency.solve(asked)
     wrong = residency_violations(asked, solution)
@@ -91,14 +89,14 @@ def _kept(problem: Problem, choice: Choice, counts: IntArray, seed: int) -> tupl
     return solution.levels.reshape(counts.shape), [residency.record(asked, solution, seed)]
 
 
-def _plan(cost: CostModel, of: Footprint, source: str, solution: Solution) -> DraftPlan:
+def _plan(cost: CostModel, of: Footprint, source: str, solution: Solution, share: float) -> DraftPlan:
     best, setting = solution.best, solution.best.choice.setting
     kv_bytes = of.kept_kv_bytes(cost.space().banks, setting.kv_banks)
     return DraftPlan(
         length=setting.length,
         bits=setting.slice.bits,
         dense_bits=setting.dense_bits,
-        expert_fraction=best.choice.share,
+        expert_fraction=share,
         acceptance_rate=best.acceptance_rate,
         break_even_acceptance=solution.break_even_acceptance,
         acceptance_source=source,

@@ -111,9 +111,11 @@ def fill_evenly(popularity: IntArray, room: int, level: int) -> IntArray:
     return levels
 
 
-def refill_evenly(choice: Choice, popularity: IntArray) -> IntArray:
-    """Return what HB keeps of experts by other counts, as many in every layer."""
-    return fill_evenly(popularity, int(choice.resident.sum()), level_of(choice.setting.slice))
+def refill(problem: Problem, choice: Choice, popularity: IntArray) -> IntArray:
+    """Return what HB keeps of experts by other counts, chosen in the same way."""
+    if choice.is_even and problem.place is None:
+        return fill_evenly(popularity, int(choice.resident.sum()), level_of(choice.setting.slice))
+    return fill(problem, choice.setting, popularity)
 
 
 def room_bytes(problem: Problem, setting: Setting) -> int:
