@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.plan.decisions import DispatchPlan, DraftPlan
-from moe_passes.plan.machine import FarEngine
+from moe_passes.plan.machine import FarEngine, Link, Memory
 from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
 from moe_passes.plan.phase import MSB_SLICE, WHOLE_SLICE, Operation, Phase
 from moe_passes.plan.placed import PlacedLayer
@@ -82,6 +82,13 @@ def with_far_engine(prices, **changes):
     return AnalyticCost(replace(prices.machine, far_engine=replace(engine, **changes)))
 
 
+def with_deep_memory(prices, **changes):
+    """The same machine, with a disk behind its external memory: 7 GB/s at most over its link."""
+    disk = Memory("deep", 10**12, 1, 8e9, 1.0, 80e-6, 0.0, 0.0, 0)
+    machine = replace(prices.machine, deep=replace(disk, **changes), deep_link=Link("deep", 7e9, 1e-5, 0.0))
+    return AnalyticCost(machine)
+
+
 def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dense_bits=8, kv_banks=0, **options):
     """Return a whole plan of a seeded round.
 
@@ -102,6 +109,9 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
     phases = phase("draft_step", True), phase("verify_step", False)
     layers = tuple(_placed(random, shape, banks, replicas) for shape in SHAPES)
     layers = tuple(_kept_whole(layer, seed, options.get("whole", 0.0)) for layer in layers)
+    if prices.space().deep_bytes:
+        deep = np.random.default_rng(seed).random((LAYERS, EXPERTS)) < 0.4
+        layers = tuple(replace(layer, deep=row) for layer, row in zip(layers, deep, strict=True))
     staging = 12 * SHAPES[0].slot_bytes if banks else 0
     copies = max(1, banks // ((kv_banks or banks) * batch)) if banks else 1
     dense, kv = 2 * (1000 + 100) + 500 + 2000, copies * batch * 2 * 2 * 4 * 16

@@ -83,6 +83,7 @@ def _layer(layer: PlacedLayer) -> plan_json.DispatchedLayer:
         residency=[RESIDENCY[level] for level in layer.residency.tolist()],  # type: ignore[misc]
         placement=[[list(banks) for banks in copies] for copies in layer.replicas],
         needed_permille=layer.needed_permille.tolist(),
+        deep=[expert for expert in range(layer.shape.experts) if layer.is_deep(expert)],
     )
 
 

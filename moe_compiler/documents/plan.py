@@ -53,6 +53,7 @@ class DispatchedLayer(LayerEntry):
     """A layer of a whole plan."""
 
     needed_permille: list[int]
+    deep: list[int]
 
 
 class Solver(Document):

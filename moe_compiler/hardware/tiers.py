@@ -267,7 +267,7 @@ class TieredTarget(BaseModel):
     def to_machine(self, overrides: tuple[str, ...]) -> Machine:
         """Convert to what the passes of `moec compile` know: a near memory, in banks or one, and a far one.
 
-        A third one is left out: a model that the far memory holds does not need it, and another does not fit.
+        A third one holds what the far memory does not.
         """
         order = self.order()
         tiers = self.to_tiers()
@@ -287,6 +287,8 @@ class TieredTarget(BaseModel):
             streamline=links[order[1]][0].to_link("streamline", links[order[1]][1]) if len(order) > 1 else FREE_STREAM,
             static_watts=self.power.static_w if self.power else 0.0,
             overrides=overrides,
+            deep=self.memories[order[2]].to_memory("deep", order[2], is_far=True) if len(order) > 2 else None,
+            deep_link=links[order[2]][0].to_link("deep_link", links[order[2]][1]) if len(order) > 2 else None,
             far_engine=of[order[1]].to_far_engine(beyond) if beyond else None,
         )
 

@@ -1,9 +1,11 @@
 """`moec compile --place`: experts lie where they are asked to, and cost what `moec estimate` says."""
 
 import pytest
+import yaml
 from moe_passes.plan.errors import InfeasibleError, InputError
 
 from moe_compiler import api
+from moe_compiler.hardware.loader import shipped_targets
 from tests.command import assert_refused, moec
 
 PROFILE = "synthetic-1024tokens-seed0"
@@ -74,6 +76,35 @@ def test_on_one_memory_all_is_near_and_drafts_read_all_of_it(model):
     plain = compiled(model, "dgx-spark-gb10", "all-near")
     estimated = api.estimate(model, "dgx-spark-gb10", profile=PROFILE)
     assert plain.cost["token"]["seconds"] == pytest.approx(1 / estimated["tokens_per_second"], rel=0.1)
+
+
+@pytest.fixture
+def three_levels(tmp_path):
+    """A host whose DRAM is too small for the model's 626 kB of experts, before a disk that holds everything."""
+    host = yaml.safe_load(shipped_targets()["rtx3090-host"].read_text())
+    host["memories"]["dram"]["capacity_gb"] = 0.0005
+    host["memories"]["ssd"] = {"capacity_gb": 1, "bandwidth_gb_s": 7, "latency_ns": 80_000}
+    host["links"]["nvme"] = {"from": "ssd", "to": "dram", "bandwidth_gb_s": 7, "latency_ns": 10_000}
+    path = tmp_path / "three.yaml"
+    path.write_text(yaml.safe_dump(host))
+    return str(path)
+
+
+@pytest.mark.parametrize("place", ["experts=loaded", "experts=far", "layers=2:far"])
+def test_what_the_far_memory_does_not_hold_comes_out_of_the_one_behind(model, three_levels, place):
+    made = compiled(model, three_levels, place)
+    deep = sum(len(layer["deep"]) for layer in made.plan["layers"])
+    size = made.plan["layers"][0]["expert_bytes"]["all"]
+    assert deep == -(-(48 * size + 128 * 64 * 2 - 500_000) // size)
+    estimated = api.estimate(model, three_levels, place=place, profile=PROFILE)
+    assert made.cost["token"]["seconds"] == pytest.approx(1 / estimated["tokens_per_second"], rel=0.1)
+
+
+def test_the_near_memory_comes_first_and_the_deep_one_last(model, three_levels):
+    made = compiled(model, three_levels, None, overrides=["memories.vram.capacity_gb=0.001"])
+    for layer in made.plan["layers"]:
+        assert all(layer["residency"][expert] != "msb" for expert in layer["deep"])
+    assert any("all" in layer["residency"] for layer in made.plan["layers"])
 
 
 @pytest.mark.parametrize(

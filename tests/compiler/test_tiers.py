@@ -168,4 +168,12 @@ def test_what_passes_know_of_a_machine_of_two_levels(write):
     assert (machine.hb.banks, machine.hb.bytes_per_second) == (1, pytest.approx(0.9 * 960e9))
     assert machine.engine.layer_seconds == pytest.approx(6e-5)
     assert machine.streamline.bytes_per_second == 50e9
-    assert load_target(write()).machine() == machine, "what lies deeper is for models that do not fit"
+    assert machine.deep is None
+    with_disk = load_target(write()).machine()
+    assert replace(with_disk, deep=None, deep_link=None) == machine
+    assert (with_disk.deep.given, with_disk.deep_link.given) == ("ssd", "nvme")
+    cost = AnalyticCost(with_disk)
+    rate = min(with_disk.deep.bytes_per_second, with_disk.deep_link.bytes_per_second)
+    assert cost.deep_seconds(rate) == pytest.approx(1 + 80e-6 + 10e-6)
+    assert AnalyticCost(machine).deep_seconds(rate) == 0
+    assert (cost.space().deep_bytes, cost.space().deep_name) == (2 * 10**12, "ssd")

@@ -1,7 +1,7 @@
 """The analytic cost model: bandwidth, peak rate, latency and energy, as the hardware file states them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_passes.estimate.cost import Rates, Space
 from moe_passes.plan.machine import Machine, Memory
@@ -29,8 +29,9 @@ class AnalyticCost:
         if hb is None:
             return Space(self.machine.name, 0, 0, external.capacity_bytes, 0)
         far_bytes = 0 if self.machine.is_unified else external.capacity_bytes
-        names = (hb.given or hb.name, external.given or external.name)
-        return Space(self.machine.name, hb.banks, hb.capacity_bytes, far_bytes, hb.staging_bytes, *names)
+        names, deep = (hb.given or hb.name, external.given or external.name), self.machine.deep
+        space = Space(self.machine.name, hb.banks, hb.capacity_bytes, far_bytes, hb.staging_bytes, *names)
+        return replace(space, deep_bytes=deep.capacity_bytes, deep_name=deep.given or deep.name) if deep else space
 
     def rates(self) -> Rates:
         """See `CostModel`."""
@@ -101,6 +102,14 @@ class AnalyticCost:
         if rate <= 0:
             return None
         return max(size_bytes / rate, macs / engine.macs_per_second) + engine.expert_seconds
+
+    def deep_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        deep, link = self.machine.deep, self.machine.deep_link
+        if deep is None or link is None or size_bytes <= 0:
+            return 0.0
+        rate = min(deep.bytes_per_second, link.bytes_per_second)
+        return deep.latency_seconds + link.latency_seconds + size_bytes / rate
 
     def send_seconds(self, size_bytes: float) -> float:
         """See `CostModel`; the way is the link that loads take, there and back."""

@@ -23,6 +23,8 @@ class Space:
         staging_bytes: of the near memory, set aside for what is loaded; `AUTO` where select-draft chooses.
         near_name: of the near memory in the hardware file.
         far_name: of the far memory there.
+        deep_bytes: capacity of the memory behind the far one; 0 without one.
+        deep_name: of that memory.
     """
 
     machine: str
@@ -32,6 +34,8 @@ class Space:
     staging_bytes: int
     near_name: str = "hb"
     far_name: str = "external"
+    deep_bytes: int = 0
+    deep_name: str = "deep"
 
     @property
     def is_unified(self) -> bool:
@@ -120,6 +124,10 @@ class CostModel(Protocol):
             macs: multiply-accumulates.
             beside_load: while something is loaded out of the same memory, which takes its share of the bandwidth.
         """
+        ...
+
+    def deep_seconds(self, size_bytes: float) -> float:
+        """Seconds for bytes to come out of the deep memory into the far one, first byte included; 0 without one."""
         ...
 
     def send_seconds(self, size_bytes: float) -> float:

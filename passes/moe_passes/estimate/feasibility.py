@@ -107,6 +107,15 @@ def check_fits(cost: CostModel, of: Footprint) -> None:
         raise InfeasibleError("\n".join(str(problem) for problem in problems))
 
 
+def deep_experts(cost: CostModel, of: Footprint) -> int:
+    """Return how many experts the far memory does not hold beside the input embedding."""
+    space = cost.space()
+    if not space.deep_bytes:
+        return 0
+    missing = of.expert_bytes + of.model.embedding_bytes - space.far_bytes
+    return max(0, -(-missing // of.layers[0].whole_bytes))
+
+
 def check_placed(cost: CostModel, of: Footprint, place: Place | None, placed: int) -> None:
     """Refuse a placement of so many bytes that the near memory does not hold.
 
@@ -140,8 +149,11 @@ def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:
     if not space.banks:
         rest |= {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes}
     needed = sum(rest.values())
-    if needed <= space.far_bytes:
+    if needed <= max(space.far_bytes, space.deep_bytes):
         return None
+    if space.deep_bytes > space.far_bytes:
+        levers = [f"memories.{space.deep_name}.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
+        return infeasible(f"{of.model.name} ({_worded(rest)})", space.deep_name, needed, space.deep_bytes, levers)
     levers = [f"memories.{space.far_name}.capacity_gb of at least {_gb(needed)} (`--set`, for a what-if)", LARGER]
     return infeasible(f"{of.model.name} ({_worded(rest)})", space.far_name, needed, space.far_bytes, levers)
 

@@ -124,7 +124,7 @@ def step_time(
     elif missing:
         engine = machine.tiers[1].engine
         assert engine is not None
-        far = _far_seconds(machine, engine, size, of, tokens, missing, share, chosen)
+        far = _far_seconds(machine, engine, size, of, tokens, share, chosen)
         fixed += chosen.missing_layers * engine.layer_seconds + missing * engine.expert_seconds
     parts = {
         "fixed times": fixed,
@@ -145,17 +145,16 @@ def _far_seconds(
     size: Size,
     of: Format,
     tokens: int,
-    missing: float,
     share: float,
     chosen: Choices,
 ) -> float:
-    reading = missing * size.expert_bytes / engine.bytes_per_second
-    computing = missing * share * size.expert_weights / engine.rate(of.experts)
-    deep = (
-        chosen.deep * size.expert_bytes / min(machine.tiers[2].bytes_per_second, machine.ways[1].bytes_per_second)
-        if chosen.deep
-        else 0.0
-    )
+    each = max(size.expert_bytes / engine.bytes_per_second, share * size.expert_weights / engine.rate(of.experts))
+    seconds = chosen.far * each
+    if chosen.deep:
+        # What lies deeper comes out of there as it is computed.
+        tier, way = machine.tiers[2], machine.ways[1]
+        rate = min(tier.bytes_per_second, way.bytes_per_second)
+        seconds += chosen.deep * max(each, tier.latency_seconds + way.latency_seconds + size.expert_bytes / rate)
     # The residual stream goes there and comes back, once a layer.
     moved = 2 * tokens * size.hidden * BYTES_PER_ACTIVATION / machine.ways[0].bytes_per_second
-    return max(reading, computing) + deep + chosen.missing_layers * (moved + 2 * machine.ways[0].latency_seconds)
+    return seconds + chosen.missing_layers * (moved + 2 * machine.ways[0].latency_seconds)

@@ -196,9 +196,18 @@ def residency_of(store: Store, needed_by: str) -> npt.NDArray[np.int64]:
     return levels
 
 
-def write_residency(store: Store, levels: npt.NDArray[np.int64]) -> None:
-    """Decide residency."""
+def deep_of(store: Store) -> npt.NDArray[np.bool_]:
+    """Return which experts lie in the deep memory alone, or beside what HB keeps of them: [expert]."""
+    deep = np.zeros(store[1].experts, dtype=np.bool_)
+    deep[list((model_ops.read_residency(store[0]) or ((), (), ()))[2])] = True
+    return deep
+
+
+def write_residency(store: Store, levels: npt.NDArray[np.int64], deep: npt.NDArray[np.bool_]) -> None:
+    """Decide residency, and which experts the far memory does not hold."""
     kept = {name: tuple(np.flatnonzero(levels == level).tolist()) for name, level in (("msb", MSB), ("whole", ALL))}
+    if deep.any():
+        kept["deep"] = tuple(np.flatnonzero(deep).tolist())
     with store[0].operation.context, ir.Location.unknown():
         values = ir.DictAttr.get({name: to_attribute(experts) for name, experts in kept.items()})
         store[0].attributes["residency"] = model_ops.Residency.get(values)
@@ -270,7 +279,7 @@ def _placed(module: ir.Module, store: Store, banks: int, needed_by: str) -> Plac
             "partition-experts first"
         )
     needed = model_ops.read_needed(op) or (0,) * layer.experts
-    return PlacedLayer(layer, residency, replicas, np.array(needed, dtype=np.int64))
+    return PlacedLayer(layer, residency, replicas, np.array(needed, dtype=np.int64), deep_of(store))
 
 
 # The dispatcher's plan.
@@ -382,8 +391,9 @@ def write_machine(module: ir.Module, machine: Machine) -> None:
             )
             # The builder takes an empty array for a missing attribute, so it is set afterwards.
             head.attributes["overrides"] = array([ir.StringAttr.get(t) for t in machine.overrides])
-            engines, links = (machine.engine, machine.far_engine), (machine.aggregation, machine.streamline)
-            memories = (machine.hb, None if machine.is_unified else machine.external)
+            engines = (machine.engine, machine.far_engine)
+            links = (machine.aggregation, machine.streamline, machine.deep_link)
+            memories = (machine.hb, None if machine.is_unified else machine.external, machine.deep)
             for part in (*memories, *engines, *links):
                 if part is not None:
                     operation = RECORDS[type(part)]
@@ -424,6 +434,8 @@ def read_machine(module: ir.Module) -> Machine:
         static_watts=heads[0].attributes["static_watts"].value,
         overrides=tuple(a.maybe_downcast().value for a in heads[0].attributes["overrides"]),
         far_engine=far[0] if far else None,
+        deep=memories.get("deep"),
+        deep_link=links.get("deep_link"),
     )
 
 

@@ -125,8 +125,8 @@ def _scaled(value: float) -> str:
 
 
 def _residency(store: ir.OpView) -> str:
-    msb, whole = model.read_residency(store) or ((), ())
-    return f"{len(msb)} msb, {len(whole)} whole"
+    msb, whole, deep = model.read_residency(store) or ((), (), ())
+    return f"{len(msb)} msb, {len(whole)} whole" + (f", {len(deep)} deep" if deep else "")
 
 
 def _placement(store: ir.OpView) -> str:

@@ -131,6 +131,8 @@ class Machine:
         static_watts: power that does not depend on the work.
         overrides: the `--set` assignments that were applied, as text.
         far_engine: what computes on the external memory where there is also HB, or None.
+        deep: the memory behind the external one, which holds the whole model where that does not; or None.
+        deep_link: from the deep memory to the external one.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Machine:
     static_watts: float
     overrides: tuple[str, ...] = ()
     far_engine: FarEngine | None = None
+    deep: Memory | None = None
+    deep_link: Link | None = None
 
     @property
     def is_unified(self) -> bool:

@@ -18,12 +18,18 @@ class PlacedLayer:
         residency: [expert], 0 none, 1 msb, 2 all.
         replicas: banks of every replica of every expert's resident part.
         needed_permille: [expert], training rounds of 1,000 in which verify needed it.
+        deep: [expert], whether the far memory does not hold it, but the one behind does; None: it holds all.
     """
 
     shape: ExpertLayer
     residency: npt.NDArray[np.int64]
     replicas: Replicas
     needed_permille: npt.NDArray[np.int64]
+    deep: npt.NDArray[np.bool_] | None = None
+
+    def is_deep(self, expert: int) -> bool:
+        """Say whether what is loaded of an expert comes out of the deep memory."""
+        return self.deep is not None and bool(self.deep[expert])
 
     def resident_bytes(self, expert: int) -> int:
         """Bytes of an expert in HB."""

@@ -15,6 +15,8 @@ hot set keeps of an expert into the banks of the one that it replaces; `gather` 
 
 LINK_UNITS = 1000
 """Capacity of the streamline link as a resource: loads and xPU computations share it."""
+DEEP = "deep"
+"""The resource that what comes out of the deep memory takes."""
 FAR_ENGINE = "far engine"
 """The resource that computes experts where they lie."""
 BYTES_PER_ACTIVATION = 2

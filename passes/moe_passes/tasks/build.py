@@ -23,6 +23,7 @@ from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import (
     BYTES_PER_ACTIVATION,
+    DEEP,
     FAR_ENGINE,
     LINK_UNITS,
     LONGEST_NS,
@@ -113,6 +114,10 @@ class _Builder:
         if self.cost.rates().computes_far:
             self.far = len(self.names)
             self.names.append(FAR_ENGINE)
+            self.capacities.append(1)
+        if self.cost.space().deep_bytes:
+            self.deep = len(self.names)
+            self.names.append(DEEP)
             self.capacities.append(1)
         self.link, self.streamline, self.staging = 1, 2, 3 + groups
         self.all_banks = tuple((3 + g, 1) for g in range(groups))
@@ -277,9 +282,10 @@ class _Builder:
     def _far_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
         size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
         alone, beside = (self.cost.far_seconds(size, macs, beside_load) for beside_load in (False, True))
-        modes = [] if beside is None else [Mode(nanoseconds(beside), ((self.far, 1),))]
-        if alone is not None and (beside is None or alone < beside):
-            modes.insert(0, Mode(nanoseconds(alone), ((0, 1), (self.far, 1))))
+        least, deep = self._deep_seconds(layer, expert, size)
+        modes = [] if beside is None else [Mode(nanoseconds(max(beside, least)), ((self.far, 1), *deep))]
+        if alone is not None and (beside is None or max(alone, least) < max(beside, least)):
+            modes.insert(0, Mode(nanoseconds(max(alone, least)), ((0, 1), (self.far, 1), *deep)))
         if not modes:
             raise InputError("lower-to-tasks: the dispatcher computes experts far, and no engine does that; valid: 0")
         traffic = Traffic(far_read_bytes=size, far_macs=macs)
@@ -318,12 +324,18 @@ class _Builder:
                 f"which has {self.plan.staging_bytes:,}; valid: memories.{self.cost.space().near_name}.staging_gb "
                 f"of at least {2 * held / 1e9:.4f}"
             )
-        uses = ((0, 1), (self.streamline, self.engines.load_units()))
+        least, deep = self._deep_seconds(layer, expert, size)
+        seconds = max(self.cost.external_read_seconds(size), least)
+        uses = ((0, 1), (self.streamline, self.engines.load_units()), *deep)
         first = moments[0][0] if moments else router
         traffic = Traffic(hb_write_bytes=size, external_read_bytes=size)
         work = Work("load", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
         after = () if first < 0 else (first,)
-        return self._add((Mode(nanoseconds(self.cost.external_read_seconds(size)), uses),), after, work)
+        return self._add((Mode(nanoseconds(seconds), uses),), after, work)
+
+    def _deep_seconds(self, layer: PlacedLayer, expert: int, size: int) -> tuple[float, Moments]:
+        """Return how long bytes of an expert take out of the deep memory, and what that takes; nothing of others."""
+        return (self.cost.deep_seconds(size), ((self.deep, 1),)) if layer.is_deep(expert) else (0.0, ())
 
     def _slots(self, layer: PlacedLayer, expert: int) -> int:
         return -(-layer.loaded_bytes(expert) // self.slot_bytes)

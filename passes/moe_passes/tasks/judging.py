@@ -11,10 +11,11 @@ from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.request import Request
 from moe_passes.routing.likelihood import likelihoods, share_needed
 from moe_passes.routing.rounds import RoundRouting
-from moe_passes.routing.traces import IntArray, RoutingTrace, evenly
+from moe_passes.routing.traces import BoolArray, IntArray, RoutingTrace, evenly
 from moe_passes.solve.dispatch.choose import mean_makespan
 from moe_passes.solve.draft.history import dispatched, round_tokens
 from moe_passes.solve.draft.problem import Choice, Problem
+from moe_passes.solve.draft.solve import deep_of
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.dispatching import NOTHING_AHEAD
 from moe_passes.tasks.problem import StaticPlan
@@ -70,7 +71,7 @@ class Bench:
             staging_bytes=setting.staging_bytes,
             draft=self.phases[0],
             verify=self.phases[1],
-            layers=tuple(self._layer(choice, row) for row in range(len(self.layers))),
+            layers=self._layers(choice),
             dispatch=replace(NOTHING_AHEAD, most_far_tokens=setting.far_tokens),
             hot_set=setting.rule,
             dense_bits=setting.dense_bits,
@@ -81,14 +82,19 @@ class Bench:
         counted = read_rounds(trace, plan, self.problem.popularity, tokens[evenly(len(tokens), COUNTED_ROUNDS)])
         return _guessing(plan, counted)
 
-    def _layer(self, choice: Choice, row: int) -> PlacedLayer:
-        levels, shape = choice.levels[row], self.layers[row]
+    def _layers(self, choice: Choice) -> tuple[PlacedLayer, ...]:
+        deep = deep_of(self.problem, choice, choice.levels, self.problem.popularity)
+        return tuple(self._layer(choice.levels[row], deep[row], row) for row in range(len(self.layers)))
+
+    def _layer(self, levels: IntArray, deep: BoolArray, row: int) -> PlacedLayer:
+        shape = self.layers[row]
         everywhere = (tuple(range(self.cost.space().banks)),)
         return PlacedLayer(
             shape,
             levels,
             tuple(everywhere if level else () for level in levels.tolist()),
             np.zeros(shape.experts, dtype=np.int64),
+            deep,
         )
 
 

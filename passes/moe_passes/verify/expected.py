@@ -13,7 +13,7 @@ from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.model import DensePart
 from moe_passes.plan.phase import Operation, Phase
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.round import BYTES_PER_ACTIVATION, FAR_ENGINE, LINK_UNITS, LayerRouting, Traffic, nanoseconds
+from moe_passes.plan.round import BYTES_PER_ACTIVATION, DEEP, FAR_ENGINE, LINK_UNITS, LayerRouting, Traffic, nanoseconds
 from moe_passes.verify.phases import needed_by_result
 from moe_passes.verify.plan import Plan
 
@@ -227,7 +227,7 @@ class Derivation:
             if missing and uses <= self.plan.dispatch.most_far_tokens and self._may_stay(layer, routing, expert):
                 far.add(expert)
                 traffic = Traffic(far_read_bytes=layer.shape.whole_bytes, far_macs=macs)
-                self.tasks[key] = Expected(after, traffic, self._far_ways(layer.shape.whole_bytes, macs))
+                self.tasks[key] = Expected(after, traffic, self._far_ways(layer, expert, macs))
                 continue
             if missing:
                 loads[expert] = self._load(layer, routing, expert, missing, router)
@@ -253,13 +253,20 @@ class Derivation:
         is_asked = expert in routing.asked.ravel().tolist()
         return not (is_asked and (layer.shape.layer, expert) in self.loaded)
 
-    def _far_ways(self, size: int, macs: int) -> list[tuple[int, Uses]]:
+    def _from_deep(self, layer: PlacedLayer, expert: int, size: int) -> tuple[float, set[tuple[str, int]]]:
+        """Return how long bytes take out of the deep memory at least, and what they occupy there."""
+        if layer.deep is None or not layer.deep[expert]:
+            return 0.0, set()
+        return self.prices.deep_seconds(size), {(DEEP, 1)}
+
+    def _far_ways(self, layer: PlacedLayer, expert: int, macs: int) -> list[tuple[int, Uses]]:
         """Return the ways to compute an expert in the far memory: with all of its bandwidth, and beside a load."""
-        ways = []
+        ways, size = [], layer.shape.whole_bytes
+        least, deep = self._from_deep(layer, expert, size)
         for beside_load, others in ((False, {("external", 1)}), (True, set[tuple[str, int]]())):
             seconds = self.prices.far_seconds(size, macs, beside_load)
             if seconds is not None:
-                ways.append((nanoseconds(seconds), frozenset({(FAR_ENGINE, 1)} | others)))
+                ways.append((nanoseconds(max(seconds, least)), frozenset({(FAR_ENGINE, 1)} | others | deep)))
         return ways
 
     def _missing(self, layer: PlacedLayer, expert: int) -> int:
@@ -279,14 +286,15 @@ class Derivation:
         else:
             after = {router}
         units = self._load_units()
-        seconds = self.prices.external_read_seconds(size)
+        least, deep = self._from_deep(layer, expert, size)
+        seconds = max(self.prices.external_read_seconds(size), least)
         self.tasks[key] = Expected(
             after,
             Traffic(hb_write_bytes=size, external_read_bytes=size),
             [
                 (
                     nanoseconds(seconds),
-                    frozenset({("external", 1), ("streamline", units)}),
+                    frozenset({("external", 1), ("streamline", units)} | deep),
                 )
             ],
         )

@@ -29,7 +29,11 @@ def _far(plan: Plan) -> list[str]:
     if not plan.prices.space().far_bytes:
         partly = [layer.shape.name for layer in plan.layers if (layer.residency != ALL).any()]
         return [f"@{name} has experts that are not near, and there is no other memory" for name in partly]
-    needed = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers) + _embedding(plan)
+    deep = [0 if layer.deep is None else int(layer.deep.sum()) for layer in plan.layers]
+    everything = sum(layer.shape.experts * layer.shape.whole_bytes for layer in plan.layers) + _embedding(plan)
+    needed = everything - sum(n * layer.shape.whole_bytes for n, layer in zip(deep, plan.layers, strict=True))
+    if any(deep) and everything > plan.prices.space().deep_bytes:
+        return [f"the deep memory is to hold {everything} bytes and has {plan.prices.space().deep_bytes}"]
     if not plan.prices.space().banks:
         dense, cache = _dense_and_cache(plan)
         needed += dense + cache

@@ -30,6 +30,11 @@ class Capacities(Protocol):
         ...
 
     @property
+    def deep_bytes(self) -> int:
+        """Capacity of the memory behind the far one; 0 without one."""
+        ...
+
+    @property
     def staging_bytes(self) -> int:
         """What the machine sets aside for what is loaded; negative where that is left to the compiler."""
         ...
@@ -91,6 +96,10 @@ class Prices(Protocol):
 
     def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
         """Seconds to compute an expert where it lies in the far memory; None where that cannot be."""
+        ...
+
+    def deep_seconds(self, size_bytes: float) -> float:
+        """Seconds for bytes to come out of the deep memory."""
         ...
 
     def send_seconds(self, size_bytes: float) -> float:

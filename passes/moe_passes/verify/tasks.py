@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from moe_passes.plan.round import FAR_ENGINE, LINK_UNITS, Mode
+from moe_passes.plan.round import DEEP, FAR_ENGINE, LINK_UNITS, Mode
 from moe_passes.verify.expected import Derivation, Expected, Key, Uses, demands, named_banks
 from moe_passes.verify.plan import Plan
 
@@ -30,6 +30,8 @@ def _resources(plan: Plan) -> list[str]:
         expected["staging"] = plan.draft.staging_bytes
         if plan.prices.rates().computes_far:
             expected[FAR_ENGINE] = 1
+        if plan.prices.space().deep_bytes:
+            expected[DEEP] = 1
     groups = [found for name in plan.names if (found := named_banks(name)) is not None]
     plain = {n: c for n, c in zip(plan.names, plan.capacities, strict=True) if named_banks(n) is None}
     wrong = []

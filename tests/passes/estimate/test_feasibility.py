@@ -1,12 +1,12 @@
 """What fits a machine, to the byte, and what is said where something does not."""
 
 import pytest
-from moe_passes.estimate.feasibility import check_fits, footprint, free_bytes, least_staging
+from moe_passes.estimate.feasibility import check_fits, deep_experts, footprint, free_bytes, least_staging
 from moe_passes.plan.errors import InfeasibleError
 from moe_passes.plan.model import DensePart, ExpertLayer, ModelShape
 from moe_passes.plan.request import Request
 
-from tests.plans import cost
+from tests.plans import cost, with_deep_memory
 
 MODEL = ModelShape("made", "Made", 64, 1, 100, 10**6, 500, 8.5, 4.5)
 LAYER = ExpertLayer("layer0", 0, experts=4, top_k=1, parameters=1000, msb_bytes=640, residual_bytes=576)
@@ -66,6 +66,21 @@ def test_one_memory_must_hold_everything():
     assert unified(needed) == STAGING + ROUTED
     with pytest.raises(InfeasibleError, match=r"memories\.unified\.capacity_gb of at least"):
         unified(needed - 1)
+
+
+def test_what_the_far_memory_does_not_hold_lies_behind_it():
+    """Of 4,864 B of experts and 1,000 of the embedding, 3,000 fit: three experts of 1,216 B do not."""
+
+    def deep(far, behind):
+        machine = with_deep_memory(cost(f"memories.external.capacity_gb={far / 1e9}"), capacity_bytes=behind)
+        of = footprint(MODEL, Request(3, 100, 2, 0, 1.0), [LAYER], [PART])
+        check_fits(machine, of)
+        return deep_experts(machine, of)
+
+    assert deep(3000, ROUTED + EMBEDDING) == 3
+    assert deep(ROUTED + EMBEDDING, 10**9) == 0
+    with pytest.raises(InfeasibleError, match=r"memories\.deep\.capacity_gb of at least"):
+        deep(3000, ROUTED + EMBEDDING - 1)
 
 
 def test_every_memory_that_is_too_small_is_in_one_report():

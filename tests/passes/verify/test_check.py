@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.plan.phase import Operation
-from moe_passes.plan.round import Mode, Schedule, Traffic
+from moe_passes.plan.round import Mode, Schedule, Traffic, nanoseconds
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.solve.steady_state.solve import may_cross, steady_state
 from moe_passes.verify.check import violations
 
-from tests.plans import BANKS, cost, made, small_machine, with_far_engine
+from tests.plans import BANKS, cost, made, small_machine, with_deep_memory, with_far_engine
 
 
 def first(plan, kind, step=None):
@@ -98,6 +98,29 @@ def test_what_is_computed_in_the_far_memory(length, gb_s):
         assert any("has a mode of" in text for text in violations(other)), changes
     nowhere = replace(plan, prices=small_machine())
     assert any("resources" in text for text in violations(nowhere))
+
+
+@pytest.mark.parametrize("far_tokens", [0, 2])
+@pytest.mark.parametrize("length", [0, 2])
+def test_what_the_far_memory_does_not_hold(length, far_tokens):
+    """It takes 80 + 10 µs and 7 GB/s to come out of the deep memory, one expert at a time."""
+    for seed in range(8):
+        machine = with_deep_memory(with_far_engine(small_machine()))
+        plan = made(seed, length, batch=2, machine=machine, far_tokens=far_tokens)
+        assert violations(plan) == []
+    number = next(
+        n
+        for n, work in enumerate(plan.work)
+        if work.kind in ("load", "expert") and "deep" in {plan.names[r] for r, _ in plan.tasks[n].modes[0].uses}
+    )
+    size = max(plan.work[number].traffic.far_read_bytes, plan.work[number].traffic.external_read_bytes)
+    assert plan.tasks[number].modes[0].duration == nanoseconds(9e-5 + size / 7e9)
+    faster = replace(plan, prices=with_deep_memory(with_far_engine(small_machine()), latency_seconds=0.0))
+    assert any("has a mode of" in text for text in violations(faster))
+    row = next(n for n, layer in enumerate(plan.layers) if layer.deep.any())
+    assert any("has a mode of" in text for text in violations(layer_with(plan, row, deep=~plan.layers[row].deep)))
+    small = replace(plan, prices=with_deep_memory(with_far_engine(small_machine()), capacity_bytes=1000))
+    assert any("deep memory is to hold" in text for text in violations(small))
 
 
 def test_where_there_is_one_memory_all_experts_are_near():

@@ -57,7 +57,10 @@ class Logits(Moe.Type, name="logits"):
 
 
 class Residency(Moe.Attribute, name="residency"):
-    """What HB keeps of the experts of a store: `{msb = array<i64: experts>, whole = array<i64: experts>}`."""
+    """What HB keeps of the experts of a store: `{msb = array<i64: experts>, whole = array<i64: experts>}`.
+
+    `deep`, which may be missing, names those that the far memory does not hold.
+    """
 
     kept: ir.DictAttr
 
@@ -177,8 +180,8 @@ class ExpertStoreOp(MoeOperation, name="expert_store"):
         read_needed(self)
 
 
-def read_residency(store: ir.OpView) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Return the experts of a store that are resident as slices and whole; None where that is open.
+def read_residency(store: ir.OpView) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """Return the experts of a store that are resident as slices, whole, and those that lie deep; None where it is open.
 
     Raises:
         WrongError: malformed.
@@ -186,12 +189,14 @@ def read_residency(store: ir.OpView) -> tuple[tuple[int, ...], tuple[int, ...]] 
     found = store.attributes["residency"].maybe_downcast()
     if isinstance(found, Open):
         return None
-    kept = entries(found.kept, "attribute 'residency'", {"msb": 0, "whole": 0})
+    kept = entries(found.kept, "attribute 'residency'", {"msb": 0, "whole": 0, "deep": 0})
     most = store.attributes["experts"].value - 1
-    msb, whole = (integers(kept.get(name), f"attribute 'residency', {name}", 0, most) for name in ("msb", "whole"))
-    if any(list(part) != sorted(set(part)) for part in (msb, whole)) or set(msb) & set(whole):
+    given = [name for name in ("msb", "whole", "deep") if name in kept or name != "deep"]
+    named = {name: integers(kept.get(name), f"attribute 'residency', {name}", 0, most) for name in given}
+    msb, whole, deep = named["msb"], named["whole"], named.get("deep", ())
+    if any(list(part) != sorted(set(part)) for part in (msb, whole, deep)) or set(msb) & set(whole):
         raise WrongError("attribute 'residency' names an expert twice or out of order; valid: ascending, each once")
-    return msb, whole
+    return msb, whole, deep
 
 
 def read_placement(store: ir.OpView) -> list[tuple[int, str]]:

@@ -23,7 +23,7 @@ from moe_passes.routing.traces import IntArray, popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
 from moe_passes.solve.draft.problem import Choice, Problem, Solution
-from moe_passes.solve.draft.solve import knapsack, level_of, record, refill, solve
+from moe_passes.solve.draft.solve import deep_of, knapsack, level_of, record, refill, solve
 from moe_passes.solve.residency import solve as residency
 from moe_passes.solve.residency.check import violations as residency_violations
 from moe_passes.tasks.judging import Bench
@@ -55,7 +55,7 @@ class SelectDraft(Pass):
         if not cost.space().banks:
             request.check_plain()
             for store in stores:
-                write_residency(store, np.full(store[1].experts, NONE))
+                write_residency(store, np.full(store[1].experts, NONE), np.zeros(store[1].experts, dtype=np.bool_))
             append(module, NOTHING_NEAR)
             return
         measured = tuple(found for _, found in find(module, MeasuredAcceptance))
@@ -67,9 +67,11 @@ class SelectDraft(Pass):
         if wrong:
             raise AssertionError(f"{self.name}: " + "; ".join(wrong))
         choice = solution.best.choice
-        levels, records = _kept(problem, choice, popularity(context.trace(module)), request.seed)
+        counts = popularity(context.trace(module))
+        levels, records = _kept(problem, choice, counts, request.seed)
+        deep = deep_of(problem, choice, levels, counts)
         for row, store in enumerate(stores):
-            write_residency(store, levels[row])
+            write_residency(store, levels[row], deep[row])
         is_sliced = level_of(choice.setting.slice) == MSB
         restrict_draft(module, MSB_SLICE if is_sliced else WHOLE_SLICE, self.name)
         append(module, _plan(cost, of, problem.acceptance.source, solution, float((levels > NONE).mean())))

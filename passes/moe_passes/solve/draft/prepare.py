@@ -8,7 +8,7 @@ import numpy as np
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.dense import DenseStep, step_seconds
 from moe_passes.estimate.far import far_tokens
-from moe_passes.estimate.feasibility import Footprint, check_placed, free_bytes, least_staging
+from moe_passes.estimate.feasibility import Footprint, check_placed, deep_experts, free_bytes, least_staging
 from moe_passes.plan.acceptance import Acceptance
 from moe_passes.plan.decisions import ALL, FROZEN, NONE, HotSetRule
 from moe_passes.plan.errors import InputError
@@ -102,6 +102,7 @@ def prepare(
         rates=_rates(cost, request, of, draft, verify, lengths, placed),
         most_rounds=MOST_ROUNDS,
         far_tokens=far_tokens(cost, of.layers, place),
+        deep_experts=deep_experts(cost, of),
         place=place,
         seed=request.seed,
     )

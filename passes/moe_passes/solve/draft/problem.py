@@ -91,6 +91,7 @@ class Problem:
         rates: of the machine.
         most_rounds: that judge by the closed form, from the first on.
         sampled_steps: draft steps whose distinct experts are counted.
+        deep_experts: that the far memory does not hold: the least popular. Closed forms take them for others.
         place: where experts are to lie: near ones whole; None where that is open.
         seed: of a placement at random.
     """
@@ -112,6 +113,7 @@ class Problem:
     most_rounds: int = 256
     sampled_steps: int = 8
     far_tokens: tuple[int, ...] = (0,)
+    deep_experts: int = 0
     place: Place | None = None
     seed: int = 0
 

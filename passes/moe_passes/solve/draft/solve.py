@@ -14,7 +14,7 @@ import numpy as np
 
 from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, SolverRecord
 from moe_passes.plan.model import WHOLE_BITS
-from moe_passes.routing.traces import IntArray, by_popularity
+from moe_passes.routing.traces import BoolArray, IntArray, by_popularity
 from moe_passes.solve.draft.bound import lower_bound, round_seconds, tokens
 from moe_passes.solve.draft.history import Rounds, cut_rounds, replay
 from moe_passes.solve.draft.problem import (
@@ -79,6 +79,18 @@ def fill(problem: Problem, setting: Setting, popularity: IntArray) -> IntArray:
         return np.where(near_experts(problem.place, popularity, problem.seed), ALL, NONE)
     solution = solve_knapsack(knapsack(problem, setting, popularity))
     return solution.levels.reshape(popularity.shape)
+
+
+def deep_of(problem: Problem, choice: Choice, levels: IntArray, popularity: IntArray) -> BoolArray:
+    """Return which experts the far memory does not hold: [layer, expert].
+
+    First those that HB keeps whole, if they stay there; then the least popular of which it keeps nothing.
+    """
+    stays = (levels == ALL) & (choice.setting.rule == FROZEN)
+    order = np.lexsort((popularity.ravel(), (levels > NONE).ravel(), ~stays.ravel()))
+    deep = np.zeros(popularity.size, dtype=np.bool_)
+    deep[order[: problem.deep_experts]] = True
+    return deep.reshape(popularity.shape)
 
 
 def knapsack(problem: Problem, setting: Setting, popularity: IntArray) -> Knapsack:
