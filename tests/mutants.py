@@ -49,6 +49,7 @@ SCHEDULE_STAGES, PLACEMENT_STAGES = f"{RCPSP}/test_stages.py", f"{PLACEMENT}/tes
 PLACEMENT_SHARED, PLACEMENT_TRIAL = f"{PLACEMENT}/test_concentrate.py", f"{PLACEMENT}/test_trial.py"
 ALLOCATION, DISPATCH = "tests/passes/solve/allocation", "tests/passes/solve/dispatch"
 ESTIMATE, TASKS, ROUTING = "tests/passes/estimate", "tests/passes/tasks", "tests/passes/routing"
+RESIDENCY = "tests/passes/solve/residency"
 
 MUTANTS = (
     # Scheduling: every stage of the search, every bound.
@@ -114,7 +115,7 @@ MUTANTS = (
     noop("no placement bound", f"{SOLVE}/placement/bound.py", PLACEMENT_STAGES, "lower_bound", "0.0", fast=True),
     wrong("no bound by the link", f"{SOLVE}/placement/bound.py", PLACEMENT_STAGES, "np.maximum(np.maximum(even, external), _trade_off(problem, of_tokens, even))", "np.maximum(even, external)", fast=True),
     noop("no bound over residencies", f"{SOLVE}/placement/bound.py", PLACEMENT_STAGES, "any_residency_bound", "0.0", fast=True),
-    wrong("the most popular leave", f"{SOLVE}/placement/residency.py", PLACEMENT_STAGES, "items = [(-tokens,", "items = [(tokens,", fast=True),
+    wrong("the most popular leave", f"{SOLVE}/placement/residency.py", PLACEMENT_STAGES, "return Knapsack(sizes, wholes, uses * sizes, uses * wholes, room)", "return Knapsack(sizes, wholes, sizes / (1 + uses), wholes / (1 + uses), room)", fast=True),
     wrong("the link costs nothing", f"{SOLVE}/placement/step_time.py", PLACEMENT, "return np.asarray(heard(by) * (", "return np.asarray(0 * heard(by) * (", fast=True),
     wrong("loads cost nothing", f"{SOLVE}/placement/step_time.py", f"{PLACEMENT}/test_solve.py", "    external = external_seconds(rates", "    external = 0 * external_seconds(rates"),
     # Replica dispatch.
@@ -128,7 +129,7 @@ MUTANTS = (
     wrong("what is not sliced wins nothing", "passes/moe_passes/plan/acceptance.py", DRAFT, "(1 - UNSLICED_GAIN * unsliced)", "1", fast=True),
     wrong("what was measured is forgotten", "passes/moe_passes/plan/acceptance.py", DRAFT, "        if self.measured:\n            return min", "        if self.measured and False:\n            return min", fast=True),
     wrong("one curve for all models", f"{SOLVE}/draft/acceptance.py", DRAFT, "return (model,) if model in PUBLISHED else tuple(PUBLISHED)", "return tuple(PUBLISHED)", fast=True),
-    wrong("settings are not varied", f"{SOLVE}/draft/solve.py", DRAFT, "for _ in range(SWEEPS):", "for _ in range(0):", fast=True),
+    wrong("settings are not varied", f"{SOLVE}/draft/solve.py", DRAFT, "for _ in range(sweeps):", "for _ in range(0):", fast=True),
     wrong("one KV layout", f"{SOLVE}/draft/solve.py", DRAFT, "for banks in problem.copies_bytes)", "for banks in [setting.kv_banks])", fast=True),
     wrong("one rule", f"{SOLVE}/draft/solve.py", DRAFT, "for rule in problem.rules)", "for rule in problem.rules[:1])", fast=True),
     wrong("the closed form decides", f"{SOLVE}/draft/solve.py", DRAFT, "best = min(allowed, key=lambda c: (c.seconds_per_token,", "best = min(allowed, key=lambda c: (c.estimate,", fast=True),
@@ -137,12 +138,12 @@ MUTANTS = (
     wrong("nothing is loaded during the draft", f"{SOLVE}/draft/bound.py", DRAFT, "overlap = np.minimum(early, min(draft, room))", "overlap = 0 * early", fast=True),
     noop("no bound on the draft", f"{SOLVE}/draft/bound.py", DRAFT, "lower_bound", '0.0', fast=True),
     noop("draft steps take no time", f"{SOLVE}/draft/bound.py", DRAFT, "draft_step_seconds", '0.0', fast=True),
-    wrong("writing the hot set is free", f"{SOLVE}/draft/bound.py", DRAFT, "writes = history.swaps * 2", "writes = history.swaps * 0", fast=True),
+    wrong("writing the hot set is free", f"{SOLVE}/draft/bound.py", DRAFT, "outside = draft + written * 2", "outside = draft + written * 0", fast=True),
     wrong("auto weighs no γ", f"{SOLVE}/draft/prepare.py", DRAFT, "return tuple(range(min(longest,", "return tuple(range(0 * min(longest,", fast=True),
-    wrong("auto weighs one staging size", f"{SOLVE}/draft/prepare.py", DRAFT, "for n in STAGED_EXPERTS if n * staged <= most)", "for n in STAGED_EXPERTS[:1])", fast=True),
-    wrong("all training tokens choose", f"{SOLVE}/draft/prepare.py", DRAFT, "popularity=popularity(trace, half)", "popularity=popularity(trace)", fast=True),
+    wrong("auto weighs one staging size", f"{SOLVE}/draft/prepare.py", DRAFT, "for n in STAGED_EXPERTS if n * staged <= min(most, max(least, room)))", "for n in STAGED_EXPERTS[:1])", fast=True),
+    wrong("all training tokens choose", f"{SOLVE}/draft/prepare.py", DRAFT, "counts = popularity(trace, half)", "counts = popularity(trace)", fast=True),
     wrong("copies of a cache cost nothing", f"{SOLVE}/draft/prepare.py", DRAFT, "n: of.kept_kv_bytes(banks, n) - of.kv_bytes for", "n: 0 for", fast=True),
-    wrong("the set stays as it is", f"{SOLVE}/draft/history.py", DRAFT, "swaps[number] = sum(", "swaps[number] = 0 and sum(", fast=True),
+    wrong("the set stays as it is", f"{SOLVE}/draft/history.py", DRAFT, "places[number] = hot_set.place", "places[number] = places[0]", fast=True),
     wrong("everything is covered", f"{SOLVE}/draft/history.py", DRAFT, "coverage=float(rounds.asked[residents].sum() / asks) if asks else 1.0", "coverage=1.0", fast=True),
     # Dispatch policy, steady state, hot set.
     wrong("guesses are never dropped", f"{SOLVE}/dispatch/online.py", DISPATCH, "self.dropped.add(guess.task)", "pass", fast=True),
@@ -157,7 +158,7 @@ MUTANTS = (
     noop("any number of loads may be held at the border", f"{SOLVE}/steady_state/solve.py", "tests/passes/solve/steady_state", "_most_crossing", "1 << 60", fast=True),
     noop("the steady state is not checked", f"{SOLVE}/steady_state/check.py", "tests/passes/solve/steady_state", "repeated_violations", "[]", fast=True),
     noop("nothing is promoted", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "hottest_for_coldest", "((),) * len(resident)", fast=True),
-    wrong("colder newcomers are promoted", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "incoming[layers, new] > leaving[layers, old]", "np.isfinite(incoming[layers, new]) & np.isfinite(leaving[layers, old])", fast=True),
+    wrong("colder newcomers are promoted", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "better = incoming[rows, new] > leaving[rows, old]", "better = np.isfinite(incoming[rows, new]) & np.isfinite(leaving[rows, old])", fast=True),
     wrong("hotness never fades", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "math.exp(-tokens / self.rule.window_tokens)", "1.0", fast=True),
     wrong("a newcomer has no place", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "self.place[layer, new], self.place[layer, old] = self.place[layer, old], -1", "self.place[layer, new], self.place[layer, old] = new, -1", fast=True),
     wrong("rounds begin anew", "passes/moe_passes/tasks/rounds.py", "tests/passes/tasks", "            reader.skip(tokens[number])", "            pass", fast=True),
@@ -221,6 +222,26 @@ MUTANTS = (
     noop("the far engine is free", "passes/moe_passes/estimate/step.py", ESTIMATE, "_far_seconds", "0.0", fast=True),
     wrong("layers cost nothing fixed", "passes/moe_passes/estimate/step.py", ESTIMATE, " + size.layers * near.layer_seconds", "", fast=True),
     noop("every weight runs at the narrowest rate", "passes/moe_passes/plan/tiers.py", ESTIMATE, "rate", "self.macs_per_second[0][1]", fast=True),
+    # What is near of each expert, and what becomes of the others.
+    wrong("no expert is kept whole", f"{SOLVE}/residency/solve.py", RESIDENCY, "return self._top_up(levels, left), bound", "return np.minimum(levels, MSB), bound", fast=True),
+    wrong("room is left over", f"{SOLVE}/residency/solve.py", RESIDENCY, "return self._top_up(levels, left), bound", "return levels, bound", fast=True),
+    wrong("a rest is worth no more than its slice", f"{SOLVE}/residency/solve.py", RESIDENCY, "is_split = has_slice & (density > rest_value / np.maximum(rest_bytes, 1) * (1 + TIE))", "is_split = has_slice & (density >= 0)", fast=True),
+    noop("the bound of what is kept is not checked", f"{SOLVE}/residency/check.py", RESIDENCY, "least_bound", 'float("inf")', fast=True),
+    wrong("random experts are the popular ones", f"{SOLVE}/residency/fixed.py", RESIDENCY, "if place.kind == SHARE and place.order == RANDOM:", "if False:", fast=True),
+    noop("a cache keeps what it has", f"{SOLVE}/residency/fixed.py", RESIDENCY, "rule_of", "FROZEN", fast=True),
+    noop("any placement can be", f"{SOLVE}/residency/fixed.py", RESIDENCY, "check_place", fast=True),
+    wrong("whole residents are loaded all the same", f"{SOLVE}/draft/history.py", DRAFT, "residents, sliced = kept > NONE, kept == MSB", "residents, sliced = kept > NONE, kept > NONE", fast=True),
+    wrong("coverage counts nothing", f"{SOLVE}/draft/solve.py", DRAFT, "covered = setting.coverage_weight * chosen", "covered = 0 * chosen", fast=True),
+    wrong("what is computed far takes no time", f"{SOLVE}/draft/bound.py", DRAFT, "np.maximum(near, computed) + swapped", "near + swapped", fast=True),
+    noop("nothing is computed far", "passes/moe_passes/tasks/build.py", TASKS, "_computed_far", "{}", fast=True),
+    wrong("what is loaded ahead is computed far", "passes/moe_passes/tasks/build.py", TASKS, "verify, ahead.union(promoted))", "verify, set(promoted))", fast=True),
+    wrong("what becomes resident is computed far", "passes/moe_passes/tasks/build.py", TASKS, "verify, ahead.union(promoted))", "verify, ahead)", fast=True),
+    wrong("nothing is sent to the far engine", "passes/moe_passes/tasks/build.py", TASKS, "            seconds += self.cost.send_seconds(len(verify) * self.plan.hidden * BYTES_PER_ACTIVATION)\n", "            pass\n", fast=True),
+    wrong("a draft reads all of a whole resident", "passes/moe_passes/plan/model.py", TASKS, "return self.msb_bytes if bits < WHOLE_BITS else self.whole_bytes", "return self.whole_bytes", fast=True),
+    wrong("a load takes nothing from the far engine", "passes/moe_passes/estimate/analytic.py", TASKS, "rate = min(rate, self.machine.external.bytes_per_second - self._load_bytes_per_second())", "pass", fast=True),
+    wrong("one memory has no room for experts", "passes/moe_passes/estimate/feasibility.py", ESTIMATE, "(of.model.embedding_bytes if space.is_unified else 0)", "0", fast=True),
+    noop("the far memory holds everything", "passes/moe_passes/estimate/feasibility.py", ESTIMATE, "deep_experts", "0", fast=True),
+    noop("nothing lies deep", "passes/moe_passes/tasks/build.py", "tests/passes/verify", "_deep_seconds", "(0.0, ())", fast=True),
     wrong("fixed times of dense work are not in the round", "passes/moe_passes/tasks/build.py", TASKS, ' + self.cost.fixed_seconds("step" if stage.kind == "head" else "layer")', "", fast=True),
     wrong("every model is known", "passes/moe_passes/plan/known.py", f"{DRAFT}/test_prepare.py", "if (model.hidden, model.layers) == facts[:2] and is_near:", "if True:", fast=True),
     wrong("dense weights are sliced in any format", "passes/moe_passes/solve/draft/prepare.py", f"{DRAFT}/test_prepare.py", "if of.model.slices_dense else (WHOLE_BITS,)", "if True else ()", fast=True),

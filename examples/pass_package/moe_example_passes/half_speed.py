@@ -35,3 +35,20 @@ class HalfSpeed(AnalyticCost):
     def stream_seconds(self, size_bytes: float) -> float:
         """See `CostModel`."""
         return 2 * super().stream_seconds(size_bytes)
+
+    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+        """See `CostModel`."""
+        seconds = super().far_seconds(size_bytes, macs, beside_load)
+        return None if seconds is None else 2 * seconds
+
+    def deep_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        return 2 * super().deep_seconds(size_bytes)
+
+    def send_seconds(self, size_bytes: float) -> float:
+        """See `CostModel`."""
+        return 2 * super().send_seconds(size_bytes)
+
+    def fixed_seconds(self, what: str) -> float:
+        """See `CostModel`."""
+        return 2 * super().fixed_seconds(what)

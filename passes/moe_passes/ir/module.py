@@ -198,13 +198,15 @@ def residency_of(store: Store, needed_by: str) -> npt.NDArray[np.int64]:
 
 def deep_of(store: Store) -> npt.NDArray[np.bool_]:
     """Return which experts lie in the deep memory alone, or beside what HB keeps of them: [expert]."""
+    kept = model_ops.read_residency(store[0])
     deep = np.zeros(store[1].experts, dtype=np.bool_)
-    deep[list((model_ops.read_residency(store[0]) or ((), (), ()))[2])] = True
+    deep[list(kept[2] if kept else ())] = True
     return deep
 
 
-def write_residency(store: Store, levels: npt.NDArray[np.int64], deep: npt.NDArray[np.bool_]) -> None:
-    """Decide residency, and which experts the far memory does not hold."""
+def write_residency(store: Store, levels: npt.NDArray[np.int64], deep: npt.NDArray[np.bool_] | None = None) -> None:
+    """Decide residency, and which experts the far memory does not hold: as before where that is not said."""
+    deep = deep_of(store) if deep is None else deep
     kept = {name: tuple(np.flatnonzero(levels == level).tolist()) for name, level in (("msb", MSB), ("whole", ALL))}
     if deep.any():
         kept["deep"] = tuple(np.flatnonzero(deep).tolist())

@@ -55,7 +55,7 @@ class SelectDraft(Pass):
         if not cost.space().banks:
             request.check_plain()
             for store in stores:
-                write_residency(store, np.full(store[1].experts, NONE), np.zeros(store[1].experts, dtype=np.bool_))
+                write_residency(store, np.full(store[1].experts, NONE))
             append(module, NOTHING_NEAR)
             return
         measured = tuple(found for _, found in find(module, MeasuredAcceptance))

@@ -2,8 +2,9 @@
 
 What HB keeps of each expert in a setting is a knapsack over all layers together (`solve/residency`): a slice saves
 verify that much of a load, as often as verify needs the expert, and lets the draft use it; the whole saves all of the
-load. From a plain and a drafting setting of every format,
-one thing at a time is varied, the others as they are best so far, until nothing gets better.
+load. From a plain and a drafting setting of every format one thing at a time is varied, the others as they are best so
+far, until nothing gets better; then once more with other weights of what the draft finds. The best of each kind are
+dispatched, and what is then likely to be better than they.
 """
 
 from collections.abc import Callable, Iterator
