@@ -7,7 +7,7 @@ from moe_passes.plan.errors import InputError
 
 TEXT = """
 module attributes {moe.version = 5 : i64} {
-  "moe.request"() {batch = 1 : i64, context = 1024 : i64, cost_model = "analytic", draft_length = -1 : i64,
+  "moe.request"() {batch = 1 : i64, context = 1024 : i64, cost_model = "analytic", draft_length = -1 : i64, place = "",
     seed = 0 : i64, time_limit_seconds = 1.000000e-02 : f64} : () -> ()
   "moe.bank_set"() {banks = array<i64: 0, 1>, sym_name = "banks0"} : () -> ()
   "moe.expert_store"() {experts = 4 : i64, layer = 0 : i64, msb_bytes = 2500 : i64,
