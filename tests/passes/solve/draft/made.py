@@ -81,10 +81,10 @@ def every_choice(problem: Problem):
         if setting.coverage_weight != COVERAGE_WEIGHTS[0]:
             continue
         room, some = room_bytes(problem, setting), (NONE, MSB, ALL) if setting.slice.residual_bytes else (NONE, ALL)
-        for levels in product(some, repeat=problem.experts):
-            choice = Choice(setting, np.reshape(levels, problem.popularity.shape))
-            if choice.kept_bytes(problem.whole_bytes) <= room:
-                yield choice
+        every = np.array(list(product(some, repeat=problem.experts)))
+        sizes = (every == MSB).sum(axis=1) * setting.slice.resident_bytes + (every == ALL).sum(axis=1) * 100
+        for levels in every[sizes <= room]:
+            yield Choice(setting, levels.reshape(problem.popularity.shape))
 
 
 def estimator(problem: Problem, slower=1.0):
