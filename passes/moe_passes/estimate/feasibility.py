@@ -138,7 +138,7 @@ def check_placed(cost: CostModel, of: Footprint, place: Place | None, placed: in
     )
 
 
-LARGER = "a larger target (`moec targets`), or a smaller model (`moec models`)"
+LARGER = "a larger target (`moec targets`), a smaller --format, or a smaller model (`moec models`)"
 
 
 def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:

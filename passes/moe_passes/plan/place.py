@@ -41,7 +41,8 @@ def parse_place(text: str) -> Place:
     Raises:
         InputError: it is none.
     """
-    wrong = InputError(f"--place {text[:60]}: valid: {VALID}")
+    shown = text[:60] if text.isprintable() else repr(text[:60])
+    wrong = InputError(f"--place {shown}: valid: {VALID}")
     if text == ALL_NEAR:
         return Place(text, ALL_NEAR)
     if text in ("experts=far", "experts=loaded"):

@@ -79,3 +79,9 @@ def test_placements_are_read():
 def test_placements_that_are_none_are_refused(text):
     with pytest.raises(InputError, match="valid: "):
         parse_place(text)
+
+
+def test_what_a_terminal_would_obey_is_not_repeated_as_it_is():
+    with pytest.raises(InputError) as error:
+        parse_place("near\n\x1b[31m")
+    assert "\x1b" not in str(error.value)
