@@ -140,7 +140,7 @@ MUTANTS = (
     noop("draft steps take no time", f"{SOLVE}/draft/bound.py", DRAFT, "draft_step_seconds", '0.0', fast=True),
     wrong("writing the hot set is free", f"{SOLVE}/draft/bound.py", DRAFT, "outside = draft + written * 2", "outside = draft + written * 0", fast=True),
     wrong("auto weighs no γ", f"{SOLVE}/draft/prepare.py", DRAFT, "return tuple(range(min(longest,", "return tuple(range(0 * min(longest,", fast=True),
-    wrong("auto weighs one staging size", f"{SOLVE}/draft/prepare.py", DRAFT, "for n in STAGED_EXPERTS if n * staged <= min(most, max(least, room)))", "for n in STAGED_EXPERTS[:1])", fast=True),
+    wrong("auto weighs one staging size", f"{SOLVE}/draft/prepare.py", DRAFT, "for n in STAGED_EXPERTS if n * staged <= most)", "for n in STAGED_EXPERTS[:1])", fast=True),
     wrong("all training tokens choose", f"{SOLVE}/draft/prepare.py", DRAFT, "counts = popularity(trace, half)", "counts = popularity(trace)", fast=True),
     wrong("copies of a cache cost nothing", f"{SOLVE}/draft/prepare.py", DRAFT, "n: of.kept_kv_bytes(banks, n) - of.kv_bytes for", "n: 0 for", fast=True),
     wrong("the set stays as it is", f"{SOLVE}/draft/history.py", DRAFT, "places[number] = hot_set.place", "places[number] = places[0]", fast=True),

@@ -128,7 +128,7 @@ class ExpertStore:
             self._loader.release(self._staged.pop(key))
         for expert, tokens in Counter(needed).items():
             key = (layer, expert)
-            if tokens <= self.most_far_tokens and key not in self._staged and key not in self._whole:
+            if tokens <= self.most_far_tokens and key not in self._staged and not self.is_whole(*key):
                 self._far.add(key)
             else:
                 self._prefetch(key, WAITED_FOR)
@@ -152,7 +152,7 @@ class ExpertStore:
 
     def _has_arrived(self, layer: int, expert: int) -> bool:
         key = (layer, expert)
-        return key in self._whole or key in self._far or self._staged[key].done()
+        return self.is_whole(*key) or key in self._far or self._staged[key].done()
 
     def forget(self) -> None:
         """Forget what routers chose so far: the prompt is no round."""
@@ -169,12 +169,12 @@ class ExpertStore:
     def verify_weights(self, layer: int, expert: int) -> Matrices:
         """Return an expert in full precision, once it is loaded, and give its slot back."""
         key = (layer, expert)
-        if key in self._whole and self.plan.draft_bits >= WHOLE:
-            return self._draft[key]
-        if key in self._whole or key in self._far:
-            self.computed_far += key in self._far
-            self._far.discard(key)
-            return tuple(matrix.verify_weights() for matrix in self._external[key].matrices)
+        if self.is_whole(*key):
+            return self._draft[key] if self.plan.draft_bits >= WHOLE else self._exact(key)
+        if key in self._far:
+            self.computed_far += 1
+            self._far.remove(key)
+            return self._exact(key)
         future = self._staged.pop((layer, expert))
         try:
             return future.result()
@@ -214,4 +214,7 @@ class ExpertStore:
     def _load(self, key: tuple[int, int]) -> Matrices:
         self.loads.append(key)
         with torch.inference_mode():
-            return tuple(matrix.verify_weights() for matrix in self._external[key].matrices)
+            return self._exact(key)
+
+    def _exact(self, key: tuple[int, int]) -> Matrices:
+        return tuple(matrix.verify_weights() for matrix in self._external[key].matrices)

@@ -105,7 +105,7 @@ def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
     local += min(seconds for (of, _), seconds in rates.verify_dense_seconds.items() if of == length)
     local += _reading(problem, float(distinct.mean()), local)
     room = problem.capacity_bytes - min(problem.staging_choices) - min(problem.copies_bytes.values())
-    missing = float((distinct * problem.whole_bytes - np.minimum(distinct * problem.whole_bytes, room)).mean())
+    missing = float(np.maximum(distinct * problem.whole_bytes - room, 0).mean())
     external = missing * _missing_seconds_per_byte(problem)
     best = float("inf")
     for form in problem.slices:

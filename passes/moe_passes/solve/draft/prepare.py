@@ -1,5 +1,6 @@
 """From the model, the machine and a routing trace to a select-draft problem."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -85,11 +86,12 @@ def prepare(
     counts = popularity(trace, half)
     placed = placed_bytes(place, of, counts, request.seed)
     check_placed(cost, of, place, placed)
+    copies = _copies_bytes(cost, of, placed)
     problem = Problem(
         batch=request.batch,
         top_k=first.top_k,
         capacity_bytes=free_bytes(cost, of),
-        copies_bytes=_copies_bytes(cost, of, placed),
+        copies_bytes=copies,
         slices=tuple(slices),
         staging_choices=_staging_choices(cost, of, placed),
         lengths=lengths,
@@ -99,11 +101,12 @@ def prepare(
         chosen=trace.experts[half:border],
         asked=trace.draft_experts[half:border],
         acceptance=Acceptance((), 1, 0.0, "open: it follows from what sets of this problem cover"),
-        rates=_rates(cost, request, of, draft, verify, lengths, placed),
+        rates=_rates(cost, request, of, draft, verify, lengths, copies),
         most_rounds=MOST_ROUNDS,
         far_tokens=far_tokens(cost, of.layers, place),
         deep_experts=deep_experts(cost, of),
         place=place,
+        placed_bytes=placed,
         seed=request.seed,
     )
     return replace(problem, acceptance=_acceptance(problem, of, verify, measured))
@@ -176,22 +179,22 @@ def _coverage(problem: Problem, point: acceptance.Point) -> float:
     """Return the coverage of a set of a published share that follows, at its batch or the largest there is."""
     length = min(acceptance.REFERENCE_LENGTH, len(problem.chosen) - 1)
     batch = max(1, min(point.batch, len(problem.chosen) // (length + 1)))
+    if not length:
+        return point.share
     order = np.argsort(-problem.popularity.ravel(), kind="stable")
     levels = np.full(problem.experts, NONE, dtype=np.int64)
     levels[order[: round(point.share * problem.experts)]] = ALL
     kept = levels.reshape(problem.popularity.shape)
-    if not length:
-        return point.share
     return replay(problem, cut_judging(problem, batch, length), kept, acceptance.PUBLISHED_RULE).coverage
 
 
 def _staging_choices(cost: CostModel, of: Footprint, placed: int) -> tuple[int, ...]:
     least = least_staging(cost, of)
-    room = free_bytes(cost, of) - placed
     if cost.space().staging_bytes != AUTO or cost.space().is_unified:
         return (least,)
-    staged, most = of.two_experts // 2, max(least, int(MOST_STAGING * free_bytes(cost, of)))
-    return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= min(most, max(least, room)))
+    free = free_bytes(cost, of)
+    staged, most = of.two_experts // 2, max(least, min(int(MOST_STAGING * free), free - placed))
+    return tuple(n * staged for n in STAGED_EXPERTS if n * staged <= most)
 
 
 def _copies_bytes(cost: CostModel, of: Footprint, placed: int) -> dict[int, int]:
@@ -208,10 +211,10 @@ def _rates(
     draft: list[DensePart],
     verify: list[DensePart],
     lengths: tuple[int, ...],
-    placed: int,
+    layouts: Collection[int],
 ) -> Rates:
     banks, rates = cost.space().banks, cost.rates()
-    plain, layouts = DenseStep(request.batch, 1, request.context), _copies_bytes(cost, of, placed)
+    plain = DenseStep(request.batch, 1, request.context)
     sums = 1 if rates.link_reduces else banks
     return Rates(
         draft_dense_seconds={

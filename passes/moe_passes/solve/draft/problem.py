@@ -93,6 +93,7 @@ class Problem:
         sampled_steps: draft steps whose distinct experts are counted.
         deep_experts: that the far memory does not hold: the least popular. Closed forms take them for others.
         place: where experts are to lie: near ones whole; None where that is open.
+        placed_bytes: of the experts that such a placement has near.
         seed: of a placement at random.
     """
 
@@ -115,6 +116,7 @@ class Problem:
     far_tokens: tuple[int, ...] = (0,)
     deep_experts: int = 0
     place: Place | None = None
+    placed_bytes: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:

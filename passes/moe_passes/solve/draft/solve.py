@@ -184,15 +184,6 @@ class Search:
         return Candidate(choice, history.coverage, accepted, tokens(self.problem, accepted), seconds)
 
     @cached_property
-    def least(self) -> int:
-        """Bytes that experts take at least: those of a placement that is asked for."""
-        problem = self.problem
-        if problem.place is None:
-            return 0
-        near = near_experts(problem.place, problem.popularity, problem.seed)
-        return int(near.sum()) * problem.whole_bytes
-
-    @cached_property
     def striped(self) -> int:
         """Banks of a cache that is striped over all: nothing is there twice."""
         return max(self.problem.copies_bytes)
@@ -260,7 +251,8 @@ class Search:
             before = best
             for vary in ways:
                 varied = vary(problem, best.choice.setting)
-                found = [self.estimate(setting) for setting in varied if room_bytes(problem, setting) >= self.least]
+                fitting = [setting for setting in varied if room_bytes(problem, setting) >= problem.placed_bytes]
+                found = [self.estimate(setting) for setting in fitting]
                 best = min([best, *found], key=lambda c: (c.estimate, c.choice.setting.length))
             if best is before:
                 break
