@@ -78,7 +78,6 @@ def choices(model: str) -> dict[str, dict[str, Any]]:
             "66 %": {"patch": (synthetic, "SAME", 0.66)},
         },
         "the aggregation link carries every sum": {"it reduces": {"set": ("links.aggregation.reduces=true",)}},
-        "elements compute on streamed weights": {"they cannot": {"set": ("engines.elements.streams=false",)}},
         "KV layout is chosen": {"striped over all banks": {"patch": (prepare, "_copies_bytes", no_copies)}},
         "γ up to 16": {"8": {"patch": (prepare, "LONGEST_AUTO", 8)}, "24": {"patch": (prepare, "LONGEST_AUTO", 24)}},
     }

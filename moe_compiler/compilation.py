@@ -203,7 +203,7 @@ def _compile(
     """Compile what has been found to be there; torch and MLIR are loaded only now."""
     from moe_passes.ir.dialects import context as mlir_context
     from moe_passes.ir.module import append, read_cost, write_machine
-    from moe_passes.ir.pipeline import COMPLETE, check_pipeline, default_pipeline, parse_pipeline, starting_states
+    from moe_passes.ir.pipeline import COMPLETE, STARTING, check_pipeline, default_pipeline, parse_pipeline
     from moe_passes.ir.static import read_plan
     from moe_passes.tasks.prefill import prefill
 
@@ -212,11 +212,8 @@ def _compile(
 
     source, asked, timer = reader.source, reader.asked, Timer()
     machine = loaded.machine()
-    has_banks = machine.hb is not None
-    if not has_banks:
-        asked.check_plain(machine.external.given or machine.external.name)
-    steps = parse_pipeline(default_pipeline(has_banks) if pipeline is None else pipeline)
-    check_pipeline(steps, starting_states(has_banks), COMPLETE)
+    steps = parse_pipeline(default_pipeline() if pipeline is None else pipeline)
+    check_pipeline(steps, STARTING, COMPLETE)
     with watch_solver_calls() as timer.solver_calls:
         with timer.measure("trace"):
             progress("trace")

@@ -84,8 +84,10 @@ def with_far_engine(prices, **changes):
 
 def with_deep_memory(prices, **changes):
     """The same machine, with a disk behind its external memory: 7 GB/s at most over its link."""
-    disk = Memory("deep", 10**12, 1, 8e9, 1.0, 80e-6, 0.0, 0.0, 0)
-    machine = replace(prices.machine, deep=replace(disk, **changes), deep_link=Link("deep", 7e9, 1e-5, 0.0))
+    disk = Memory("deep", 10**12, 1, 8e9, 1.0, 80e-6, 0.0, 0.0, 0, "deep")
+    machine = replace(
+        prices.machine, deep=replace(disk, **changes), deep_link=Link("deep_link", 7e9, 1e-5, 0.0, "deep")
+    )
     return AnalyticCost(machine)
 
 
@@ -101,7 +103,8 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
         machine: a cost model; with HB by default.
         dense_bits: of the draft's dense weights.
         kv_banks: banks that the cache of a head and sequence is striped over; 0: all.
-        options: `whole`, the share of residents that HB keeps all of; `far_tokens`, of an expert that is computed far.
+        options: `whole`, the share of residents that HB keeps all of; `far_tokens`, of an expert that is computed far;
+            `late`, what becomes of others that are not near.
     """
     random = np.random.default_rng(seed)
     prices = machine or small_machine()
@@ -112,8 +115,8 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
     if prices.space().deep_bytes:
         deep = np.random.default_rng(seed).random((LAYERS, EXPERTS)) < 0.4
         layers = tuple(replace(layer, deep=row) for layer, row in zip(layers, deep, strict=True))
-    staging = 12 * SHAPES[0].slot_bytes if banks else 0
-    copies = max(1, banks // ((kv_banks or banks) * batch)) if banks else 1
+    staging = 12 * SHAPES[0].slot_bytes
+    copies = max(1, banks // ((kv_banks or banks) * batch))
     dense, kv = 2 * (1000 + 100) + 500 + 2000, copies * batch * 2 * 2 * 4 * 16
     residents = sum(int((layer.residency > 0).sum()) for layer in layers)
     request = Request(batch, 16, length, 0, 1.0)
@@ -132,10 +135,10 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
         kv,
         kv_banks,
     )
-    if not banks:
-        draft = replace(draft, expert_bytes=0, dense_bytes=0, kv_bytes=0)
-    ahead = sure if length and staging else 1001
-    dispatch = DispatchPlan(ahead, 1001, table(), "program", "free", options.get("far_tokens", 0))
+    late = options.get("late", "load")
+    dispatch = DispatchPlan(
+        sure if length else 1001, 1001, table(), "program", "free", options.get("far_tokens", 0), late
+    )
     static = StaticPlan(
         batch,
         16,
@@ -182,9 +185,6 @@ def made(seed=0, length=2, batch=1, sure=1001, replicas=True, machine=None, dens
 
 
 def _placed(random, shape, banks, replicas):
-    if not banks:
-        none = np.zeros(EXPERTS, dtype=np.int64)
-        return PlacedLayer(shape, none, ((),) * EXPERTS, none)
     residency = (random.random(EXPERTS) < 0.5).astype(np.int64)
     copies = []
     for resident in residency:

@@ -60,7 +60,7 @@ def plan_document(module: ir.Module) -> plan_json.PlanDocument:
             staging_bytes=draft.staging_bytes,
             expert_bytes=draft.expert_bytes,
         ),
-        banks=machine.hb.banks if machine.hb else None,
+        banks=machine.hb.banks,
         dispatch=_dispatch(_dispatched(module)),
         hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
         layers=[_layer(layer) for layer in placed_layers(module, NAME)],
@@ -95,6 +95,7 @@ def _dispatch(plan: DispatchPlan) -> plan_json.Dispatch:
         order=plan.order,  # type: ignore[arg-type]
         engine=plan.engine,  # type: ignore[arg-type]
         most_far_tokens=plan.most_far_tokens,
+        late=plan.late,  # type: ignore[arg-type]
         likelihood_permille=list(table.permille),
         likelihood_borders=[list(b) for b in (table.share_borders, table.recent_borders, table.ask_borders)],
     )

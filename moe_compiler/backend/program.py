@@ -31,6 +31,7 @@ What is resident, where, and how likely experts are to be needed lies in plan.np
 from moe_compiler.runtime.decoder import Decoder
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.main import main
+from moe_compiler.runtime.store import EngineRule
 
 DRAFT_LENGTH = {length}
 """γ: draft steps of a round, on {residents} of {experts} experts in {bits} bits, dense weights in {dense_bits}."""
@@ -43,7 +44,9 @@ ORDER = "{order}"
 ENGINE = "{engine}"
 """Verify computes experts as they arrive (`free`), or in program order on the preferred engine (`first`)."""
 MOST_FAR_TOKENS = {far}
-"""What is neither near nor loaded ahead is computed where it lies for at most so many tokens, else loaded."""
+"""What is neither near nor loaded ahead is computed where it lies for at most so many tokens."""
+LATE = "{late}"
+"""What becomes of the rest of it: loaded into staging (`load`), or read as it is computed (`stream`)."""
 HOT_SET = HotSetRule(window_tokens={window}, most={most}, every_rounds={every})
 """How residents follow the routing: hotness of how many tokens, experts a layer that change, every how many rounds."""
 CARRIED = {carried}
@@ -57,7 +60,7 @@ def round_(decoder: Decoder) -> list[list[int]]:
     drafts = []
     for step in range(DRAFT_LENGTH):
         drafts.append(decoder.draft(step, drafts, LEAST_PERMILLE, ORDER))
-    accepted = decoder.verify(drafts, ENGINE, MOST_FAR_TOKENS)
+    accepted = decoder.verify(drafts, EngineRule(ENGINE, MOST_FAR_TOKENS, LATE))
     decoder.update_hot_set(HOT_SET)
     decoder.release_staging()
     decoder.carry(CARRIED)
@@ -111,6 +114,7 @@ def _text(
         slots=slots,
         engine=dispatch["engine"],
         far=dispatch["most_far_tokens"],
+        late=dispatch["late"],
         window=plan["hot_set"]["window_tokens"],
         most=plan["hot_set"]["most"],
         every=plan["hot_set"]["every_rounds"],
@@ -132,13 +136,13 @@ def _data(
     config: dict[str, Any],
     slots: int,
 ) -> dict[str, npt.NDArray[Any]]:
-    dispatch, hb = dispatch_plan(module), read_machine(module).hb
+    dispatch, banks = dispatch_plan(module), read_machine(module).hb.banks
     if dispatch is None:
         raise InputError(f"{NAME}: the dispatcher's plan is open; run choose-dispatch first")
     table = dispatch.likelihoods
     facts = {
         "batch": plan["batch"],
-        "staging_bytes": plan["draft"]["staging_bytes"] if hb else 0,
+        "staging_bytes": plan["draft"]["staging_bytes"],
         "staging_slots": slots,
         "draft_bits": plan["draft"]["bits"],
         "dense_bits": plan["draft"]["dense_bits"],
@@ -155,7 +159,7 @@ def _data(
         "recent_borders": np.array(table.recent_borders),
         "ask_borders": np.array(table.ask_borders),
         "carried": np.array(_carried(round_), dtype=np.int64).reshape(-1, 2),
-        **_replicas(layers, hb.banks if hb else 0),
+        **_replicas(layers, banks),
         **_tasks(round_),
         **_routing(round_, layers),
     }

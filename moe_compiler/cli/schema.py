@@ -12,7 +12,9 @@ DOCUMENTS = ("plan", "cost", "compile", "profile", "target")
 @click.argument("document", type=click.Choice(DOCUMENTS))
 def schema_command(document: str) -> None:
     """Print the JSON Schema of a document: plan.json, cost.json, compile.json, a profile or a hardware file."""
-    click.echo(json.dumps(_model(document).model_json_schema(by_alias=True), indent=1))
+    from pydantic import TypeAdapter
+
+    click.echo(json.dumps(TypeAdapter(_model(document)).json_schema(by_alias=True), indent=1))
 
 
 def _model(document: str) -> Any:
@@ -32,6 +34,6 @@ def _model(document: str) -> Any:
         from moe_compiler.documents.profile import ProfileDocument
 
         return ProfileDocument
-    from moe_compiler.hardware.schema import Target
+    from moe_compiler.hardware.loader import Document
 
-    return Target
+    return Document

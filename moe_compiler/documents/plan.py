@@ -1,6 +1,6 @@
 """plan.json: every decision of a compilation."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,7 @@ class Dispatch(Document):
     order: Literal["program", "ready", "likelihood"]
     engine: Literal["free", "first"]
     most_far_tokens: int
+    late: Literal["load", "stream"]
     likelihood_permille: list[int]
     likelihood_borders: list[list[int]]
 
@@ -122,14 +123,9 @@ class PlanDocument(Document):
     profile: Profile
     draft: Draft
     hb: Near
-    banks: int | None = None
+    banks: int
     dispatch: Dispatch
     hot_set: HotSet
     layers: list[DispatchedLayer]
     solvers: list[Solver]
     round: Round
-
-    def content(self) -> dict[str, Any]:
-        """Return the document as plain values; without HB, there are no banks."""
-        plain = super().content()
-        return plain if self.banks is not None else {key: value for key, value in plain.items() if key != "banks"}

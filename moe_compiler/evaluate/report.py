@@ -11,31 +11,31 @@ from moe_passes.verify.expected import named_banks
 
 def knobs(machine: Machine) -> dict[str, str]:
     """Return the field of the hardware file that each limit belongs to."""
-    near, far = machine.hb or machine.external, machine.external
-    loads = f"memories.{far.given or far.name}.bandwidth_gb_s"
+    near, far = machine.hb, machine.external
+    loads = f"memories.{far.given}.bandwidth_gb_s"
     if machine.streamline.bytes_per_second < far.bytes_per_second:
-        loads = f"links.{machine.streamline.given or machine.streamline.name}.bandwidth_gb_s"
+        loads = f"links.{machine.streamline.given}.bandwidth_gb_s"
     engine, link = machine.engine, machine.aggregation
     return {
         "external bandwidth": loads,
-        "hb bandwidth": f"memories.{near.given or near.name}.{'bank_' if near.banks > 1 else ''}bandwidth_gb_s",
-        "compute": f"engines.{engine.given}.tops" if engine.given else f"engines.{engine.name}.w8a8_tops",
-        "aggregation link": f"links.{link.given or link.name}.bandwidth_gb_s",
+        "hb bandwidth": f"memories.{near.given}.{'bank_' if near.banks > 1 else ''}bandwidth_gb_s",
+        "compute": f"engines.{engine.given}.tops",
+        "aggregation link": f"links.{link.given}.bandwidth_gb_s",
         **({"far engine": f"engines.{machine.far_engine.name}.bandwidth_gb_s"} if machine.far_engine else {}),
     }
 
 
 def roofline_seconds(cost: CostModel, traffic: Traffic) -> dict[str, float]:
     """Seconds that each resource would need for the work of a round if nothing ever waited."""
-    rates, banks = cost.rates(), cost.space().banks
-    near = banks * rates.bank_bytes_per_second
+    rates = cost.rates()
+    near = cost.space().banks * rates.bank_bytes_per_second
     seconds = {
         "external bandwidth": traffic.external_read_bytes / rates.load_bytes_per_second,
-        "hb bandwidth": (traffic.hb_read_bytes + traffic.hb_write_bytes) / near if banks else 0.0,
+        "hb bandwidth": (traffic.hb_read_bytes + traffic.hb_write_bytes) / near,
         "compute": traffic.w4a8_macs / rates.w4a8_macs_per_second
         + traffic.w8a8_macs / rates.w8a8_macs_per_second
         + traffic.attention_macs / rates.attention_macs_per_second,
-        "aggregation link": traffic.link_bytes / rates.link_bytes_per_second if banks else 0.0,
+        "aggregation link": traffic.link_bytes / rates.link_bytes_per_second,
     }
     return seconds | ({"far engine": _far_seconds(rates, traffic)} if rates.computes_far else {})
 

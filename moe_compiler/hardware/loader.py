@@ -3,25 +3,27 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import Machine
 from moe_passes.plan.names import did_you_mean, nearest
-from moe_passes.plan.tiers import Processor, Tier, Tiers, Way
-from pydantic import ValidationError
+from moe_passes.plan.tiers import Tiers
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 
-from moe_compiler.hardware.schema import LARGEST, NOTES, RETIRED, SECTIONS, SMALLEST, Section, Target
-from moe_compiler.hardware.tiers import TieredTarget, sections_of
+from moe_compiler.hardware.schema import LARGEST, NOTES, SMALLEST, Section
+from moe_compiler.hardware.schema_1 import RETIRED, SECTIONS, Target
+from moe_compiler.hardware.schema_2 import TieredTarget, sections_of
 from moe_compiler.paths import is_file, read_text
 
 STRUCTURE = ("memory", "unit", "streams", "from_", "to", "within", "across", "sharing", "duplex")
 """Fields that say what belongs to what: no figures."""
 LARGEST_FILE_BYTES = 100_000
 DEEPEST_NESTING = 8
-UNION_BRANCHES = ("constrained-float", "float", "literal['auto']", "dict[str,str]", "str")
-"""What pydantic adds to the place of an error in a field that takes one of several types."""
+UNION_BRANCHES = ("constrained-float", "float", "literal['auto']", "dict[str,str]", "str", "[key]")
+"""What pydantic adds to the place of an error in a field that takes one of several types, or in a key."""
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,3})?")
 _WORDS: dict[str, bool | float | None] = {
     "true": True,
@@ -59,6 +61,10 @@ def template(kind: str) -> str:
     return found[kind].read_text(encoding="utf-8")
 
 
+Document = Annotated[Target | TieredTarget, Field(discriminator="schema_")]
+"""Any hardware file."""
+
+
 @dataclass(frozen=True)
 class LoadedTarget:
     """A validated hardware file.
@@ -67,6 +73,7 @@ class LoadedTarget:
         target: its content after overrides.
         path: where it was read.
         overrides: `PATH=VALUE` texts that were applied.
+        sections: its sections with figures, by path.
     """
 
     target: Target | TieredTarget
@@ -75,23 +82,21 @@ class LoadedTarget:
     sections: dict[str, type[Section]]
 
     def machine(self) -> Machine:
-        """Return the machine in SI units, as the passes know it.
-
-        Raises:
-            InputError: it has three levels of memory.
-        """
-        return self.target.to_machine(self.overrides)
+        """Return the machine in SI units, as the passes know it."""
+        return self._latest().to_machine(self.overrides)
 
     def tiers(self) -> Tiers:
         """Return the machine as a chain of memories, in SI units."""
-        if isinstance(self.target, TieredTarget):
-            return self.target.to_tiers()
-        return chain_of(self.machine())
+        return self._latest().to_tiers()
+
+    def _latest(self) -> TieredTarget:
+        return self.target.upgraded() if isinstance(self.target, Target) else self.target
 
     def figures(self) -> list[dict[str, Any]]:
-        """List every figure: path, unit, value and source."""
+        """List every figure: path, unit, value and source; first the order of memories, which follows from the rest."""
         overridden = {text.split("=", 1)[0] for text in self.overrides}
-        rows = []
+        order = " <- ".join(tier.name for tier in self.tiers().tiers)
+        rows = [{"path": "memories", "unit": "near <- far", "value": order, "source": "engines and links"}]
         for section, model in self.sections.items():
             part = _lookup(self.target, section)
             if part is None:
@@ -102,30 +107,16 @@ class LoadedTarget:
                     continue
                 if isinstance(self.target, TieredTarget) and field not in part.model_fields_set:
                     continue
-                source = "--set" if path in overridden else part.source_of(field)
-                rows.append({"path": path, "unit": unit_of(field), "value": getattr(part, field), "source": source})
+                for key, value in _entries(getattr(part, field)):
+                    at = f"{path}{key}"
+                    source = "--set" if at in overridden else part.source_of(f"{field}{key}")
+                    rows.append({"path": at, "unit": unit_of(field), "value": value, "source": source})
         return rows
 
 
-def chain_of(machine: Machine) -> Tiers:
-    """Return a machine of schema 1 as a chain of memories."""
-    memories = [m for m in (machine.hb, machine.external) if m is not None]
-    engine = machine.engine
-    rates = ((4, engine.w4a8_macs_per_second), (8, engine.w8a8_macs_per_second), (16, engine.attention_macs_per_second))
-    near = memories[0].bytes_per_second
-    tiers = [
-        Tier(
-            m.name,
-            m.capacity_bytes,
-            m.bytes_per_second,
-            m.latency_seconds,
-            None if n else Processor("elements", rates, near),
-        )
-        for n, m in enumerate(memories)
-    ]
-    link = machine.streamline
-    ways = [Way(link.name, link.bytes_per_second, link.latency_seconds)] if len(memories) > 1 else []
-    return Tiers(machine.name, tuple(tiers), tuple(ways))
+def _entries(value: Any) -> list[tuple[str, Any]]:
+    """Return the figures of a field: itself, or of one by format or width each entry (`.w8a8`)."""
+    return [(f".{key}", each) for key, each in value.items()] if isinstance(value, dict) else [("", value)]
 
 
 def unit_of(field: str) -> str:
@@ -137,7 +128,8 @@ def unit_of(field: str) -> str:
         "_us": "us",
         "_pj_per_bit": "pJ/bit",
         "_pj_per_mac": "pJ/MAC",
-        "_tops": "TOPS",
+        "tops": "TOPS",
+        "tops_by_width": "TOPS",
         "_w": "W",
     }
     return next((unit for suffix, unit in units.items() if field.endswith(suffix)), "1")
@@ -154,7 +146,7 @@ def load_target(name_or_path: str, overrides: tuple[str, ...] = ()) -> LoadedTar
     lines: dict[str, int] = {}
     data = _plain(root, "", lines, path)
     if not isinstance(data, dict):
-        raise InputError(f"{path}:1: a hardware file is a mapping that begins with 'schema: 1'")
+        raise InputError(f"{path}:1: a hardware file is a mapping that begins with 'schema: 2'")
     origin = dict.fromkeys(lines, str(path))
     _check_given_once(overrides)
     _drop_retired(data)
@@ -222,7 +214,7 @@ def _compose(path: Path) -> yaml.Node:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if node is None:
-        raise InputError(f"{path}:1: empty; a hardware file begins with 'schema: 1'")
+        raise InputError(f"{path}:1: empty; a hardware file begins with 'schema: 2'")
     return node
 
 
@@ -282,20 +274,34 @@ def _override(data: dict[str, Any], text: str, file: Path, sections: dict[str, t
     path = path.strip()
     if not equals or not path or not raw.strip():
         raise InputError(f"--set {text}: valid: --set PATH=VALUE, for example memories.hb.capacity_gb=4")
-    section, _, field = path.rpartition(".")
+    section = next((name for name in sections if path.startswith(f"{name}.")), "")
+    field, _, key = path.removeprefix(f"{section}.").partition(".")
     valid = _figure_paths(data, sections)
-    if path not in valid:
-        missing = section in sections and field in sections[section].model_fields and field not in NOTES
-        if missing:
+    if path not in valid and not (key and section and _is_by_name(sections[section], field)):
+        if section and not any(known.startswith(f"{section}.") for known in valid):
             raise InputError(f"--set {text}: {file.stem} has no '{section}'")
         hint = did_you_mean(path, valid)
         known = f"{hint} " if hint else ""
         shown = file.stem if shipped_targets().get(file.stem) == file else file
         raise InputError(f"--set {text}: no field '{path}'; {known}`moec target show {shown}` lists all paths")
     place = data
-    for key in section.split("."):
-        place = place[key]
-    place[field] = parse_value(raw)
+    for name in section.split("."):
+        place = place[name]
+    if key:
+        entries = place.setdefault(field, {})
+        if not isinstance(entries, dict):
+            raise InputError(f"--set {text}: {section}.{field} of {file.stem} is no mapping")
+        entries[key] = parse_value(raw)
+    else:
+        place[field] = parse_value(raw)
+
+
+def _is_by_name(section: type[Section], field: str) -> bool:
+    """Say whether a field holds a figure for each of several formats or widths."""
+    if field not in section.model_fields or field in NOTES:
+        return False
+    kind = section.model_fields[field].annotation
+    return any(get_origin(branch) is dict for branch in (kind, *get_args(kind)))
 
 
 def _figure_paths(data: dict[str, Any], sections: dict[str, type[Section]]) -> list[str]:
@@ -305,7 +311,11 @@ def _figure_paths(data: dict[str, Any], sections: dict[str, type[Section]]) -> l
         for key in section.split("."):
             place = place.get(key) if isinstance(place, dict) else None
         if isinstance(place, dict):
-            paths += [f"{section}.{field}" for field in model.model_fields if field not in NOTES]
+            for name, info in model.model_fields.items():
+                if name not in NOTES:
+                    given = place.get(info.alias or name)
+                    keys = [f".{key}" for key in given] if isinstance(given, dict) else [""]
+                    paths += [f"{section}.{info.alias or name}{key}" for key in keys]
     return paths
 
 
@@ -368,20 +378,36 @@ def _valid(item: Any, field: str, sections: dict[str, type[Section]]) -> str:
 
 def _takes(item: Any, field: str, sections: dict[str, type[Section]]) -> str:
     section, _, name = field.rpartition(".")
+    if item["type"] == "string_pattern_mismatch" and item["loc"][-1] == "[key]":
+        return "w<bits>a<bits>, as w8a8, or attention" if ".tops" in field else "letters, digits and _, as vram_2"
     if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"a mapping with {', '.join(_children(field, sections)) or 'figures'}"
     model = sections.get(section)
     if model is None or name not in model.model_fields or name in NOTES:
         return str(item["msg"]).replace("Input should be ", "")
     unit = f" {unit_of(name)}" if unit_of(name) != "1" else ""
-    metadata = model.model_fields[name].metadata
+    annotation, metadata = _without_none(model.model_fields[name].annotation, model.model_fields[name].metadata)
     limits = {key: getattr(m, key) for m in metadata for key in ("ge", "gt", "le") if getattr(m, key, None) is not None}
     if name == "staging_gb":
         return f"a number from {SMALLEST:g} to {LARGEST:g}{unit}, or 'auto'"
-    if model.model_fields[name].annotation is bool:
+    if get_origin(annotation) is Literal:
+        return " or ".join(get_args(annotation))
+    if annotation is bool:
         return "true or false"
-    kind = "an integer" if model.model_fields[name].annotation is int else "a number"
+    kind = "an integer" if annotation is int else "a number"
     return f"{kind} from {limits.get('ge', 0):g} to {limits.get('le', LARGEST):g}{unit}"
+
+
+def _without_none(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
+    """Return the type of a field that may be left out, and what limits it."""
+    branches = [branch for branch in get_args(annotation) if branch is not type(None)]
+    if type(None) not in get_args(annotation) or len(branches) != 1:
+        return annotation, metadata
+    if get_origin(branches[0]) is not Annotated:
+        return branches[0], metadata
+    inner, *notes = get_args(branches[0])
+    found = [part for note in notes for part in (note.metadata if isinstance(note, FieldInfo) else [note])]
+    return inner, found
 
 
 def _children(section: str, sections: dict[str, type[Section]]) -> list[str]:

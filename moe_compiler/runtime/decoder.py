@@ -11,7 +11,7 @@ from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.replay import Departures, Replay
-from moe_compiler.runtime.store import NEVER, ExpertStore
+from moe_compiler.runtime.store import IN_ORDER, NEVER, EngineRule, ExpertStore
 
 Round = Callable[["Decoder"], list[list[int]]]
 
@@ -88,21 +88,20 @@ class Decoder:
         logits = self._run(last[:, None], Step(True, positions, step))
         return torch.argmax(logits[:, -1], dim=1)
 
-    def verify(self, drafts: list[Tensor], engine: str = "first", most_far_tokens: int = 0) -> list[list[int]]:
+    def verify(self, drafts: list[Tensor], rule: EngineRule = IN_ORDER) -> list[list[int]]:
         """Verify drafted tokens and append what the target model says.
 
         Args:
             drafts: what the draft steps gave.
-            engine: `free`: experts are computed as they arrive; `first`: in program order.
-            most_far_tokens: of an expert that is computed where it lies, unless it is near or loaded ahead.
+            rule: how experts are computed.
 
         Returns:
             The new tokens of every sequence.
         """
-        self.store.most_far_tokens = most_far_tokens
+        self.store.rule = rule
         rows = self._rows(drafts)
         first = torch.tensor([[len(sequence) - 1] for sequence in self.tokens])
-        step = Step(False, first + torch.arange(rows.shape[1]), len(drafts), engine)
+        step = Step(False, first + torch.arange(rows.shape[1]), len(drafts), rule.engine)
         choices = torch.argmax(self._run(rows, step), dim=2).tolist()
         result = []
         for sequence, row, choice in zip(self.tokens, rows.tolist(), choices, strict=True):

@@ -27,6 +27,25 @@ NEVER = 1001
 
 
 @dataclass(frozen=True)
+class EngineRule:
+    """How verify computes experts.
+
+    Attributes:
+        engine: `free`: as they arrive; `first`: in program order.
+        most_far_tokens: of an expert that is computed where it lies, unless it is near or loaded ahead.
+        late: of others that are neither near nor loaded ahead: `load` them into staging, or `stream` them past.
+    """
+
+    engine: str = "first"
+    most_far_tokens: int = 0
+    late: str = "load"
+
+
+IN_ORDER = EngineRule()
+"""In program order; what is not near is loaded."""
+
+
+@dataclass(frozen=True)
 class Expert:
     """The matrices of one expert, [out, in] each, sliced."""
 
@@ -42,8 +61,8 @@ class ExpertStore:
         dispatch_seconds: what choosing took, in all.
         least_permille: what a draft router asks for is loaded if it is at least so likely to be needed.
         order: of loads.
-        most_far_tokens: of an expert that is computed where it lies, unless it is near or loaded ahead.
-        computed_far: experts that were.
+        rule: how verify computes experts.
+        computed_far: experts that were computed where they lie.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,9 +74,10 @@ class ExpertStore:
         self._external: dict[tuple[int, int], Expert] = {}
         self._draft: dict[tuple[int, int], Matrices] = {}
         self._staged: dict[tuple[int, int], Future[Matrices]] = {}
-        self.most_far_tokens, self.computed_far = 0, 0
+        self.rule, self.computed_far = IN_ORDER, 0
         self._whole = {(layer, expert) for layer, experts in plan.whole.items() for expert in experts}
-        self._far: set[tuple[int, int]] = set()
+        self._unstaged: dict[tuple[int, int], bool] = {}
+        """What verify reads from external memory as it computes; whether it moves past the engine."""
         self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
         self._loader: Loader[Matrices] = Loader(plan.staging_slots)
 
@@ -119,7 +139,7 @@ class ExpertStore:
     def decided(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need.
 
-        What few tokens need, and nothing has begun to load, is computed where it lies.
+        What nothing has begun to load is computed where it lies, or streams past, as the rule says.
         """
         needed = list(experts)
         self._prefetcher.used(layer, needed)
@@ -128,8 +148,9 @@ class ExpertStore:
             self._loader.release(self._staged.pop(key))
         for expert, tokens in Counter(needed).items():
             key = (layer, expert)
-            if tokens <= self.most_far_tokens and key not in self._staged and not self.is_whole(*key):
-                self._far.add(key)
+            is_far, passes = tokens <= self.rule.most_far_tokens, self.rule.late == "stream"
+            if (is_far or passes) and key not in self._staged and not self.is_whole(*key):
+                self._unstaged[key] = not is_far
             else:
                 self._prefetch(key, WAITED_FOR)
 
@@ -152,7 +173,7 @@ class ExpertStore:
 
     def _has_arrived(self, layer: int, expert: int) -> bool:
         key = (layer, expert)
-        return self.is_whole(*key) or key in self._far or self._staged[key].done()
+        return self.is_whole(*key) or key in self._unstaged or self._staged[key].done()
 
     def forget(self) -> None:
         """Forget what routers chose so far: the prompt is no round."""
@@ -171,9 +192,10 @@ class ExpertStore:
         key = (layer, expert)
         if self.is_whole(*key):
             return self._draft[key] if self.plan.draft_bits >= WHOLE else self._exact(key)
-        if key in self._far:
+        if key in self._unstaged:
+            if self._unstaged.pop(key):
+                return self._load(key)
             self.computed_far += 1
-            self._far.remove(key)
             return self._exact(key)
         future = self._staged.pop((layer, expert))
         try:

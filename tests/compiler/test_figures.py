@@ -1,6 +1,7 @@
-"""Every required figure of a hardware file changes something: one that nothing reads is not in the schema."""
+"""Every figure of a hardware file changes something: one that nothing reads is not in the schema."""
 
 import functools
+from pathlib import Path
 
 import pytest
 from moe_passes.ir.base import Context
@@ -12,30 +13,18 @@ from moe_passes.plan.round import add_up
 
 from moe_compiler.compilation import read_profile
 from moe_compiler.hardware.loader import load_target
-from moe_compiler.hardware.schema import NOTES, SECTIONS
 
 BASE = ("memories.hb.capacity_gb=0.0003",)
-OPTIONAL = ("attention_tops", "attention_energy_pj_per_mac", "streams", "reduces")
-REQUIRED = [
-    f"{section}.{name}"
-    for section, model in SECTIONS.items()
-    for name, field in model.model_fields.items()
-    if name not in NOTES and (field.is_required() or name in OPTIONAL)
-]
+LEFT_TO_PASSES = ("memories", "memories.hb.staging_gb")
+STATED = [row["path"] for row in load_target("elmoe3d-4gb").figures() if row["path"] not in LEFT_TO_PASSES]
 # A tiny model computes next to nothing: elements must be slow to matter.
 CHANGES = {
-    "engines.elements.streams": "false",
     "links.aggregation.reduces": "true",
-    "engines.elements.attention_tops": 0.01,
+    "engines.elements.tops.attention": 0.01,
     "memories.hb.banks": 8,
-    "engines.elements.w8a8_tops": 0.01,
-    "engines.elements.w4a8_tops": 0.01,
+    "engines.elements.tops.w8a8": 0.01,
+    "engines.elements.tops.w4a8": 0.01,
 }
-SLOW_ELEMENTS = ("engines.elements.w8a8_tops=0.1", "links.aggregation.bandwidth_gb_s=0.01", "memories.hb.capacity_gb=1")
-STREAMED = ("links.streamline.latency_ns", "links.streamline.bandwidth_gb_s", "engines.elements.streams")
-BESIDE = dict.fromkeys(STREAMED, SLOW_ELEMENTS)
-"""What streams past all elements is no faster than its banks: it pays where few elements compute slowly."""
-CHANGES |= {"links.streamline.latency_ns": 100_000}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +42,7 @@ def result(compiled):
                 op.operation.erase()
         write_machine(module, load_target("elmoe3d-4gb", (*kept, *overrides)).machine())
         passes = (
-            default_pipeline(True)
-            .removeprefix("raise-moe,")
-            .replace("schedule-round", "schedule-round{time-limit=0.1}")
+            default_pipeline().removeprefix("raise-moe,").replace("schedule-round", "schedule-round{time-limit=0.1}")
         )
         run_pipeline(module, parse_pipeline(passes), Context(lambda module: read_profile(module, None)))
         round_, cost = read_round(module, "test"), read_cost(module)
@@ -70,8 +57,8 @@ def test_the_same_machine_gives_the_same_result(result):
     assert result() == result.__wrapped__()
 
 
-@pytest.mark.parametrize("path", REQUIRED)
-def test_a_required_figure_changes_some_output(result, path):
+@pytest.mark.parametrize("path", STATED)
+def test_a_figure_changes_some_output(result, path):
     figures = {row["path"]: row["value"] for row in load_target("elmoe3d-4gb", BASE).figures()}
     changed = CHANGES.get(path) or figures[path] * 0.6
     if path == "memories.external.capacity_gb":
@@ -80,17 +67,16 @@ def test_a_required_figure_changes_some_output(result, path):
         with pytest.raises(InfeasibleError, match="'external'"):
             result(f"{path}=0.0001")
         return
-    beside = BESIDE.get(path, ())
-    assert result(f"{path}={changed}", *beside) != result(*beside), f"nothing reads {path}"
+    assert result(f"{path}={changed}") != result(), f"nothing reads {path}"
 
 
 def test_retired_figures_of_older_files_are_let_pass_and_cannot_be_set(tmp_path):
     from moe_passes.plan.errors import InputError
 
-    source = load_target("elmoe3d-4gb").path.read_text()
+    source = (Path(__file__).parent.parent / "data" / "elmoe3d-8gb.schema-1.yaml").read_text()
     older = source.replace("  external:\n", "  external:\n    channels: 8\n    write_energy_pj_per_bit: 3.88\n")
     older = older.replace("  elements:\n", "  elements:\n    count: 16\n")
     (tmp_path / "older.yaml").write_text(older)
-    assert load_target(str(tmp_path / "older.yaml")).machine() == load_target("elmoe3d-4gb").machine()
+    assert load_target(str(tmp_path / "older.yaml")).machine() == load_target("elmoe3d-8gb").machine()
     with pytest.raises(InputError, match=r"no field 'engines.elements.count'"):
-        load_target("elmoe3d-4gb", ("engines.elements.count=4",))
+        load_target(str(tmp_path / "older.yaml"), ("engines.elements.count=4",))

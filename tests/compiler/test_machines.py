@@ -3,6 +3,7 @@
 `verify-plan` ends each pipeline, so a plan that our own passes get wrong stops the compile (exit 70).
 """
 
+import json
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from moe_passes.plan.errors import InputError
 
 import moe_compiler
 from moe_compiler.evaluate import held_out
+from tests.compiler.test_runtime import run_program
 
 MACHINES, PARTS = 100, 10
 TOLERANCE = 1e-6
@@ -31,11 +33,12 @@ def overrides(seed: int) -> list[str]:
         "memories.external.bandwidth_gb_s": 10 ** choose.uniform(-1, 3),
         "memories.external.efficiency": choose.choice((0.5, 0.99)),
         "memories.external.latency_ns": choose.choice((0, 100, 10_000)),
-        "engines.elements.w8a8_tops": 10 ** choose.uniform(-2, 3),
-        "engines.elements.w4a8_tops": 10 ** choose.uniform(-2, 3),
+        "engines.elements.tops.w8a8": 10 ** choose.uniform(-2, 3),
+        "engines.elements.tops.w4a8": 10 ** choose.uniform(-2, 3),
         "links.aggregation.bandwidth_gb_s": 10 ** choose.uniform(-1, 4),
         "links.aggregation.latency_ns": choose.choice((0, 20, 5000)),
         "links.streamline.bandwidth_gb_s": 10 ** choose.uniform(-1, 4),
+        "links.streamline.sharing": choose.choice(("exclusive", "shared")),
     }
     return [f"{path}={value}" for path, value in values.items()]
 
@@ -53,6 +56,12 @@ def host_overrides(seed: int) -> list[str]:
         "engines.cpu.layer_overhead_us": choose.choice((0, 0, 1)),
         "engines.cpu.expert_overhead_us": choose.choice((0, 5)),
         "engines.gpu.step_overhead_us": choose.choice((0, 500)),
+        "engines.gpu.width_overhead_us": choose.choice((0, 10)),
+        "engines.gpu.tops_by_width.1": choose.choice((0.001, 100)),
+        "links.pcie.sharing": choose.choice(("exclusive", "shared")),
+        "links.pcie.duplex": choose.choice(("half", "full")),
+        "engines.gpu.unit": "apu",
+        "engines.cpu.unit": choose.choice(("apu", "cpu")),
     }
     return [f"{path}={value}" for path, value in values.items()]
 
@@ -92,3 +101,24 @@ def test_every_legal_machine_gets_a_right_plan(part, tiny, monkeypatch):
     assert compiled >= MACHINES // PARTS // 2
     assert far, "some compute where experts lie"
     assert all("does not fit" in text or "staging" in text for text in refused), refused
+
+
+def test_experts_stream_past_where_that_is_sooner(tiny, tmp_path):
+    """Over a slow link, the partial sums of what would be staged take longer than loads."""
+    made = moe_compiler.compile(
+        str(tiny(num_hidden_layers=2)),
+        "elmoe3d-4gb",
+        overrides=["memories.hb.capacity_gb=0.0003", "links.aggregation.bandwidth_gb_s=0.1"],
+        draft_length=0,
+        batch=3,
+        context=64,
+        profile=TRACE,
+        time_limit=0.02,
+    )
+    assert made.plan["dispatch"]["late"] == "stream"
+    made.save(tmp_path / "out")
+    run = run_program(tmp_path / "out", "--tokens", "8", "--check", "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads(run.stdout)["same_as_plain_greedy"] is True
+    replayed = run_program(tmp_path / "out", "--replay")
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr

@@ -196,7 +196,6 @@ def test_experts_that_no_training_token_chooses_are_named(model, tmp_path):
         (("--max-migration-gb", "nan"), "--max-migration-gb nan"),
         (("--previous", "nowhere.json"), "no such file"),
         (("--score", "nowhere.npz"), "no such file"),
-        (("--target", "xpu-lpddr5"), "no memory 'hb'"),
         (("--set", "memories.hb.capacity_gb=0.0001"), "does not fit"),
         (("-o", "nowhere/plan.json"), "nowhere/plan.json"),
     ],

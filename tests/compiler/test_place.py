@@ -115,7 +115,6 @@ def test_the_near_memory_comes_first_and_the_deep_one_last(model, three_levels):
         ("rtx3090-host", "cache=17", ["16 experts", "1 to 16"]),
         ("elmoe3d-8gb", "experts=far", ["no engine computes on memory 'external'"]),
         ("epyc-768gb", "near-share=0.5", ["one memory"]),
-        ("xpu-lpddr5", "all-near", ["everything lies in memory 'external'"]),
     ],
 )
 def test_what_cannot_be_placed_is_refused(model, target, place, words, tmp_path):

@@ -12,10 +12,12 @@ import torch
 import moe_compiler
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
+from moe_compiler.runtime.loader import Loader
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import pack, packed_bytes, unpack
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.quantise import linear, quantise
+from moe_compiler.runtime.store import EngineRule
 from tests.conftest import TINY, tiny_config
 
 
@@ -57,7 +59,7 @@ def rounds(length):
         drafts = []
         for step in range(length):
             drafts.append(decoder.draft(step, drafts, least_permille=0))
-        new = decoder.verify(drafts, "free")
+        new = decoder.verify(drafts, EngineRule("free"))
         decoder.update_hot_set(HotSetRule(64, 8, 1))
         decoder.release_staging()
         return new
@@ -134,7 +136,8 @@ def test_the_emitted_program_spells_the_round_out_and_is_short(compiled, tmp_pat
         f'ENGINE = "{dispatch["engine"]}"',
         "decoder.prefetch_sure(SURE_PERMILLE, ORDER)",
         "decoder.draft(step, drafts, LEAST_PERMILLE, ORDER)",
-        "decoder.verify(drafts, ENGINE, MOST_FAR_TOKENS)",
+        "decoder.verify(drafts, EngineRule(ENGINE, MOST_FAR_TOKENS, LATE))",
+        f'LATE = "{dispatch["late"]}"',
         f"MOST_FAR_TOKENS = {dispatch['most_far_tokens']}",
         "HOT_SET = HotSetRule(window_tokens=",
         "decoder.update_hot_set(HOT_SET)",
@@ -298,9 +301,32 @@ def test_what_few_tokens_need_is_computed_where_it_lies():
     model = build(tiny_config("olmoe"), None, seed=3)
     decoder = Decoder(model, Plan(resident={}), [[5]], 200)
     decoder.store.loads.clear()
-    decoder.verify([], most_far_tokens=1)
+    decoder.verify([], EngineRule(most_far_tokens=1))
     assert decoder.store.computed_far > 0
     assert decoder.store.loads == []
     decoder.verify([])
     assert decoder.store.loads, "and loaded where nothing may be computed far"
     decoder.close()
+
+
+def test_what_streams_past_is_read_and_not_staged(monkeypatch):
+    """Every expert that is needed comes once, in the step that needs it, and takes no slot."""
+    model = build(tiny_config("olmoe"), None, seed=3)
+    decoder = Decoder(model, Plan(resident={}), [[5]], 200)
+    decoder.store.loads.clear()
+    monkeypatch.setattr(Loader, "submit", None)
+    decoder.verify([], EngineRule(late="stream"))
+    assert len(decoder.store.loads) == len(set(decoder.store.loads)) == sum(part.top_k for part in model.experts)
+    assert decoder.store.computed_far == 0
+    decoder.close()
+
+
+def test_streaming_changes_no_token():
+    model = build(tiny_config("olmoe"), None, seed=3)
+    decoders = [Decoder(model, Plan(resident={}), [[5]], 200) for _ in range(2)]
+    for decoder, late in zip(decoders, ("load", "stream"), strict=True):
+        for _ in range(4):
+            decoder.verify([], EngineRule(late=late))
+            decoder.release_staging()
+        decoder.close()
+    assert decoders[0].tokens == decoders[1].tokens

@@ -1,15 +1,19 @@
+from pathlib import Path
+
 import pytest
 from moe_passes.plan.errors import InputError
 
 from moe_compiler.hardware.loader import load_target, shipped_targets
 
+OLDER = Path(__file__).parent.parent / "data"
+
 
 @pytest.fixture
 def edit(tmp_path):
-    """Copy elmoe3d-8gb with one text replaced; returns the path."""
+    """Copy a file of schema 1 with one text replaced; returns the path."""
 
     def change(old, new):
-        text = shipped_targets()["elmoe3d-8gb"].read_text()
+        text = (OLDER / "elmoe3d-8gb.schema-1.yaml").read_text()
         assert old in text
         path = tmp_path / "box.yaml"
         path.write_text(text.replace(old, new, 1))
@@ -39,8 +43,24 @@ def test_si_values_of_elmoe3d_8gb():
     assert machine.aggregation.bytes_per_second == pytest.approx(32e9)
 
 
-def test_xpu_has_no_hb():
-    assert load_target("xpu-lpddr5").machine().hb is None
+@pytest.mark.parametrize("name", ["elmoe3d-8gb", "xpu-lpddr5"])
+def test_a_file_of_schema_1_is_the_same_machine_as_in_schema_2(name):
+    older = load_target(str(OLDER / f"{name}.schema-1.yaml"))
+    assert older.machine() == load_target(name).machine()
+    assert older.tiers() == load_target(name).tiers()
+    assert {"memories.external.bandwidth_gb_s", "engines.elements.w8a8_tops"} <= {r["path"] for r in older.figures()}
+
+
+def test_attention_of_a_file_that_does_not_state_it_is_a_quarter_of_the_peak_at_four_times_the_energy(edit):
+    def dropped(text):
+        return load_target(edit(text, "")).machine().engine
+
+    assert dropped("    attention_tops: 131\n").attention_macs_per_second == pytest.approx(131e12 / 2)
+    assert dropped("    attention_energy_pj_per_mac: 0.8\n").attention_joules_per_mac == pytest.approx(0.8e-12)
+
+
+def test_the_xpu_has_one_memory():
+    assert load_target("xpu-lpddr5").machine().is_unified
 
 
 def test_assumed_figures_of_the_scaled_target_are_marked():
@@ -105,6 +125,11 @@ def test_a_bad_file_is_refused_with_file_line_field_and_value(edit, old, new, wo
         ("memories.hb.capacity_gb=nan", ["nan"]),
         ("memories.hb.capacity_gb=1e-30", ["from 1e-06"]),
         ("memories.hb.capacity_gb=[[[", ["from 1e-06"]),
+        ("engines.elements.tops.w8a8=-1", ["--set engines.elements.tops.w8a8=-1", "value -1"]),
+        ("engines.elements.tops.int8=1", ["--set engines.elements.tops.int8=1", "'int8'", "as w8a8, or attention"]),
+        ("engines.elements.w8a8_tops=1", ["did you mean 'engines.elements.tops.w8a8'"]),
+        ("engines.elements.memory.x=1", ["no field"]),
+        ("engines.elements.tops=3", ["no field", "engines.elements.tops."]),
     ],
 )
 def test_a_bad_override_is_refused(assignment, words):
@@ -125,8 +150,10 @@ def test_one_field_is_overridden_once():
 
 
 def test_overriding_hb_of_a_machine_without_it():
-    with pytest.raises(InputError, match=r"xpu-lpddr5 has no 'memories.hb'"):
+    with pytest.raises(InputError, match=r"no field 'memories.hb.banks'; did you mean 'memories.external.banks'"):
         load_target("xpu-lpddr5", ("memories.hb.banks=4",))
+    with pytest.raises(InputError, match=r"xpu-lpddr5.schema-1 has no 'memories.hb'"):
+        load_target(str(OLDER / "xpu-lpddr5.schema-1.yaml"), ("memories.hb.banks=4",))
 
 
 def test_unknown_names_and_files():

@@ -90,6 +90,17 @@ def test_overrides_and_figures(write):
         ("capacity_gb: 16", "capacity_gb: 16, devices: 4", "across: vram"),
         ("latency_ns: 500", "latency: 500", "unknown field"),
         ("power: {static_w: 60}", "powers: {static_w: 60}", "powers: unknown field"),
+        ("  cpu: {memory: dram", "  cpu: {memory: vram", "engines.cpu.memory: value 'vram', as engines.gpu.memory"),
+        (
+            "power: {",
+            "  second: {from: dram, to: vram, bandwidth_gb_s: 50, latency_ns: 2000}\npower: {",
+            "links.second.from: value 'dram', as links.pcie.from",
+        ),
+        ("{memory: vram,", "{memory: vram, streams: [{memory: ssd, link: nvme}],", "valid: 'vram' or 'dram'"),
+        ("{memory: vram,", "{memory: vram, streams: [{memory: dram, link: nvme}],", "valid: a link from 'dram'"),
+        ("{memory: vram,", "{memory: vram, streams: [{memory: dram, link: usb}],", "value 'usb': valid: a link"),
+        ("tops: {w8a16: 1.5", "tops_by_width: {0: 3}, tops: {w8a16: 1.5", "tops_by_width.0"),
+        ("latency_ns: 2000}", "latency_ns: 2000, sharing: some}", "sharing: value 'some'"),
     ],
 )
 def test_what_is_no_machine_is_refused(write, old, new, words):
@@ -113,10 +124,7 @@ def test_a_template_is_a_valid_file_whose_figures_have_notes(tmp_path, kind):
 
 
 def test_the_hybrid_bonded_template_is_the_shipped_machine():
-    """In schema 2 as in schema 1: the same machine, figure for figure."""
-    old, new = load_target("elmoe3d-8gb").machine(), replace(_hb_machine(), name="elmoe3d-8gb")
-    parts = ("external", "hb", "engine", "aggregation", "streamline")
-    assert replace(new, **{part: replace(getattr(new, part), given="") for part in parts}) == old
+    assert replace(_hb_machine(), name="elmoe3d-8gb") == load_target("elmoe3d-8gb").machine()
 
 
 def _hb_machine():
@@ -146,16 +154,16 @@ def test_what_passes_know_of_an_engine_of_the_far_memory():
     machine = load_target("rtx3090-host").machine()
     engine, cost = machine.far_engine, AnalyticCost(machine)
     assert (engine.name, engine.bytes_per_second) == ("cpu", pytest.approx(0.8 * 204.8e9))
-    assert cost.far_seconds(0.8 * 204.8e9, 0, False) == pytest.approx(1 + engine.expert_seconds)
+    assert cost.far_seconds(0.8 * 204.8e9, 0, 1, False) == pytest.approx(1 + engine.expert_seconds)
     loads = machine.streamline.bytes_per_second
     beside = 0.8 * 204.8e9 - loads
-    assert cost.far_seconds(beside, 0, True) == pytest.approx(1 + engine.expert_seconds)
-    assert cost.far_seconds(0, engine.macs_per_second, False) == pytest.approx(1 + engine.expert_seconds)
+    assert cost.far_seconds(beside, 0, 1, True) == pytest.approx(1 + engine.expert_seconds)
+    assert cost.far_seconds(0, engine.macs_per_second, 1, False) == pytest.approx(1 + engine.expert_seconds)
     assert cost.send_seconds(loads) == pytest.approx(
         2 * (1 + machine.streamline.latency_seconds) + engine.layer_seconds
     )
     nowhere = AnalyticCost(load_target("elmoe3d-8gb").machine())
-    assert nowhere.far_seconds(1, 1, False) is None
+    assert nowhere.far_seconds(1, 1, 1, False) is None
     assert not nowhere.rates().computes_far
     assert cost.rates().computes_far
 
@@ -177,3 +185,62 @@ def test_what_passes_know_of_a_machine_of_two_levels(write):
     assert cost.deep_seconds(rate) == pytest.approx(1 + 80e-6 + 10e-6)
     assert AnalyticCost(machine).deep_seconds(rate) == 0
     assert (cost.space().deep_bytes, cost.space().deep_name) == (2 * 10**12, "ssd")
+
+
+def test_what_passes_know_of_a_link_and_of_an_engine_beside_it(write):
+    """Shared, half duplex, streamed past, slower for few tokens, and the same silicon: each as the file says."""
+    plain = load_target(write()).machine()
+    assert (plain.engine.streams, plain.streamline.shared, plain.streamline.half_duplex) == (0, 0, 0)
+    assert plain.far_engine.same_unit == 0
+    content = yaml.safe_load(FILE)
+    content["engines"]["gpu"] |= {
+        "streams": [{"memory": "dram", "link": "pcie"}],
+        "unit": "apu",
+        "tops_by_width": {16: 100, 1: 2},
+        "width_overhead_us": 7,
+    }
+    content["engines"]["cpu"]["unit"] = "apu"
+    content["links"]["pcie"] |= {"sharing": "shared", "duplex": "half"}
+    machine = load_target(write(yaml.safe_dump(content))).machine()
+    assert (machine.engine.streams, machine.streamline.shared, machine.streamline.half_duplex) == (1, 1, 1)
+    assert machine.far_engine.same_unit == 1
+    assert (machine.engine.widths, machine.engine.width_macs_per_second) == ((1, 16), (10**12, 50 * 10**12))
+    assert machine.engine.width_seconds == pytest.approx(7e-6)
+    near = load_target(write(yaml.safe_dump(content))).tiers().near.engine
+    assert (near.rate(4, 1), near.rate(4, 15), near.rate(4, 16), near.rate(4)) == (1e12, 1e12, 50e12, 50e12)
+
+
+def test_an_engine_reads_its_memory_with_its_own_bandwidth(write):
+    content = yaml.safe_load(FILE)
+    content["engines"]["gpu"]["bandwidth_gb_s"] = 500
+    assert load_target(write(yaml.safe_dump(content))).machine().hb.bytes_per_second == pytest.approx(500e9)
+
+
+def test_an_engine_whose_own_memory_streams_past_reads_no_faster_than_the_link():
+    """As the second engine that is the same silicon: the xPU of a chip with a near memory, spelt out."""
+    text = template("hb").replace(
+        """    streams:                    # they also compute on weights that pass by, without storing them
+      - memory: external
+        link: streamline
+""",
+        "    unit: die\n",
+    )
+    content = yaml.safe_load(text)
+    content["engines"]["xpu"] = {
+        "memory": "external",
+        "unit": "die",
+        "tops": {"w8a8": 524},
+        "streams": [{"memory": "external", "link": "streamline"}],
+    }
+    content["links"]["streamline"]["bandwidth_gb_s"] = 64
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "hb.yaml").write_text(yaml.safe_dump(content))
+        machine = load_target(str(Path(folder) / "hb.yaml")).machine()
+    assert (machine.far_engine.name, machine.far_engine.same_unit) == ("xpu", 1)
+    assert machine.far_engine.bytes_per_second == 64e9
+    assert machine.engine.streams == 0
+
+
+def test_the_order_of_memories_is_shown(write):
+    first = load_target(write()).figures()[0]
+    assert (first["path"], first["value"]) == ("memories", "vram <- dram <- ssd")

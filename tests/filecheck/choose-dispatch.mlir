@@ -8,7 +8,7 @@
 !h2 = !moe.hidden<1 : i64, -1 : i64, 64 : i64>
 !r = !moe.routing<4 : i64, 2 : i64>
 !l = !moe.logits<128 : i64>
-module attributes {moe.version = 5 : i64} {
+module attributes {moe.version = 6 : i64} {
   "moe.model"() {architecture = "Hand", dense_bits = 8.5, dense_msb_bits = 4.5, embedding_bits = 16.0, embedding_parameters = 8192 : i64, expert_bits = 8.5, format = "int8-sliced", hidden = 64 : i64, kv_bits = 16.0, layers = 1 : i64, msb_bits = 4.5, name = "hand", total_parameters = 90624 : i64, vocabulary = 128 : i64} : () -> ()
   "moe.request"() {batch = 1 : i64, context = 4 : i64, cost_model = "analytic", draft_length = 1 : i64, place = "", seed = 0 : i64, time_limit_seconds = 0.1} : () -> ()
   "moe.bank_set"() {banks = array<i64: 0, 1>, sym_name = "all"} : () -> ()
@@ -38,4 +38,4 @@ module attributes {moe.version = 5 : i64} {
 }
 
 // CHECK: "moe.expert_store"() {{.*}}needed = #moe.permille<array<i64: {{[0-9]+, [0-9]+, [0-9]+, [0-9]+}}>>
-// CHECK: "moe.dispatch"() {ask_borders = array<i64: 1, 2, 3, 5, 9, 17>, engine = "{{free|first}}", least_permille = {{[0-9]+}} : i64
+// CHECK: "moe.dispatch"() {ask_borders = array<i64: 1, 2, 3, 5, 9, 17>, engine = "{{free|first}}", late = "{{load|stream}}", least_permille = {{[0-9]+}} : i64

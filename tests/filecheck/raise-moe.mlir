@@ -4,7 +4,7 @@
 !act = !torch.vtensor<[1,1,64],bf16>
 !row = !torch.vtensor<[1,64],bf16>
 !mat = !torch.vtensor<[64,64],bf16>
-module attributes {moe.version = 5 : i64} {
+module attributes {moe.version = 6 : i64} {
   "moe.model"() {architecture = "Hand", dense_bits = 8.5, dense_msb_bits = 4.5, embedding_bits = 16.0, embedding_parameters = 8192 : i64, expert_bits = 8.5, format = "int8-sliced", hidden = 64 : i64, kv_bits = 16.0, layers = 1 : i64, msb_bits = 4.5, name = "hand", total_parameters = 90624 : i64, vocabulary = 128 : i64} : () -> ()
   "moe.request"() {batch = 1 : i64, context = 4 : i64, cost_model = "analytic", draft_length = 1 : i64, place = "", seed = 0 : i64, time_limit_seconds = 0.1} : () -> ()
   func.func @draft_step(%tokens: !torch.vtensor<[1,1],si64>, %table: !torch.vtensor<[128,64],bf16>, %o: !mat, %gate: !torch.vtensor<[4,64],bf16>, %w: !torch.vtensor<[4,128,64],bf16>, %lm: !torch.vtensor<[128,64],bf16>) -> !torch.vtensor<[1,1,128],bf16> attributes {arg_attrs = [{}, {moe.parameter = "e"}, {moe.parameter = "o"}, {moe.parameter = "g"}, {moe.parameter = "w"}, {moe.parameter = "l"}]} {

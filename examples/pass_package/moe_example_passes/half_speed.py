@@ -20,13 +20,13 @@ class HalfSpeed(AnalyticCost):
         """See `CostModel`."""
         return 2 * super().local_read_seconds(bytes_in_busiest_bank)
 
-    def external_read_seconds(self, size_bytes: float) -> float:
+    def external_read_seconds(self, size_bytes: float, share: float = 1.0) -> float:
         """See `CostModel`."""
-        return 2 * super().external_read_seconds(size_bytes)
+        return 2 * super().external_read_seconds(size_bytes, share)
 
-    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+    def mac_seconds(self, macs: float, bits: int, elements: int, tokens: float) -> float:
         """See `CostModel`."""
-        return 2 * super().mac_seconds(macs, bits, elements)
+        return 2 * super().mac_seconds(macs, bits, elements, tokens)
 
     def aggregate_seconds(self, size_bytes: float) -> float:
         """See `CostModel`."""
@@ -36,9 +36,9 @@ class HalfSpeed(AnalyticCost):
         """See `CostModel`."""
         return 2 * super().stream_seconds(size_bytes)
 
-    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+    def far_seconds(self, size_bytes: float, macs: float, tokens: float, beside_load: bool) -> float | None:
         """See `CostModel`."""
-        seconds = super().far_seconds(size_bytes, macs, beside_load)
+        seconds = super().far_seconds(size_bytes, macs, tokens, beside_load)
         return None if seconds is None else 2 * seconds
 
     def deep_seconds(self, size_bytes: float) -> float:
@@ -49,6 +49,6 @@ class HalfSpeed(AnalyticCost):
         """See `CostModel`."""
         return 2 * super().send_seconds(size_bytes)
 
-    def fixed_seconds(self, what: str) -> float:
+    def fixed_seconds(self, what: str, tokens: int = 0) -> float:
         """See `CostModel`."""
-        return 2 * super().fixed_seconds(what)
+        return 2 * super().fixed_seconds(what, tokens)

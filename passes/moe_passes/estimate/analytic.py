@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass, replace
 
 from moe_passes.estimate.cost import Rates, Space
-from moe_passes.plan.machine import Machine, Memory
+from moe_passes.plan.machine import Machine
 from moe_passes.plan.round import Traffic
+from moe_passes.plan.tiers import rate_of_width
 
 MOST_WRITE_SHARE = 0.5
 """Largest share of the HB bandwidth that writes into staging take."""
+LOADS_AT_ONCE = 2
+"""On a link that is shared: enough for one load's latency to pass while another's bytes come."""
 
 
 @dataclass(frozen=True)
@@ -25,47 +28,48 @@ class AnalyticCost:
 
     def space(self) -> Space:
         """See `CostModel`."""
-        hb, external = self.machine.hb, self.machine.external
-        if hb is None:
-            return Space(self.machine.name, 0, 0, external.capacity_bytes, 0)
+        hb, external, deep = self.machine.hb, self.machine.external, self.machine.deep
         far_bytes = 0 if self.machine.is_unified else external.capacity_bytes
-        names, deep = (hb.given or hb.name, external.given or external.name), self.machine.deep
+        names = (hb.given, external.given)
         space = Space(self.machine.name, hb.banks, hb.capacity_bytes, far_bytes, hb.staging_bytes, *names)
-        return replace(space, deep_bytes=deep.capacity_bytes, deep_name=deep.given or deep.name) if deep else space
+        return replace(space, deep_bytes=deep.capacity_bytes, deep_name=deep.given) if deep else space
 
     def rates(self) -> Rates:
         """See `CostModel`."""
-        machine, hb = self.machine, self.machine.hb
+        machine, hb, far = self.machine, self.machine.hb, self.machine.far_engine
         return Rates(
-            bank_bytes_per_second=hb.bank_bytes_per_second * hb.efficiency if hb else 0.0,
+            bank_bytes_per_second=hb.bank_bytes_per_second * hb.efficiency,
             far_bytes_per_second=machine.external.bytes_per_second,
-            load_bytes_per_second=min(machine.external.bytes_per_second, machine.streamline.bytes_per_second),
+            load_bytes_per_second=self._stream_bytes_per_second(),
             link_bytes_per_second=machine.aggregation.bytes_per_second,
             w4a8_macs_per_second=machine.engine.w4a8_macs_per_second,
             w8a8_macs_per_second=machine.engine.w8a8_macs_per_second,
             attention_macs_per_second=machine.engine.attention_macs_per_second,
             link_reduces=bool(machine.aggregation.reduces),
             streams=bool(machine.engine.streams),
-            load_latency_seconds=machine.external.latency_seconds,
-            far_engine_bytes_per_second=machine.far_engine.bytes_per_second if machine.far_engine else 0.0,
-            far_engine_macs_per_second=machine.far_engine.macs_per_second if machine.far_engine else 0.0,
+            load_latency_seconds=self._load_latency_seconds(),
+            loads_at_once=LOADS_AT_ONCE if machine.streamline.shared else 1,
+            is_half_duplex=bool(machine.streamline.half_duplex),
+            far_shares_unit=bool(far and far.same_unit),
+            far_engine_bytes_per_second=far.bytes_per_second if far else 0.0,
+            far_engine_macs_per_second=far.macs_per_second if far else 0.0,
         )
 
     def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
         """See `CostModel`."""
-        hb = self._hb()
+        hb = self.machine.hb
         if bytes_in_busiest_bank <= 0:
             return 0.0
         reserved = 0.0 if self.machine.is_unified else self._load_bytes_per_second() / hb.banks
         return hb.latency_seconds + bytes_in_busiest_bank / (hb.bank_bytes_per_second * hb.efficiency - reserved)
 
-    def external_read_seconds(self, size_bytes: float) -> float:
-        """See `CostModel`; the streamline link or the writes into HB limit it where they are slower."""
+    def external_read_seconds(self, size_bytes: float, share: float = 1.0) -> float:
+        """See `CostModel`; the link or the writes into HB limit it where they are slower."""
         if size_bytes <= 0:
             return 0.0
-        return self.machine.external.latency_seconds + size_bytes / self._load_bytes_per_second()
+        return self._load_latency_seconds() + size_bytes / (share * self._load_bytes_per_second())
 
-    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+    def mac_seconds(self, macs: float, bits: int, elements: int, tokens: float) -> float:
         """See `CostModel`; each rate serves up to its bits, 16 are attention; a bank has an equal share of the peak."""
         engine = self.machine.engine
         rates = (
@@ -73,9 +77,9 @@ class AnalyticCost:
             (8, engine.w8a8_macs_per_second),
             (math.inf, engine.attention_macs_per_second),
         )
-        peak = next(rate for most, rate in rates if bits <= most)
-        banks = self.machine.hb.banks if self.machine.hb else 1
-        return macs / (peak * min(1.0, elements / banks))
+        widths = list(zip(engine.widths, engine.width_macs_per_second, strict=True))
+        peak = min(next(rate for most, rate in rates if bits <= most), rate_of_width(widths, tokens))
+        return macs / (peak * min(1.0, elements / self.machine.hb.banks))
 
     def aggregate_seconds(self, size_bytes: float) -> float:
         """See `CostModel`."""
@@ -83,15 +87,12 @@ class AnalyticCost:
         return link.latency_seconds + size_bytes / link.bytes_per_second if size_bytes > 0 else 0.0
 
     def stream_seconds(self, size_bytes: float) -> float:
-        """See `CostModel`."""
-        link = self.machine.streamline
-        return link.latency_seconds + size_bytes / link.bytes_per_second if size_bytes > 0 else 0.0
+        """See `CostModel`; nothing is written, so HB does not limit it."""
+        if size_bytes <= 0:
+            return 0.0
+        return self._load_latency_seconds() + size_bytes / self._stream_bytes_per_second()
 
-    def load_link_share(self) -> float:
-        """See `CostModel`."""
-        return self._load_bytes_per_second() / self.machine.streamline.bytes_per_second
-
-    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+    def far_seconds(self, size_bytes: float, macs: float, tokens: float, beside_load: bool) -> float | None:
         """See `CostModel`; a load takes its rate off what the memory gives."""
         engine = self.machine.far_engine
         if engine is None:
@@ -101,7 +102,9 @@ class AnalyticCost:
             rate = min(rate, self.machine.external.bytes_per_second - self._load_bytes_per_second())
         if rate <= 0:
             return None
-        return max(size_bytes / rate, macs / engine.macs_per_second) + engine.expert_seconds
+        widths = list(zip(engine.widths, engine.width_macs_per_second, strict=True))
+        peak = min(engine.macs_per_second, rate_of_width(widths, tokens))
+        return max(size_bytes / rate, macs / peak) + engine.expert_seconds
 
     def deep_seconds(self, size_bytes: float) -> float:
         """See `CostModel`."""
@@ -117,13 +120,14 @@ class AnalyticCost:
         fixed = engine.layer_seconds if engine else 0.0
         return 2 * (link.latency_seconds + size_bytes / link.bytes_per_second) + fixed
 
-    def fixed_seconds(self, what: str) -> float:
+    def fixed_seconds(self, what: str, tokens: int = 0) -> float:
         """See `CostModel`."""
         engine = self.machine.engine
-        return {"step": engine.step_seconds, "layer": engine.layer_seconds, "expert": engine.expert_seconds}[what]
+        step = engine.step_seconds + tokens * engine.width_seconds
+        return {"step": step, "layer": engine.layer_seconds, "expert": engine.expert_seconds}[what]
 
     def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:
-        """See `CostModel`; what is read from external memory crosses the streamline link."""
+        """See `CostModel`; what is read from external memory crosses the link to it."""
         machine, engine, hb = self.machine, self.machine.engine, self.machine.hb
         if not machine.external.read_joules_per_byte and not engine.w8a8_joules_per_mac:
             return {}
@@ -132,8 +136,8 @@ class AnalyticCost:
         far_engine, far_read = machine.far_engine, traffic.far_read_bytes
         computed_far = {"far_engine": traffic.far_macs * far_engine.joules_per_mac} if far_engine else {}
         return {
-            "hb_read": traffic.hb_read_bytes * hb.read_joules_per_byte if hb else 0.0,
-            "hb_write": traffic.hb_write_bytes * hb.write_joules_per_byte if hb else 0.0,
+            "hb_read": traffic.hb_read_bytes * hb.read_joules_per_byte,
+            "hb_write": traffic.hb_write_bytes * hb.write_joules_per_byte,
             "external_read": (traffic.external_read_bytes + far_read) * machine.external.read_joules_per_byte,
             "elements": computed,
             **computed_far,
@@ -142,12 +146,11 @@ class AnalyticCost:
             "static": machine.static_watts * seconds,
         }
 
-    def _load_bytes_per_second(self) -> float:
-        rate = min(self.machine.external.bytes_per_second, self.machine.streamline.bytes_per_second)
-        hb = self.machine.hb
-        return min(rate, MOST_WRITE_SHARE * hb.bytes_per_second) if hb else rate
+    def _load_latency_seconds(self) -> float:
+        return self.machine.external.latency_seconds + self.machine.streamline.latency_seconds
 
-    def _hb(self) -> Memory:
-        if self.machine.hb is None:
-            raise ValueError(f"machine '{self.machine.name}' has no memory 'hb'")
-        return self.machine.hb
+    def _stream_bytes_per_second(self) -> float:
+        return min(self.machine.external.bytes_per_second, self.machine.streamline.bytes_per_second)
+
+    def _load_bytes_per_second(self) -> float:
+        return min(self._stream_bytes_per_second(), MOST_WRITE_SHARE * self.machine.hb.bytes_per_second)

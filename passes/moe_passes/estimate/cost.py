@@ -17,8 +17,8 @@ class Space:
 
     Attributes:
         machine: its name.
-        banks: of the near memory; 0 without one.
-        near_bytes: capacity of the near memory; 0 without one.
+        banks: of the near memory.
+        near_bytes: capacity of the near memory.
         far_bytes: capacity of the memory that holds the whole model; 0 where the near memory does.
         staging_bytes: of the near memory, set aside for what is loaded; `AUTO` where select-draft chooses.
         near_name: of the near memory in the hardware file.
@@ -48,7 +48,7 @@ class Rates:
     """What a machine does in the long run, latencies left out: for closed forms and rooflines.
 
     Attributes:
-        bank_bytes_per_second: reads of one bank; 0 without a near memory.
+        bank_bytes_per_second: reads of one bank.
         far_bytes_per_second: reads of the far memory.
         load_bytes_per_second: the far memory, or the link behind it where that is slower.
         link_bytes_per_second: partial sums and gathers.
@@ -57,7 +57,10 @@ class Rates:
         attention_macs_per_second: all elements, the FP16 KV cache.
         load_latency_seconds: of one load.
         link_reduces: whether partial sums of one token become one on their way.
-        streams: whether elements compute on weights that stream past them.
+        streams: whether elements compute on weights of the far memory that pass by, without storing them.
+        loads_at_once: loads that share the link to the far memory; 1 where each has it for itself.
+        is_half_duplex: whether what is sent to the far engine takes the link that loads take.
+        far_shares_unit: whether the far engine is the silicon of the near one: one of the two works at a time.
         far_engine_bytes_per_second: reads of the engine of the far memory; 0 without one.
         far_engine_macs_per_second: of the engine of the far memory.
     """
@@ -71,7 +74,10 @@ class Rates:
     attention_macs_per_second: float
     load_latency_seconds: float
     link_reduces: bool
-    streams: bool
+    streams: bool = False
+    loads_at_once: int = 1
+    is_half_duplex: bool = False
+    far_shares_unit: bool = False
     far_engine_bytes_per_second: float = 0.0
     far_engine_macs_per_second: float = 0.0
 
@@ -82,7 +88,7 @@ class Rates:
 
 
 class CostModel(Protocol):
-    """Seconds and joules. A machine without a near memory is asked for far reads and computation only."""
+    """Seconds and joules."""
 
     def space(self) -> Space:
         """Return what the machine holds."""
@@ -96,12 +102,19 @@ class CostModel(Protocol):
         """Seconds to read bytes out of one HB bank, first byte included."""
         ...
 
-    def external_read_seconds(self, size_bytes: float) -> float:
-        """Seconds to bring bytes out of external memory, first byte included."""
+    def external_read_seconds(self, size_bytes: float, share: float = 1.0) -> float:
+        """Seconds to bring bytes out of external memory, first byte included, with a share of its link."""
         ...
 
-    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
-        """Seconds for multiply-accumulates on weights of so many bits (16: attention), spread over so many elements."""
+    def mac_seconds(self, macs: float, bits: int, elements: int, tokens: float) -> float:
+        """Seconds for multiply-accumulates.
+
+        Args:
+            macs: on the elements together.
+            bits: of the weights; 16: attention on the KV cache.
+            elements: that work.
+            tokens: that meet each weight.
+        """
         ...
 
     def aggregate_seconds(self, size_bytes: float) -> float:
@@ -109,19 +122,16 @@ class CostModel(Protocol):
         ...
 
     def stream_seconds(self, size_bytes: float) -> float:
-        """Seconds to stream weights past all elements over the streamline link."""
+        """Seconds for weights of the external memory to pass all elements, first byte included."""
         ...
 
-    def load_link_share(self) -> float:
-        """Share of the streamline link that an external read takes, in (0, 1]."""
-        ...
-
-    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+    def far_seconds(self, size_bytes: float, macs: float, tokens: float, beside_load: bool) -> float | None:
         """Seconds to compute an expert where it lies in the far memory; None where that cannot be.
 
         Args:
             size_bytes: of the expert.
             macs: multiply-accumulates.
+            tokens: that are routed to it.
             beside_load: while something is loaded out of the same memory, which takes its share of the bandwidth.
         """
         ...
@@ -134,8 +144,8 @@ class CostModel(Protocol):
         """Seconds a layer for activations to the far engine and back, and what is fixed of its layers."""
         ...
 
-    def fixed_seconds(self, what: str) -> float:
-        """Seconds that a `step`, a `layer` of dense work or an `expert` takes whatever it does."""
+    def fixed_seconds(self, what: str, tokens: int = 0) -> float:
+        """Seconds that a `step` of so many tokens, a `layer` of dense work or an `expert` takes whatever it does."""
         ...
 
     def joules(self, traffic: Traffic, seconds: float) -> dict[str, float]:

@@ -17,7 +17,7 @@ class DenseTime:
 
     Attributes:
         seconds: duration.
-        weight_and_kv_bytes: bytes read, from HB or, without it, from external memory.
+        weight_and_kv_bytes: bytes read from HB.
         link_bytes: bytes gathered over the aggregation link.
         macs: multiply-accumulates on 8-bit weights.
         sliced_macs: multiply-accumulates on the most significant slices of weights.
@@ -56,20 +56,18 @@ def dense_time(cost: CostModel, part: DensePart, step: DenseStep) -> DenseTime:
 
     Weights are spread over all banks by output columns, so nothing is summed across banks; outputs are gathered.
     Reading and computing overlap, gathering follows. Where a cache is striped over several banks, each of them sends
-    its partial attention to be merged. Without HB everything streams from external memory.
+    its partial attention to be merged.
     """
     batch, width, context, bits = step.batch, step.width, step.context, step.bits
     tokens, banks = batch * width, cost.space().banks
     kv_banks = step.kv_banks or banks
-    copies = part.kv_copies(batch, banks, kv_banks) if banks else 1
+    copies = part.kv_copies(batch, banks, kv_banks)
     size = part.read_bytes(bits) + copies * batch * part.kv_bytes(context)
     attended = part.seen(context)
     projected, attention = tokens * part.macs_per_token, tokens * attended * part.attention_macs
     macs, sliced = (0, projected) if bits < WHOLE_BITS else (projected, 0)
-    elements = banks or 1
-    computed = cost.mac_seconds(projected, bits, elements) + cost.mac_seconds(attention, ATTENTION_BITS, elements)
-    if not banks:
-        return DenseTime(max(cost.external_read_seconds(size), computed), size, 0, macs, sliced, attention)
+    computed = cost.mac_seconds(projected, bits, banks, tokens)
+    computed += cost.mac_seconds(attention, ATTENTION_BITS, banks, tokens)
     merged = kv_banks * part.merged_elements if kv_banks > 1 and context else 0
     link_bytes = tokens * (part.gathered_elements + merged) * BYTES_PER_ACTIVATION
     seconds = max(cost.local_read_seconds(size / banks), computed) + cost.aggregate_seconds(link_bytes)
@@ -79,5 +77,7 @@ def dense_time(cost: CostModel, part: DensePart, step: DenseStep) -> DenseTime:
 def step_seconds(cost: CostModel, parts: Iterable[DensePart], step: DenseStep) -> float:
     """Seconds of all dense parts of one step, the last of them the head, with what is fixed of layers and the step."""
     seconds = [dense_time(cost, part, step).seconds for part in parts]
-    fixed = max(0, len(seconds) - 1) * cost.fixed_seconds("layer") + (cost.fixed_seconds("step") if seconds else 0.0)
+    if not seconds:
+        return 0.0
+    fixed = (len(seconds) - 1) * cost.fixed_seconds("layer") + cost.fixed_seconds("step", step.batch * step.width)
     return sum(seconds) + fixed

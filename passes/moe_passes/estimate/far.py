@@ -27,7 +27,7 @@ def _most_tokens(cost: CostModel, layer: ExpertLayer) -> int:
     load = cost.external_read_seconds(layer.whole_bytes)
 
     def is_sooner(tokens: int) -> bool:
-        seconds = cost.far_seconds(layer.whole_bytes, tokens * layer.parameters, False)
+        seconds = cost.far_seconds(layer.whole_bytes, tokens * layer.parameters, tokens, False)
         return seconds is not None and seconds <= load
 
     low, high = 0, MOST_FAR_TOKENS

@@ -146,8 +146,6 @@ def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:
     if space.is_unified:
         return None
     rest = {"routed experts": of.expert_bytes, "input embedding": of.model.embedding_bytes}
-    if not space.banks:
-        rest |= {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes}
     needed = sum(rest.values())
     if needed <= max(space.far_bytes, space.deep_bytes):
         return None
@@ -160,8 +158,6 @@ def _far(cost: CostModel, of: Footprint) -> InfeasibleError | None:
 
 def _near(cost: CostModel, of: Footprint) -> InfeasibleError | None:
     space = cost.space()
-    if not space.banks:
-        return None
     staging = least_staging(cost, of)
     rest = {"dense weights": of.dense_bytes, "KV cache": of.kv_bytes, "staging": staging}
     if space.is_unified:

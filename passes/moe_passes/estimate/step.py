@@ -113,11 +113,12 @@ def step_time(
     share = chosen.uses / chosen.distinct if chosen.distinct else 0.0
     here = chosen.distinct if loads else chosen.near
     read = size.dense_bytes + batch * size.kv_bytes + here * size.expert_bytes
-    projected = tokens * size.dense_weights / near.rate(of.dense)
-    attended = tokens * size.attention_macs / near.rate(ATTENTION_BITS)
-    routed = here * share * size.expert_weights / near.rate(of.experts)
+    projected = tokens * size.dense_weights / near.rate(of.dense, tokens)
+    attended = tokens * size.attention_macs / near.rate(ATTENTION_BITS, tokens)
+    routed = here * share * size.expert_weights / near.rate(of.experts, share)
     reading, computing = read / near.bytes_per_second, projected + attended + routed
-    fixed = near.step_seconds + size.layers * near.layer_seconds + here * near.expert_seconds
+    fixed = near.step_seconds + tokens * near.width_seconds
+    fixed += size.layers * near.layer_seconds + here * near.expert_seconds
     far = load = 0.0
     if missing and loads:
         load = sum(n * machine.load_seconds(t, size.expert_bytes) for t, n in ((1, chosen.far), (2, chosen.deep)) if n)
@@ -148,7 +149,8 @@ def _far_seconds(
     share: float,
     chosen: Choices,
 ) -> float:
-    each = max(size.expert_bytes / engine.bytes_per_second, share * size.expert_weights / engine.rate(of.experts))
+    computed = share * size.expert_weights / engine.rate(of.experts, share)
+    each = max(size.expert_bytes / engine.bytes_per_second, computed)
     seconds = chosen.far * each
     if chosen.deep:
         # What lies deeper comes out of there as it is computed.

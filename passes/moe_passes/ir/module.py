@@ -265,8 +265,7 @@ def placed_layers(module: ir.Module, needed_by: str) -> tuple[PlacedLayer, ...]:
     Raises:
         InputError: a decision is open, places are beyond the machine's banks, or a resident has no place.
     """
-    machine = read_machine(module)
-    banks = machine.hb.banks if machine.hb else 0
+    banks = read_machine(module).hb.banks
     return tuple(_placed(module, store, banks, needed_by) for store in expert_stores(module, needed_by))
 
 
@@ -308,6 +307,7 @@ def dispatch_plan(module: ir.Module) -> DispatchPlan | None:
         at["order"].value,
         at["engine"].value,
         at["most_far_tokens"].value,
+        at["late"].value,
     )
 
 
@@ -338,6 +338,7 @@ def write_dispatch_plan(module: ir.Module, plan: DispatchPlan) -> None:
             "order": to_attribute(plan.order),
             "engine": to_attribute(plan.engine),
             "most_far_tokens": to_attribute(plan.most_far_tokens),
+            "late": to_attribute(plan.late),
             "share_borders": to_attribute(table.share_borders),
             "recent_borders": to_attribute(table.recent_borders),
             "ask_borders": to_attribute(table.ask_borders),
@@ -399,7 +400,9 @@ def write_machine(module: ir.Module, machine: Machine) -> None:
             for part in (*memories, *engines, *links):
                 if part is not None:
                     operation = RECORDS[type(part)]
-                    operation(**to_attributes(part, operation))
+                    # Its own builder takes an empty array for a missing attribute.
+                    name: str = operation.OPERATION_NAME  # type: ignore[attr-defined]
+                    ir.Operation.create(name, attributes=to_attributes(part, operation))
 
 
 def read_machine(module: ir.Module) -> Machine:
@@ -422,14 +425,14 @@ def read_machine(module: ir.Module) -> Machine:
     engines = [from_operation(Engine, p) for p in parts.get("moe.engine", [])]
     far = [from_operation(FarEngine, p) for p in parts.get("moe.far_engine", [])]
     heads = parts.get("moe.machine", [])
-    if not memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or len(heads) != 1:
-        raise InputError("'@target' needs one machine, memory 'external' or 'hb', one engine, two links")
+    if "hb" not in memories or {"aggregation", "streamline"} - set(links) or len(engines) != 1 or len(heads) != 1:
+        raise InputError("'@target' needs one machine, memory 'hb', one engine, links 'aggregation' and 'streamline'")
     if len(far) > 1:
         raise InputError(f"'@target' has {len(far)} 'moe.far_engine' operations; valid: at most one")
     return Machine(
         name=heads[0].attributes["name"].value,
         external=memories.get("external") or memories["hb"],
-        hb=memories.get("hb"),
+        hb=memories["hb"],
         engine=engines[0],
         aggregation=links["aggregation"],
         streamline=links["streamline"],

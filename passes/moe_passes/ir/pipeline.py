@@ -18,9 +18,7 @@ from moe_passes.ir.base import Context, Pass
 from moe_passes.ir.module import text_of
 from moe_passes.ir.registry import BUILT_IN, load_pass, pass_names
 from moe_passes.ir.states import (
-    WITHOUT_BANKS,
     Addressed,
-    BankedMemory,
     Dispatched,
     Drafted,
     Placed,
@@ -53,14 +51,13 @@ class MlirPass:
 Step = Pass | MlirPass
 
 
-def starting_states(has_banks: bool) -> set[type[State]]:
-    """Return what a traced module holds."""
-    return {Traced, BankedMemory} if has_banks else {Traced, *WITHOUT_BANKS}
+STARTING: frozenset[type[State]] = frozenset({Traced})
+"""What a traced module holds."""
 
 
-def default_pipeline(has_banks: bool) -> str:
+def default_pipeline() -> str:
     """Return the pipeline that makes a complete plan: of our passes, in order, those whose needs can be met."""
-    held, names = starting_states(has_banks), []
+    held, names = set(STARTING), []
     for name in BUILT_IN:
         kind = load_pass(name)
         if set(kind.needs) <= held:
@@ -78,7 +75,7 @@ def parse_pipeline(text: str) -> list[Step]:
     steps: list[Step] = []
     position = 0
     if not text.strip():
-        raise InputError(f"pipeline is empty; valid: for example {default_pipeline(True)}")
+        raise InputError(f"pipeline is empty; valid: for example {default_pipeline()}")
     while position < len(text):
         match = _STEP.match(text, position)
         if match is None:
@@ -133,7 +130,7 @@ def written(steps: Iterable[Step]) -> str:
     return ",".join(str(step) for step in steps)
 
 
-def check_pipeline(steps: Sequence[Step], held: set[type[State]], goal: Sequence[type[State]] = ()) -> None:
+def check_pipeline(steps: Sequence[Step], held: Set[type[State]], goal: Sequence[type[State]] = ()) -> None:
     """Refuse a pipeline that cannot work, before anything runs, with the true reason.
 
     Args:
@@ -148,8 +145,7 @@ def check_pipeline(steps: Sequence[Step], held: set[type[State]], goal: Sequence
     for place, step in enumerate(steps):
         if isinstance(step, Pass):
             refuse(step, held, {other.name for other in steps[place + 1 :]})
-            kept = set() if BankedMemory in held else WITHOUT_BANKS
-            held = (held - set(step.drops)) | set(step.gives) | kept
+            held = (held - set(step.drops)) | set(step.gives)
     for state in goal:
         if state not in held:
             raise InputError(f"pipeline: {state.what} is missing at the end; valid: add {_giver(state)}")

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch_mlir import ir
 
 from moe_passes.ir.dialects import sched
-from moe_passes.ir.module import dispatch_plan, find, has_function, is_placed, read_machine, top_level
+from moe_passes.ir.module import dispatch_plan, find, has_function, is_placed, top_level
 from moe_passes.ir.phases import DRAFT, VERIFY
 from moe_passes.ir.round import ROUND, round_operations
 from moe_passes.plan.decisions import DraftPlan
@@ -62,17 +62,6 @@ class Experts(State):
         return bool(find(module, ExpertLayer))
 
 
-class BankedMemory(State):
-    """A machine with a near memory that is cut into banks."""
-
-    what = "a target with a memory 'hb'"
-
-    @classmethod
-    def holds(cls, module: ir.Module) -> bool:
-        """See `State`."""
-        return read_machine(module).hb is not None
-
-
 class Drafted(State):
     """The draft plan, and what HB keeps of each expert."""
 
@@ -85,16 +74,14 @@ class Drafted(State):
 
 
 class Placed(State):
-    """A place for every resident; nothing is to be placed on a machine without banks."""
+    """A place for every resident."""
 
     what = "the placement of resident experts"
 
     @classmethod
     def holds(cls, module: ir.Module) -> bool:
         """See `State`."""
-        return not BankedMemory.holds(module) or (
-            Experts.holds(module) and all(is_placed(store) for store in find(module, ExpertLayer))
-        )
+        return Experts.holds(module) and all(is_placed(store) for store in find(module, ExpertLayer))
 
 
 class Dispatched(State):
@@ -138,7 +125,7 @@ class Addressed(State):
     @classmethod
     def holds(cls, module: ir.Module) -> bool:
         """See `State`."""
-        return not BankedMemory.holds(module) or (Tasks.holds(module) and not _has_open(module, "address"))
+        return Tasks.holds(module) and not _has_open(module, "address")
 
 
 class Steady(State):
@@ -150,10 +137,6 @@ class Steady(State):
     def holds(cls, module: ir.Module) -> bool:
         """See `State`."""
         return Tasks.holds(module) and any(op.operation.name == "sched.steady" for op in round_operations(module))
-
-
-WITHOUT_BANKS: frozenset[type[State]] = frozenset({Placed, Addressed})
-"""What a module of a machine without banks holds from the start: there is nothing to place and nothing to stage."""
 
 
 def _has_open(module: ir.Module, name: str) -> bool:

@@ -26,6 +26,8 @@ ORDERS = ("program", "ready", "likelihood")
 needed in program order, then guesses, the likeliest first."""
 ENGINES = ("free", "first")
 """Engine rules: the fastest mode that can start now; the first mode, however long it takes to be free."""
+LATE = ("load", "stream")
+"""What becomes of an expert that is not near and was not loaded ahead: loaded, or it streams past the engine."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class DispatchPlan:
         order: of loads that may start, of `ORDERS`.
         engine: of an expert, of `ENGINES`: the fastest that is free, or always near memory, on the preferred replica.
         most_far_tokens: an expert that is neither near nor loaded ahead, and that at most so many tokens are routed to,
-            is computed where it lies, by the engine of the far memory; 0: it is loaded.
+            is computed where it lies, by the engine of the far memory; 0: none is.
+        late: what becomes of others that are neither near nor loaded ahead, of `LATE`.
     """
 
     sure_permille: int
@@ -134,6 +137,7 @@ class DispatchPlan:
     order: str
     engine: str
     most_far_tokens: int = 0
+    late: str = "load"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ class Memory:
     """One memory tier.
 
     Attributes:
-        name: `hb` (hybrid-bonded, banked, near-memory compute) or `external`.
+        name: `hb` (near, in banks that elements compute on), `external` (far) or `deep`.
         capacity_bytes: bytes in all banks.
         banks: banks that work independently (1 for a striped external memory).
         bank_bytes_per_second: peak of one bank.
@@ -22,7 +22,7 @@ class Memory:
         read_joules_per_byte: energy of a read.
         write_joules_per_byte: energy of a write.
         staging_bytes: bytes set aside for prefetched slices; `AUTO` to let select-draft choose.
-        given: name in the hardware file, where that is another.
+        given: name in the hardware file.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Memory:
     read_joules_per_byte: float
     write_joules_per_byte: float
     staging_bytes: int
-    given: str = ""
+    given: str
 
     @property
     def bytes_per_second(self) -> float:
@@ -44,21 +44,24 @@ class Memory:
 
 @dataclass(frozen=True)
 class Engine:
-    """The processing elements, one under each bank of HB, which also serve as the xPU.
+    """The processing elements, one under each bank of HB.
 
     Attributes:
-        name: name in the hardware file.
+        name: `elements`.
         w4a8_macs_per_second: peak of all elements on 4-bit weight slices.
         w8a8_macs_per_second: peak of all elements on 8-bit weights.
         w4a8_joules_per_mac: energy of a multiply-accumulate on a 4-bit slice.
         w8a8_joules_per_mac: energy of a multiply-accumulate on an 8-bit weight.
         attention_macs_per_second: peak of all elements on the FP16 KV cache.
         attention_joules_per_mac: energy of a multiply-accumulate on the FP16 KV cache.
-        streams: whether elements can compute on weights that stream past them.
+        given: name in the hardware file.
+        streams: whether they also compute on weights of the external memory that pass by, without storing them; 0 or 1.
         step_seconds: fixed, of a step.
         layer_seconds: fixed, of a layer's dense work.
         expert_seconds: fixed, of an expert.
-        given: name in the hardware file, where that is another.
+        width_seconds: fixed, of a step for every token that it takes.
+        widths: tokens that meet a weight, ascending, from which on a product runs at another rate.
+        width_macs_per_second: that rate, for each of them; below the first, the first.
     """
 
     name: str
@@ -68,11 +71,14 @@ class Engine:
     w8a8_joules_per_mac: float
     attention_macs_per_second: float
     attention_joules_per_mac: float
-    streams: int = 1
+    given: str
+    streams: int = 0
     step_seconds: float = 0.0
     layer_seconds: float = 0.0
     expert_seconds: float = 0.0
-    given: str = ""
+    width_seconds: float = 0.0
+    widths: tuple[int, ...] = ()
+    width_macs_per_second: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class FarEngine:
         bytes_per_second: at which it reads the far memory.
         layer_seconds: fixed, of a layer that it computes experts of.
         expert_seconds: fixed, of an expert.
+        same_unit: whether it is the silicon of the elements, so that one of the two works at a time; 0 or 1.
+        widths: as of `Engine`.
+        width_macs_per_second: as of `Engine`.
     """
 
     name: str
@@ -94,37 +103,44 @@ class FarEngine:
     bytes_per_second: float
     layer_seconds: float
     expert_seconds: float
+    same_unit: int = 0
+    widths: tuple[int, ...] = ()
+    width_macs_per_second: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Link:
-    """A link on the logic die.
+    """A link.
 
     Attributes:
-        name: `aggregation` (partial sums, all-gathers) or `streamline` (weights past the elements).
+        name: `aggregation` (partial sums, all-gathers), `streamline` (from the external memory) or `deep_link`.
         bytes_per_second: bandwidth.
         latency_seconds: of one transfer.
         joules_per_byte: energy.
         reduces: whether partial sums of one token become one on the way; 0 or 1.
-        given: name in the hardware file, where that is another.
+        given: name in the hardware file.
+        shared: whether two loads may take half of it each; 0 or 1.
+        half_duplex: whether what comes back takes the link as well; 0 or 1.
     """
 
     name: str
     bytes_per_second: float
     latency_seconds: float
     joules_per_byte: float
+    given: str
     reduces: int = 0
-    given: str = ""
+    shared: int = 0
+    half_duplex: int = 0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A whole machine. `hb` is None where there is no near memory; where it is the only one, `external` is `hb`.
+    """A whole machine. Where the near memory is the only one, `external` is `hb`.
 
     Attributes:
         name: name of the hardware file.
-        external: main memory.
-        hb: hybrid-bonded memory, or None.
+        external: the far memory, which holds the whole model.
+        hb: the near memory, which the elements compute on.
         engine: the elements.
         aggregation: link for partial sums.
         streamline: link that carries weights past all elements.
@@ -137,7 +153,7 @@ class Machine:
 
     name: str
     external: Memory
-    hb: Memory | None
+    hb: Memory
     engine: Engine
     aggregation: Link
     streamline: Link

@@ -85,22 +85,6 @@ class Request:
     cost_model: str = "analytic"
     place: str = ""
 
-    def check_plain(self, memory: str = "external") -> None:
-        """Refuse a draft or a placement on a machine that computes on what streams from one memory.
-
-        Raises:
-            InputError: γ or a placement was asked for.
-        """
-        if self.place:
-            raise InputError(
-                f"--place {self.place}: everything lies in memory '{memory}' and streams past the engine; valid: none"
-            )
-        if self.draft_length > 0:
-            raise InputError(
-                f"--draft-length {self.draft_length}: the target has no memory 'hb' for a draft to read; "
-                "valid: 0 or auto (plain decoding)"
-            )
-
 
 @dataclass(frozen=True)
 class ProfileRecord:

@@ -13,8 +13,8 @@ KINDS = ("attention", "draft-experts", "load", "expert", "write", "gather", "hea
 draft step; `load` brings what verify needs of an expert into staging; `expert` computes it; `write` puts what the next
 hot set keeps of an expert into the banks of the one that it replaces; `gather` ends the experts of a layer; `head`."""
 
-LINK_UNITS = 1000
-"""Capacity of the streamline link as a resource: loads and xPU computations share it."""
+EXTERNAL = "external"
+"""The resource that is the far memory with the link from it: loads take it, and what streams past the engine."""
 DEEP = "deep"
 """The resource that what comes out of the deep memory takes."""
 FAR_ENGINE = "far engine"

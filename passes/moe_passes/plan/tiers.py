@@ -1,5 +1,7 @@
 """A machine as a chain of memories, near to far: what an estimate of a step needs of any machine, in SI units."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -14,6 +16,8 @@ class Processor:
         step_seconds: fixed, of a step.
         layer_seconds: fixed, of a layer that it works on.
         expert_seconds: fixed, of an expert that it computes.
+        width_seconds: fixed, of a step for every token that it takes.
+        by_width: (tokens that meet a weight, rate from there on), ascending: no product is faster.
     """
 
     name: str
@@ -22,11 +26,26 @@ class Processor:
     step_seconds: float = 0.0
     layer_seconds: float = 0.0
     expert_seconds: float = 0.0
+    width_seconds: float = 0.0
+    by_width: tuple[tuple[int, int], ...] = ()
 
-    def rate(self, bits: float) -> float:
-        """Return multiply-accumulates per second on weights of so many bits."""
+    def rate(self, bits: float, tokens: float = math.inf) -> float:
+        """Return multiply-accumulates per second on weights of so many bits that meet so many tokens."""
         wide = [rate for width, rate in self.macs_per_second if width >= bits]
-        return wide[0] if wide else self.macs_per_second[-1][1]
+        return min(wide[0] if wide else self.macs_per_second[-1][1], rate_of_width(self.by_width, tokens))
+
+
+def rate_of_width(by_width: Sequence[tuple[int, int]], tokens: float) -> float:
+    """Return the fastest that a product runs whose weights meet so many tokens; infinite where nothing says.
+
+    Args:
+        by_width: (tokens, rate from there on), ascending; below the first, the first counts.
+        tokens: that meet a weight.
+    """
+    if not by_width:
+        return math.inf
+    reached = [rate for width, rate in by_width if width <= tokens]
+    return float(reached[-1] if reached else by_width[0][1])
 
 
 @dataclass(frozen=True)

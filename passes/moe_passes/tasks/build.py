@@ -11,8 +11,10 @@ the load to the end of the computation, or of the write. Staging is handed out i
 comes whole takes two, which need not be neighbours), so it cannot fragment: whatever fits by count also fits by
 address. What is neither near nor loaded ahead may be computed by an engine of the far memory, where the plan's
 dispatcher says so: beside a load, or with the memory for itself; activations go there and back in the layer's `gather`.
-Without HB, weights stream from external memory past the elements as they compute.
+Or it streams past the elements, if the dispatcher says so and they can: one task, which stages nothing.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,8 +26,8 @@ from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import (
     BYTES_PER_ACTIVATION,
     DEEP,
+    EXTERNAL,
     FAR_ENGINE,
-    LINK_UNITS,
     LONGEST_NS,
     Buffer,
     Mode,
@@ -100,17 +102,11 @@ class _Builder:
         self._add_resources()
 
     def _add_resources(self) -> None:
-        self.names = ["external"]
-        if not self.banks:
-            self.names.append("elements")
-            self.capacities = [1, 1]
-            self.all_banks: tuple[tuple[int, int], ...] = ((1, 1),)
-            return
         group_of = bank_groups(self.plan, self.banks)
         groups = max(group_of) + 1
         names = [group_name([b for b, of in enumerate(group_of) if of == group]) for group in range(groups)]
-        self.names += ["link", "streamline", *names, "staging"]
-        self.capacities = [1, 1, LINK_UNITS] + [1] * groups + [self.plan.staging_bytes]
+        self.names = [EXTERNAL, "link", *names, "staging"]
+        self.capacities = [self.cost.rates().loads_at_once, 1] + [1] * groups + [self.plan.staging_bytes]
         if self.cost.rates().computes_far:
             self.far = len(self.names)
             self.names.append(FAR_ENGINE)
@@ -119,13 +115,13 @@ class _Builder:
             self.deep = len(self.names)
             self.names.append(DEEP)
             self.capacities.append(1)
-        self.link, self.streamline, self.staging = 1, 2, 3 + groups
-        self.all_banks = tuple((3 + g, 1) for g in range(groups))
+        self.external, self.link, self.staging = 0, 1, 2 + groups
+        self.all_banks = tuple((2 + g, 1) for g in range(groups))
         self.engines = Engines(
             self.cost,
+            self.external,
             self.all_banks,
             lambda home: tuple(self.all_banks[g] for g in sorted({group_of[bank] for bank in home})),
-            self.streamline,
         )
         self.slot_bytes = max(layer.shape.slot_bytes for layer in self.plan.layers)
         self.dispatchers = [_dispatcher(layer, self.banks, self.plan.bits) for layer in self.plan.layers]
@@ -178,17 +174,16 @@ class _Builder:
         width, bits = (1, plan.dense_bits) if is_draft else (verified, WHOLE_BITS)
         dense = DenseStep(plan.batch, width, plan.context, bits, plan.kv_banks)
         time = dense_time(self.cost, stage.part, dense)
-        uses = (*self.all_banks, (self.link, 1)) if self.banks else (*self.all_banks, (0, 1))
-        seconds = time.seconds + self.cost.fixed_seconds("step" if stage.kind == "head" else "layer")
-        mode = Mode(nanoseconds(seconds), uses)
+        what = "step" if stage.kind == "head" else "layer"
+        seconds = time.seconds + self.cost.fixed_seconds(what, plan.batch * (1 if is_draft else self.width))
+        mode = Mode(nanoseconds(seconds), (*self.all_banks, (self.link, 1)))
         return (self._add((mode,), after, self._dense_work(stage, step, time)),)
 
     def _dense_work(self, stage: Stage, step: int, time: DenseTime) -> Work:
         assert stage.part is not None
         read = time.weight_and_kv_bytes
         traffic = Traffic(
-            hb_read_bytes=read if self.banks else 0,
-            external_read_bytes=0 if self.banks else read,
+            hb_read_bytes=read,
             link_bytes=time.link_bytes,
             w4a8_macs=time.sliced_macs,
             w8a8_macs=time.macs,
@@ -214,7 +209,7 @@ class _Builder:
         link_bytes = self._partial_sums(drafted, homes)
         compute = max(
             self.cost.local_read_seconds(float(load.max())),
-            self.cost.mac_seconds(float(macs.max()), self.plan.bits, 1),
+            self.cost.mac_seconds(float(macs.max()), self.plan.bits, 1, float(tokens_of.sum()) / max(1, len(homes))),
         )
         seconds = compute + self.cost.aggregate_seconds(link_bytes) + len(homes) * self.cost.fixed_seconds("expert")
         total = round(float(macs.sum()))
@@ -236,13 +231,15 @@ class _Builder:
         row = self.rows[stage.store]
         layer, verify = self.plan.layers[row], routing.verify[row]
         experts = np.flatnonzero(verify.any(axis=0))
-        if not self.banks:
-            return tuple(self._stream_expert(stage, layer, int(e), int(verify[:, e].sum()), after) for e in experts)
         everywhere = tuple(range(self.banks))
         promoted = dict(routing.promoted[row])
         moments, ahead = self._load_moments(row, routing)
-        far = self._computed_far(layer, verify, ahead.union(promoted))
+        late = self._late(layer, verify, ahead.union(promoted))
+        far = {e for e in late if late[e] <= self.plan.dispatch.most_far_tokens}
+        streamed = set(late) - far if self.plan.dispatch.late == "stream" else set()
         chosen = _homes(layer, self._dispatch(layer, verify.sum(axis=0) > 0))
+        # Of what streams past, the resident part is read where its first replica lies.
+        chosen |= {expert: layer.replicas[expert][0] for expert in streamed if layer.replicas[expert]}
         homes = {expert: home for expert, home in chosen.items() if expert not in far}
         loads: dict[int, int] = {}
         computed: dict[int, int] = {}
@@ -250,7 +247,11 @@ class _Builder:
         for expert in sorted(range(layer.shape.experts), key=lambda e: (e in promoted, e)):
             is_needed = bool(verify[:, expert].any())
             if expert in far:
-                computed[expert] = self._far_expert(stage, layer, expert, far[expert], after)
+                computed[expert] = self._far_expert(stage, layer, expert, late[expert], after)
+                continue
+            if expert in streamed:
+                home = homes.get(expert, ())
+                computed[expert] = self._streamed_expert(stage, layer, expert, home, late[expert], after)
                 continue
             if layer.loaded_bytes(expert) and (is_needed or (moments[expert] and not self.is_known)):
                 loads[expert] = self._load(stage, layer, expert, moments[expert], router)
@@ -264,33 +265,54 @@ class _Builder:
         for expert, load in loads.items():
             last = writes.get(expert, computed.get(expert, load))
             self.buffers += [Buffer(self.staging, self.slot_bytes, load, last)] * self._slots(layer, expert)
-        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e)) and int(e) not in far}
-        traffic = Traffic(link_bytes=self._partial_sums(verify, homes | staged))
+        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e)) and int(e) not in far | streamed}
+        traffic = Traffic(link_bytes=self._partial_sums(verify, homes | staged, streamed))
         work = Work("gather", self.plan.length, layer.shape.layer, traffic=traffic, where=stage.where)
-        seconds = self.cost.aggregate_seconds(traffic.link_bytes)
+        seconds, rates = self.cost.aggregate_seconds(traffic.link_bytes), self.cost.rates()
+        uses: Moments = ((self.link, 1),)
         if far:
             seconds += self.cost.send_seconds(len(verify) * self.plan.hidden * BYTES_PER_ACTIVATION)
-        mode = Mode(nanoseconds(seconds), ((self.link, 1),))
-        return (self._add((mode,), (*after, *computed.values()), work),)
+            uses += ((self.external, rates.loads_at_once),) if rates.is_half_duplex else ()
+        return (self._add((Mode(nanoseconds(seconds), uses),), (*after, *computed.values()), work),)
 
-    def _computed_far(self, layer: PlacedLayer, verify: np.ndarray, loaded: set[int]) -> dict[int, int]:
-        """Return the experts of a verify layer that are computed where they lie, and the tokens of each."""
-        most, tokens = self.plan.dispatch.most_far_tokens, verify.sum(axis=0)
-        experts = np.flatnonzero((tokens > 0) & (tokens <= most)).tolist()
-        return {e: int(tokens[e]) for e in experts if layer.loaded_bytes(e) and e not in loaded}
+    def _late(self, layer: PlacedLayer, verify: np.ndarray, loaded: set[int]) -> dict[int, int]:
+        """Return the experts of a verify layer that are neither near nor loaded ahead, and the tokens of each."""
+        tokens = verify.sum(axis=0)
+        missing = (e for e in np.flatnonzero(tokens).tolist() if layer.loaded_bytes(e) and e not in loaded)
+        return {e: int(tokens[e]) for e in missing}
 
     def _far_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
         size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
-        alone, beside = (self.cost.far_seconds(size, macs, beside_load) for beside_load in (False, True))
-        least, deep = self._deep_seconds(layer, expert, size)
-        modes = [] if beside is None else [Mode(nanoseconds(max(beside, least)), ((self.far, 1), *deep))]
-        if alone is not None and (beside is None or max(alone, least) < max(beside, least)):
-            modes.insert(0, Mode(nanoseconds(max(alone, least)), ((0, 1), (self.far, 1), *deep)))
-        if not modes:
+        rates = self.cost.rates()
+        if not rates.computes_far:
             raise InputError("lower-to-tasks: the dispatcher computes experts far, and no engine does that; valid: 0")
+        alone, beside = (self.cost.far_seconds(size, macs, tokens, beside_load) for beside_load in (False, True))
+        least, deep = self._deep_seconds(layer, expert, size)
+        uses = ((self.far, 1), *deep, *(self.all_banks if rates.far_shares_unit else ()))
+        modes = [] if beside is None else [Mode(nanoseconds(max(beside, least)), uses)]
+        if alone is not None and (beside is None or max(alone, least) < max(beside, least)):
+            everything = ((self.external, rates.loads_at_once), *uses)
+            modes.insert(0, Mode(nanoseconds(max(alone, least)), everything))
         traffic = Traffic(far_read_bytes=size, far_macs=macs)
         work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
         return self._add(tuple(modes), after, work)
+
+    def _streamed_expert(
+        self,
+        stage: Stage,
+        layer: PlacedLayer,
+        expert: int,
+        home: tuple[int, ...],
+        tokens: int,
+        after: tuple[int, ...],
+    ) -> int:
+        resident, missing = layer.resident_bytes(expert), layer.loaded_bytes(expert)
+        macs = tokens * layer.shape.parameters
+        least, deep = self._deep_seconds(layer, expert, missing)
+        mode = self.engines.streamed(ExpertWork(resident, missing, macs, tokens), home, least, deep)
+        traffic = Traffic(hb_read_bytes=resident, external_read_bytes=missing, w8a8_macs=macs)
+        work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
+        return self._add((mode,), after, work)
 
     def _load_moments(self, row: int, routing: RoundRouting) -> tuple[list[Moments], set[int]]:
         """Return, for each expert, from when on it may be loaded before verify's router has run; and which are.
@@ -324,14 +346,12 @@ class _Builder:
                 f"which has {self.plan.staging_bytes:,}; valid: memories.{self.cost.space().near_name}.staging_gb "
                 f"of at least {2 * held / 1e9:.4f}"
             )
-        least, deep = self._deep_seconds(layer, expert, size)
-        seconds = max(self.cost.external_read_seconds(size), least)
-        uses = ((0, 1), (self.streamline, self.engines.load_units()), *deep)
+        modes = self.engines.loads(size, *self._deep_seconds(layer, expert, size))
         first = moments[0][0] if moments else router
         traffic = Traffic(hb_write_bytes=size, external_read_bytes=size)
         work = Work("load", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
         after = () if first < 0 else (first,)
-        return self._add((Mode(nanoseconds(seconds), uses),), after, work)
+        return self._add(modes, after, work)
 
     def _deep_seconds(self, layer: PlacedLayer, expert: int, size: int) -> tuple[float, Moments]:
         """Return how long bytes of an expert take out of the deep memory, and what that takes; nothing of others."""
@@ -353,9 +373,8 @@ class _Builder:
         macs = tokens * layer.shape.parameters
         others = [copy for copy in layer.replicas[expert] if copy != home]
         homes = (home, *others) if home else ()
-        modes = self.engines.modes(
-            ExpertWork(layer.resident_bytes(expert), layer.loaded_bytes(expert), macs), tuple(homes)
-        )
+        sizes = layer.resident_bytes(expert), layer.loaded_bytes(expert)
+        modes = self.engines.near(ExpertWork(*sizes, macs, tokens), tuple(homes))
         traffic = Traffic(hb_read_bytes=layer.shape.whole_bytes, w8a8_macs=macs)
         work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
         return self._add(modes, after, work)
@@ -380,31 +399,28 @@ class _Builder:
             writes[expert] = self._add((Mode(nanoseconds(seconds), self.all_banks),), after, work)
         return writes
 
-    def _stream_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
-        size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
-        seconds = max(self.cost.external_read_seconds(size), self.cost.mac_seconds(macs, 8, 1))
-        seconds += self.cost.fixed_seconds("expert")
-        traffic = Traffic(external_read_bytes=size, w8a8_macs=macs)
-        work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
-        return self._add((Mode(nanoseconds(seconds), ((0, 1), *self.all_banks)),), after, work)
-
     def _dispatch(self, layer: PlacedLayer, used: np.ndarray) -> dict[int, int]:
         """Return the replica that serves each resident expert of a step."""
         experts = [int(e) for e in np.flatnonzero(used) if layer.replicas[e]]
         chosen = self.dispatchers[self.rows[layer.shape.name]].choose(experts)
         return dict(zip(experts, chosen, strict=True))
 
-    def _partial_sums(self, choices: np.ndarray, homes: dict[int, tuple[int, ...]]) -> int:
+    def _partial_sums(
+        self, choices: np.ndarray, homes: dict[int, tuple[int, ...]], streamed: Iterable[int] = ()
+    ) -> int:
         """Bytes of partial sums: for every token, the distinct banks that hold a part of its experts.
 
-        On a link that adds them up on the way, one sum of every token arrives.
+        One element has the whole of what streamed past for a token. On a link that adds sums up on the way, one of
+        every token arrives.
         """
         holds = np.zeros((choices.shape[1], self.banks), dtype=np.bool_)
         for expert, banks in homes.items():
             holds[expert, list(banks)] = True
         heard = choices.astype(np.float32) @ holds.astype(np.float32) > 0
-        sums = heard.any(axis=1) if self.cost.rates().link_reduces else heard
-        return int(sums.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
+        passed = choices[:, sorted(streamed)].any(axis=1, keepdims=True)
+        sums = np.concatenate([heard, passed], axis=1)
+        arriving = sums.any(axis=1) if self.cost.rates().link_reduces else sums
+        return int(arriving.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
 
 
 class _Ends:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from moe_passes.estimate.cost import CostModel
 from moe_passes.estimate.far import far_tokens
-from moe_passes.plan.decisions import DispatchPlan
+from moe_passes.plan.decisions import LATE, DispatchPlan
 from moe_passes.plan.place import Place
 from moe_passes.routing.likelihood import likelihoods, share_needed, table
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.solve.dispatch.choose import choose, choose_far, nothing_ahead
+from moe_passes.solve.dispatch.choose import Abilities, choose, choose_late, nothing_ahead
 from moe_passes.solve.dispatch.problem import Unknown
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.problem import StaticPlan
@@ -24,7 +24,7 @@ NOTHING_AHEAD = nothing_ahead(table())
 def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel, place: Place | None = None) -> StaticPlan:
     """Return the plan with the dispatch plan that is fastest on training rounds, and the likelihoods it goes by.
 
-    Without a draft or without HB, nothing can be loaded ahead; nor where a placement computes what is not near.
+    Without a draft nothing can be loaded ahead; nor where a placement computes what is not near, or all is.
 
     Args:
         plan: what was decided before.
@@ -36,13 +36,14 @@ def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel, place:
         return replace(plan, dispatch=NOTHING_AHEAD)
     rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
     shares = share_needed(rounds)
-    choices = far_tokens(cost, [layer.shape for layer in plan.layers], place)
+    far = far_tokens(cost, [layer.shape for layer in plan.layers], place)
+    of = Abilities(far, LATE if cost.rates().streams else LATE[:1])
     judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
 
     def unknown(dispatch: DispatchPlan) -> list[Unknown]:
         guessed = plan.with_needs(shares, dispatch)
         return [build_unknown(guessed, judge, cost).unknown() for judge in judges]
 
-    if not plan.length or 0 not in choices:
-        return plan.with_needs(shares, choose_far(table(), unknown, choices))
-    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown, choices))
+    if not plan.length or 0 not in far:
+        return plan.with_needs(shares, choose_late(table(), unknown, of))
+    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown, of))

@@ -1,15 +1,16 @@
-"""The engines that can compute an expert of the verify step, and how long each takes.
+"""The ways to bring what is not near, and to compute an expert of the verify step, and how long each takes.
 
-Near memory, every element reads what its own bank holds of the expert. As xPU, the elements share all of it: the
-resident part streams past them over the streamline link, no faster than its banks give it. Loads travel over the same
-link, so it is a shared resource: streaming either has the link for itself or takes what a load leaves of it.
+Near memory, every element reads what its own bank holds of the expert; what was loaded lies striped over all banks. Or
+what is not near streams past all elements and is not stored: each then computes whole tokens (data-parallel), so there
+are no partial sums of it, and elements do nothing else meanwhile.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.plan.round import LINK_UNITS, Mode, nanoseconds
+from moe_passes.plan.model import WHOLE_BITS
+from moe_passes.plan.round import Mode, nanoseconds
 
 Uses = tuple[tuple[int, int], ...]
 
@@ -20,13 +21,15 @@ class ExpertWork:
 
     Attributes:
         resident_bytes: of the expert in HB.
-        staged_bytes: of the expert in staging, striped over all banks.
+        missing_bytes: of the expert that are not in HB.
         macs: multiply-accumulates.
+        tokens: that are routed to it.
     """
 
     resident_bytes: int
-    staged_bytes: int
+    missing_bytes: int
     macs: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -35,56 +38,69 @@ class Engines:
 
     Attributes:
         cost: durations.
+        far: number of the far memory with its link, as a resource.
         all_banks: demands of a task that runs on all of them.
         banks_of: banks → demands.
-        link: number of the streamline link.
     """
 
     cost: CostModel
+    far: int
     all_banks: Uses
     banks_of: Callable[[tuple[int, ...]], Uses]
-    link: int
 
-    def load_units(self) -> int:
-        """Units of the streamline link that a load takes: at least one, however fast the link is."""
-        return min(LINK_UNITS, max(1, round(self.cost.load_link_share() * LINK_UNITS)))
+    def near(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...]) -> tuple[Mode, ...]:
+        """Return the ways to compute an expert near memory, the preferred one first.
 
-    def modes(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...]) -> tuple[Mode, ...]:
-        """Return the ways to compute an expert whose resident part has replicas on `homes`, the preferred one first.
-
-        Near memory on each replica's banks (all banks where a part is staged), then as xPU with the whole link and
-        with what a load leaves of it. A way that is slower than another and needs at least the same is left out.
+        On each of the replicas of its resident part, on `homes`; on all banks where a part was loaded. A way that is
+        slower than another and needs at least the same is left out.
         """
-        near = [self._near(work, home) for home in homes or ((),)]
-        found = near + [self._xpu(work, homes, units) for units in (LINK_UNITS, LINK_UNITS - self.load_units())]
         kept: list[Mode] = []
-        for mode in found:
-            if mode is not None and not any(_covers(other, mode) for other in kept):
+        for mode in (self._on(work, home) for home in homes or ((),)):
+            if not any(_covers(other, mode) for other in kept):
                 kept.append(mode)
         return tuple(kept)
 
-    def _near(self, work: ExpertWork, home: tuple[int, ...]) -> Mode:
-        banks = self.cost.space().banks
-        local = work.resident_bytes / len(home) if home else 0.0
-        used = banks if work.staged_bytes or not home else len(home)
-        read = self.cost.local_read_seconds(local + work.staged_bytes / banks)
-        uses = self.all_banks if used == banks else self.banks_of(home)
-        seconds = max(read, self.cost.mac_seconds(work.macs, 8, used)) + self.cost.fixed_seconds("expert")
+    def loads(self, size: int, least_seconds: float, others: Uses) -> tuple[Mode, ...]:
+        """Return the ways to load so many bytes: with the link to itself, and beside another load where it is shared.
+
+        Args:
+            size: bytes.
+            least_seconds: that it takes however much of the link there is.
+            others: demands beside the far memory and its link.
+        """
+        units = self.cost.rates().loads_at_once
+        return tuple(
+            Mode(
+                nanoseconds(max(self.cost.external_read_seconds(size, taken / units), least_seconds)),
+                ((self.far, taken), *others),
+            )
+            for taken in sorted({units, 1}, reverse=True)
+        )
+
+    def streamed(self, work: ExpertWork, home: tuple[int, ...], least_seconds: float, others: Uses) -> Mode:
+        """Return the way to compute an expert as what is missing of it streams past.
+
+        Args:
+            work: of the expert.
+            home: banks of its resident part; none without one.
+            least_seconds: that what is missing takes however much of the link there is.
+            others: demands beside the far memory, its link, and all banks.
+        """
+        read = self.cost.local_read_seconds(work.resident_bytes / len(home)) if home else 0.0
+        computed = self.cost.mac_seconds(work.macs, WHOLE_BITS, self.cost.space().banks, work.tokens)
+        seconds = max(self.cost.stream_seconds(work.missing_bytes), least_seconds, read, computed)
+        seconds += self.cost.fixed_seconds("expert")
+        uses = ((self.far, self.cost.rates().loads_at_once), *self.all_banks, *others)
         return Mode(nanoseconds(seconds), uses)
 
-    def _xpu(self, work: ExpertWork, homes: tuple[tuple[int, ...], ...], units: int) -> Mode | None:
-        if not units or not work.resident_bytes or not self.cost.rates().streams:
-            return None
+    def _on(self, work: ExpertWork, home: tuple[int, ...]) -> Mode:
         banks = self.cost.space().banks
-        # What streams past the elements is read out of the banks first: those of the widest replica.
-        read = work.resident_bytes / max(map(len, homes)) + work.staged_bytes / banks
-        seconds = max(
-            self.cost.stream_seconds(work.resident_bytes * LINK_UNITS / units),
-            self.cost.local_read_seconds(read),
-            self.cost.mac_seconds(work.macs, 8, banks),
-        )
-        seconds += self.cost.fixed_seconds("expert")
-        return Mode(nanoseconds(seconds), ((self.link, units), *self.all_banks))
+        local = work.resident_bytes / len(home) if home else 0.0
+        used = banks if work.missing_bytes or not home else len(home)
+        read = self.cost.local_read_seconds(local + work.missing_bytes / banks)
+        uses = self.all_banks if used == banks else self.banks_of(home)
+        computed = self.cost.mac_seconds(work.macs, WHOLE_BITS, used, work.tokens)
+        return Mode(nanoseconds(max(read, computed) + self.cost.fixed_seconds("expert")), uses)
 
 
 def _covers(mode: Mode, other: Mode) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.plan.decisions import ENGINES, ORDERS, DispatchPlan
+from moe_passes.plan.decisions import ENGINES, LATE, ORDERS, DispatchPlan
 from moe_passes.routing.likelihood import table
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace, evenly, membership, popularity, split_of
@@ -42,7 +42,8 @@ def prefill(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, prompt_token
     All tokens of a prompt are known, so a pass takes up to `PASS_TOKENS` at once: it computes each expert for all of
     its tokens, loads what is not resident once, and attends to what came before it and, on the mean, half of itself.
     The first token needs the head once. Tokens are those of the held-out split, over and over. Of many passes some are
-    dispatched, the last one among them, and the others lie between.
+    dispatched, the last one among them, and the others lie between. What is not near is loaded, or streams past the
+    elements where they compute so and the whole prompt is sooner done.
 
     Args:
         cost: the machine.
@@ -50,6 +51,11 @@ def prefill(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, prompt_token
         trace: routing.
         prompt_tokens: of each sequence, at least 1.
     """
+    ways = LATE if cost.rates().streams else LATE[:1]
+    return min((_prefill(cost, plan, trace, prompt_tokens, late) for late in ways), key=lambda found: found.seconds)
+
+
+def _prefill(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, prompt_tokens: int, late: str) -> Prefill:
     width = max(1, min(prompt_tokens, PASS_TOKENS // plan.batch))
     passes = -(-prompt_tokens // width)
     taken = np.unique([*evenly(passes - 1, DISPATCHED_PASSES), passes - 1]) if passes > 1 else np.zeros(1, dtype=int)
@@ -57,18 +63,19 @@ def prefill(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, prompt_token
     for number in taken.tolist():
         done = number * width
         now = min(width, prompt_tokens - done)
-        of = replace(_ahead(plan, trace, now), length=0, context=done + (now + 1) // 2)
+        of = replace(_ahead(plan, trace, now, late), length=0, context=done + (now + 1) // 2)
         graph = build_prefill(of, _routing(trace, plan.batch, done, now), cost, now)
         seconds.append(dispatch(graph.unknown(), of.dispatch).makespan * 1e-9)
     return Prefill(prompt_tokens, passes, float(np.interp(np.arange(passes), taken, seconds).sum()))
 
 
-def _ahead(plan: StaticPlan, trace: RoutingTrace, width: int) -> StaticPlan:
-    """Let passes load ahead what is likely to be needed by one of their tokens."""
+def _ahead(plan: StaticPlan, trace: RoutingTrace, width: int, late: str) -> StaticPlan:
+    """Let passes load ahead what is likely to be needed by one of their tokens, unless that is to stream past."""
     counts = popularity(trace)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True)) * trace.experts.shape[2]
     needed = 1 - (1 - np.minimum(shares, 1.0)) ** (plan.batch * width)
-    rule = DispatchPlan(SURE_PERMILLE, NEVER, table(), ORDERS[0], ENGINES[0], plan.dispatch.most_far_tokens)
+    sure = NEVER if late == "stream" else SURE_PERMILLE
+    rule = DispatchPlan(sure, NEVER, table(), ORDERS[0], ENGINES[0], plan.dispatch.most_far_tokens, late)
     return plan.with_needs(np.round(1000 * needed).astype(np.int64), rule)
 
 

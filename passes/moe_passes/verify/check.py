@@ -25,6 +25,8 @@ def _dispatch(plan: Plan) -> list[str]:
     """The dispatcher's tables are there where something can be loaded ahead, and say nothing where it cannot."""
     ahead = bool(plan.draft.staging_bytes and plan.draft.length)
     never = 1001
+    if plan.dispatch.late == "stream" and not plan.prices.rates().streams:
+        return ["the dispatcher's plan lets experts stream past the elements, which cannot compute so; valid: load"]
     thresholds = (plan.dispatch.sure_permille, plan.dispatch.least_permille)
     if not ahead and thresholds != (never, never):
         return [f"the dispatcher's plan loads ahead ({thresholds}), and nothing can be; valid: {never}, {never}"]

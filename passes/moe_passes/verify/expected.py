@@ -13,7 +13,7 @@ from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.model import DensePart
 from moe_passes.plan.phase import Operation, Phase
 from moe_passes.plan.placed import PlacedLayer
-from moe_passes.plan.round import BYTES_PER_ACTIVATION, DEEP, FAR_ENGINE, LINK_UNITS, LayerRouting, Traffic, nanoseconds
+from moe_passes.plan.round import BYTES_PER_ACTIVATION, DEEP, EXTERNAL, FAR_ENGINE, LayerRouting, Traffic, nanoseconds
 from moe_passes.verify.phases import needed_by_result
 from moe_passes.verify.plan import Plan
 
@@ -23,8 +23,8 @@ Uses = frozenset[tuple[str, int]]
 """Resources by name, and units of each; `bank N` stands for a bank."""
 FULL_BITS = 8
 CACHE_BITS = 16
-REST = LINK_UNITS
-"""Of the streamline link, for a computation that has it for itself."""
+PASSED = -1
+"""Stands for the element that has the whole of what streamed past, beside the banks."""
 
 
 @dataclass
@@ -70,9 +70,8 @@ class Derivation:
         self.held: list[Held] = []
         self.asking: dict[str, list[Key]] = {}
         self.loaded = {(work.layer, work.expert) for work in plan.work if work.kind == "load"}
-        self.everywhere: Uses = frozenset((f"bank {bank}", 1) for bank in range(self.banks)) or frozenset(
-            {("elements", 1)}
-        )
+        self.everywhere: Uses = frozenset((f"bank {bank}", 1) for bank in range(self.banks))
+        self.whole_link = (EXTERNAL, plan.prices.rates().loads_at_once)
         length = plan.draft.length
         for step in range(length):
             self._phase(plan.draft_phase, step, 1)
@@ -80,9 +79,11 @@ class Derivation:
         for key, task in self.tasks.items():
             if task.part is not None:
                 is_draft = key[1] < length
-                fixed = self.prices.fixed_seconds("step" if key[0] == "head" else "layer")
+                width = 1 if is_draft else length + 1
+                tokens = plan.request.batch * width
+                fixed = self.prices.fixed_seconds("step" if key[0] == "head" else "layer", tokens)
                 bits = plan.draft.dense_bits if is_draft else FULL_BITS
-                self._price_dense(task, 1 if is_draft else length + 1, bits, fixed)
+                self._price_dense(task, width, bits, fixed)
 
     def _phase(self, phase: Phase, step: int, width: int) -> None:
         before, gives = set(self.tasks), list[set[Key]]()
@@ -129,19 +130,14 @@ class Derivation:
         weights = part.weight_bytes if bits >= FULL_BITS else -(-part.weight_bytes * 9 // 17)
         striped = self.plan.draft.kv_banks or self.banks
         caches = part.kv_heads * request.batch
-        copies = max(1, self.banks // (striped * caches)) if caches and self.banks else 1
+        copies = max(1, self.banks // (striped * caches)) if caches else 1
         size = weights + copies * request.batch * (2 * part.kv_elements * seen + part.state_bytes)
         projected = request.batch * width * part.macs_per_token
         attention = request.batch * width * seen * part.attention_macs
         done = {"w4a8_macs" if bits < FULL_BITS else "w8a8_macs": projected, "attention_macs": attention}
-        elements = self.banks or 1
-        computed = self.prices.mac_seconds(projected, bits, elements)
-        computed += self.prices.mac_seconds(attention, CACHE_BITS, elements)
-        if not self.banks:
-            seconds = max(self.prices.external_read_seconds(size), computed) + fixed
-            task.traffic = Traffic(external_read_bytes=size, **done)
-            task.modes = [(nanoseconds(seconds), self.everywhere | {("external", 1)})]
-            return
+        tokens = request.batch * width
+        computed = self.prices.mac_seconds(projected, bits, self.banks, tokens)
+        computed += self.prices.mac_seconds(attention, CACHE_BITS, self.banks, tokens)
         gathered = request.batch * width * part.gathered_elements * BYTES_PER_ACTIVATION
         if striped > 1 and request.context:
             gathered += request.batch * width * striped * part.merged_elements * BYTES_PER_ACTIVATION
@@ -159,7 +155,7 @@ class Derivation:
             return waits
         key = ("draft-experts", step, layer.shape.layer, -1)
         served = self._served(key)
-        load, macs, read, heard = [0.0] * self.banks, [0.0] * self.banks, 0, 0
+        load, macs, read, heard, uses = [0.0] * self.banks, [0.0] * self.banks, 0, 0, 0
         for expert, replica in served.items():
             copies = layer.replicas[expert]
             copy = copies[replica] if 0 <= replica < len(copies) else copies[0]
@@ -167,16 +163,18 @@ class Derivation:
             kept = layer.shape.whole_bytes if layer.residency[expert] == ALL else layer.shape.msb_bytes
             size = layer.shape.msb_bytes if self.plan.draft.bits < FULL_BITS else kept
             read += size
+            met = sum(expert in row for row in tokens)
+            uses += met
             for bank in copy:
                 load[bank] += size / len(copy)
-                macs[bank] += sum(expert in row for row in tokens) * layer.shape.parameters / len(copy)
+                macs[bank] += met * layer.shape.parameters / len(copy)
         for row in tokens:
             banks = {bank for e in row if e in served for bank in self._copy(layer, e, served[e])}
             heard += min(len(banks), self._most_heard())
         link_bytes = heard * self.plan.model.hidden * BYTES_PER_ACTIVATION
-        compute = max(
-            self.prices.local_read_seconds(max(load)), self.prices.mac_seconds(max(macs), self.plan.draft.bits, 1)
-        )
+        each = uses / len(served) if served else 0.0
+        computed = self.prices.mac_seconds(max(macs), self.plan.draft.bits, 1, each)
+        compute = max(self.prices.local_read_seconds(max(load)), computed)
         fixed = len(served) * self.prices.fixed_seconds("expert")
         total, is_full = round(sum(macs)), self.plan.draft.bits >= FULL_BITS
         self.tasks[key] = Expected(
@@ -214,26 +212,29 @@ class Derivation:
         length, number = self.plan.draft.length, layer.shape.layer
         tokens = [set(row) - {-1} for row in routing.verify.tolist()]
         needed = sorted(set().union(*tokens))
-        if not self.banks:
-            return {self._streamed(layer, expert, sum(expert in row for row in tokens), waits) for expert in needed}
         computed: dict[int, Key] = {}
         loads: dict[int, Key] = {}
-        far: set[int] = set()
+        far, streamed = set[int](), set[int]()
         for expert in needed:
             key, missing = ("expert", length, number, expert), self._missing(layer, expert)
             after, uses = set(waits), sum(expert in row for row in tokens)
             macs = uses * layer.shape.parameters
             computed[expert] = key
-            if missing and uses <= self.plan.dispatch.most_far_tokens and self._may_stay(layer, routing, expert):
+            is_late = missing and self._is_late(layer, routing, expert)
+            if is_late and uses <= self.plan.dispatch.most_far_tokens:
                 far.add(expert)
                 traffic = Traffic(far_read_bytes=layer.shape.whole_bytes, far_macs=macs)
-                self.tasks[key] = Expected(after, traffic, self._far_ways(layer, expert, macs))
+                self.tasks[key] = Expected(after, traffic, self._far_ways(layer, expert, macs, uses))
+                continue
+            if is_late and self.plan.dispatch.late == "stream":
+                streamed.add(expert)
+                self.tasks[key] = self._passing(layer, expert, missing, uses, after)
                 continue
             if missing:
                 loads[expert] = self._load(layer, routing, expert, missing, router)
                 after.add(loads[expert])
             traffic = Traffic(hb_read_bytes=layer.shape.whole_bytes, w8a8_macs=macs)
-            self.tasks[key] = Expected(after, traffic, self._ways(layer, expert, missing, macs))
+            self.tasks[key] = Expected(after, traffic, self._ways(layer, expert, missing, uses))
         last = dict(computed)
         for new, old in routing.promoted:
             last[new] = self._write(layer, new, old, loads, computed)
@@ -241,11 +242,11 @@ class Derivation:
             slots = -(-self._missing(layer, expert) // self.slot_bytes)
             self.held.append(Held(load, last[expert], slots))
         key = ("gather", length, number, -1)
-        self.tasks[key] = self._gather(layer, tokens, computed, waits, far)
+        self.tasks[key] = self._gather(layer, tokens, computed, waits, far, streamed)
         return {key}
 
-    def _may_stay(self, layer: PlacedLayer, routing: LayerRouting, expert: int) -> bool:
-        """Say whether an expert is computed where it lies: what a draft asked for is not, if the plan loads it."""
+    def _is_late(self, layer: PlacedLayer, routing: LayerRouting, expert: int) -> bool:
+        """Say whether an expert need not be loaded: what a draft asked for is, if the plan loads it, and what stays."""
         if layer.needed_permille[expert] >= self.plan.dispatch.sure_permille:
             return False
         if any(expert == new for new, _ in routing.promoted):
@@ -259,15 +260,30 @@ class Derivation:
             return 0.0, set()
         return self.prices.deep_seconds(size), {(DEEP, 1)}
 
-    def _far_ways(self, layer: PlacedLayer, expert: int, macs: int) -> list[tuple[int, Uses]]:
+    def _far_ways(self, layer: PlacedLayer, expert: int, macs: int, tokens: int) -> list[tuple[int, Uses]]:
         """Return the ways to compute an expert in the far memory: with all of its bandwidth, and beside a load."""
         ways, size = [], layer.shape.whole_bytes
         least, deep = self._from_deep(layer, expert, size)
-        for beside_load, others in ((False, {("external", 1)}), (True, set[tuple[str, int]]())):
-            seconds = self.prices.far_seconds(size, macs, beside_load)
+        unit = self.everywhere if self.prices.rates().far_shares_unit else frozenset()
+        for beside_load, others in ((False, {self.whole_link}), (True, set[tuple[str, int]]())):
+            seconds = self.prices.far_seconds(size, macs, tokens, beside_load)
             if seconds is not None:
-                ways.append((nanoseconds(max(seconds, least)), frozenset({(FAR_ENGINE, 1)} | others | deep)))
+                ways.append((nanoseconds(max(seconds, least)), frozenset({(FAR_ENGINE, 1)} | others | deep | unit)))
         return ways
+
+    def _passing(self, layer: PlacedLayer, expert: int, missing: int, tokens: int, after: set[Key]) -> Expected:
+        """Return the computation of an expert as what is missing of it streams past all elements."""
+        macs, resident = tokens * layer.shape.parameters, layer.shape.whole_bytes - missing
+        least, deep = self._from_deep(layer, expert, missing)
+        seconds = max(
+            self.prices.stream_seconds(missing),
+            least,
+            self.prices.local_read_seconds(resident / len(layer.replicas[expert][0])) if resident else 0.0,
+            self.prices.mac_seconds(macs, FULL_BITS, self.banks, tokens),
+        )
+        traffic = Traffic(hb_read_bytes=resident, external_read_bytes=missing, w8a8_macs=macs)
+        uses = self.everywhere | {self.whole_link} | deep
+        return Expected(after, traffic, [(nanoseconds(seconds + self.prices.fixed_seconds("expert")), uses)])
 
     def _missing(self, layer: PlacedLayer, expert: int) -> int:
         return layer.shape.whole_bytes - layer.shape.resident_bytes(int(layer.residency[expert]))
@@ -285,44 +301,26 @@ class Derivation:
             after = {self.asking[layer.shape.name][asked[0]]}
         else:
             after = {router}
-        units = self._load_units()
         least, deep = self._from_deep(layer, expert, size)
-        seconds = max(self.prices.external_read_seconds(size), least)
-        self.tasks[key] = Expected(
-            after,
-            Traffic(hb_write_bytes=size, external_read_bytes=size),
-            [
-                (
-                    nanoseconds(seconds),
-                    frozenset({("external", 1), ("streamline", units)} | deep),
-                )
-            ],
-        )
+        ways: list[tuple[int, Uses]] = []
+        for taken in range(1, self.whole_link[1] + 1):
+            seconds = max(self.prices.external_read_seconds(size, taken / self.whole_link[1]), least)
+            ways.append((nanoseconds(seconds), frozenset({(EXTERNAL, taken)} | deep)))
+        self.tasks[key] = Expected(after, Traffic(hb_write_bytes=size, external_read_bytes=size), ways)
         return key
 
-    def _load_units(self) -> int:
-        return min(LINK_UNITS, max(1, round(self.prices.load_link_share() * LINK_UNITS)))
-
-    def _ways(self, layer: PlacedLayer, expert: int, staged: int, macs: int) -> list[tuple[int, Uses]]:
-        """Return every legal way to compute an expert: near memory on each replica, as xPU beside a load or not."""
-        resident, fixed = layer.shape.whole_bytes - staged, self.prices.fixed_seconds("expert")
+    def _ways(self, layer: PlacedLayer, expert: int, staged: int, tokens: int) -> list[tuple[int, Uses]]:
+        """Return every legal way to compute an expert: near memory on each replica."""
+        resident, macs = layer.shape.whole_bytes - staged, tokens * layer.shape.parameters
+        fixed = self.prices.fixed_seconds("expert")
         ways = []
         for copy in layer.replicas[expert] or ((),):
             used = len(copy) if copy and not staged else self.banks
             read = (resident / len(copy) if copy else 0.0) + staged / self.banks
-            seconds = max(self.prices.local_read_seconds(read), self.prices.mac_seconds(macs, FULL_BITS, used)) + fixed
+            computed = self.prices.mac_seconds(macs, FULL_BITS, used, tokens)
+            seconds = max(self.prices.local_read_seconds(read), computed) + fixed
             banks = copy if used == len(copy) else range(self.banks)
             ways.append((nanoseconds(seconds), frozenset((f"bank {bank}", 1) for bank in banks)))
-        taken = self._load_units()
-        widest = max((len(copy) for copy in layer.replicas[expert]), default=1)
-        for units in (LINK_UNITS, LINK_UNITS - taken):
-            if units and resident and self.prices.rates().streams:
-                seconds = max(
-                    self.prices.stream_seconds(resident * LINK_UNITS / units),
-                    self.prices.local_read_seconds(resident / widest + staged / self.banks),
-                    self.prices.mac_seconds(macs, FULL_BITS, self.banks),
-                )
-                ways.append((nanoseconds(seconds + fixed), self.everywhere | {("streamline", units)}))
         return ways
 
     def _write(self, layer: PlacedLayer, new: int, old: int, loads: dict[int, Key], computed: dict[int, Key]) -> Key:
@@ -336,16 +334,25 @@ class Derivation:
         return key
 
     def _gather(
-        self, layer: PlacedLayer, tokens: list[set[int]], computed: dict[int, Key], waits: set[Key], far: set[int]
+        self,
+        layer: PlacedLayer,
+        tokens: list[set[int]],
+        computed: dict[int, Key],
+        waits: set[Key],
+        far: set[int],
+        streamed: set[int],
     ) -> Expected:
         """Partial sums come from all banks where a part is staged, else from those of the first mode's replica.
 
-        What is computed far sends no partial sums; for it, activations go there and back.
+        What is computed far sends no partial sums; for it, activations go there and back. What streams past sends one
+        sum of a token, beside those of its resident part.
         """
         homes: dict[int, frozenset[int]] = {}
         for expert, key in computed.items():
             if expert in far:
                 homes[expert] = frozenset()
+            elif expert in streamed:
+                homes[expert] = frozenset({PASSED, *(layer.replicas[expert] or ((),))[0]})
             elif self._missing(layer, expert):
                 homes[expert] = frozenset(range(self.banks))
             else:
@@ -354,13 +361,15 @@ class Derivation:
         heard = sum(min(most, len(frozenset().union(*(homes[expert] for expert in row)))) for row in tokens if row)
         traffic = Traffic(link_bytes=heard * self.plan.model.hidden * BYTES_PER_ACTIVATION)
         seconds = self.prices.aggregate_seconds(traffic.link_bytes)
+        uses: Uses = frozenset({("link", 1)})
         if far:
             seconds += self.prices.send_seconds(len(tokens) * self.plan.model.hidden * BYTES_PER_ACTIVATION)
-        return Expected(waits | set(computed.values()), traffic, [(nanoseconds(seconds), frozenset({("link", 1)}))])
+            uses |= {self.whole_link} if self.prices.rates().is_half_duplex else set()
+        return Expected(waits | set(computed.values()), traffic, [(nanoseconds(seconds), uses)])
 
     def _most_heard(self) -> int:
         """Return how many partial sums of a token arrive at most."""
-        return 1 if self.prices.rates().link_reduces else self.banks
+        return 1 if self.prices.rates().link_reduces else self.banks + 1
 
     def _first_home(self, layer: PlacedLayer, expert: int, key: Key) -> frozenset[int]:
         """Return the banks of the replica that the dispatcher chose: those of the first mode, which must be one."""
@@ -370,17 +379,6 @@ class Derivation:
                 banks = banks_of(self.plan, task.modes[0].uses)
                 return banks if banks in copies else copies[0]
         return copies[0]
-
-    def _streamed(self, layer: PlacedLayer, expert: int, tokens: int, waits: set[Key]) -> Key:
-        key = ("expert", self.plan.draft.length, layer.shape.layer, expert)
-        size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
-        seconds = max(self.prices.external_read_seconds(size), self.prices.mac_seconds(macs, FULL_BITS, 1))
-        seconds += self.prices.fixed_seconds("expert")
-        uses = self.everywhere | {("external", 1)}
-        self.tasks[key] = Expected(
-            set(waits), Traffic(external_read_bytes=size, w8a8_macs=macs), [(nanoseconds(seconds), uses)]
-        )
-        return key
 
 
 def named_banks(name: str) -> frozenset[int] | None:

@@ -12,13 +12,7 @@ DRAFT_BITS = (4, FULL_BITS)
 
 def violations(plan: Plan) -> list[str]:
     """Return everything that is wrong with residency, placement and the sharing out of memory."""
-    wrong = _far(plan)
-    if plan.prices.space().banks:
-        return wrong + _shared_out(plan) + _slices(plan) + _banks(plan)
-    for layer in plan.layers:
-        if layer.residency.any() or any(layer.replicas):
-            wrong.append(f"@{layer.shape.name} has residents, and the machine has no HB")
-    return wrong
+    return _far(plan) + _shared_out(plan) + _slices(plan) + _banks(plan)
 
 
 def _embedding(plan: Plan) -> int:
@@ -34,9 +28,6 @@ def _far(plan: Plan) -> list[str]:
     needed = everything - sum(n * layer.shape.whole_bytes for n, layer in zip(deep, plan.layers, strict=True))
     if any(deep) and everything > plan.prices.space().deep_bytes:
         return [f"the deep memory is to hold {everything} bytes and has {plan.prices.space().deep_bytes}"]
-    if not plan.prices.space().banks:
-        dense, cache = _dense_and_cache(plan)
-        needed += dense + cache
     available = plan.prices.space().far_bytes
     return [f"external memory is to hold {needed} bytes and has {available}"] if needed > available else []
 

@@ -54,6 +54,21 @@ class Abilities(Protocol):
         ...
 
     @property
+    def loads_at_once(self) -> int:
+        """Loads that share the link to the far memory; 1 where each has it for itself."""
+        ...
+
+    @property
+    def is_half_duplex(self) -> bool:
+        """Whether what is sent to the far engine takes the link that loads take."""
+        ...
+
+    @property
+    def far_shares_unit(self) -> bool:
+        """Whether the far engine is the silicon of the near one: one of the two works at a time."""
+        ...
+
+    @property
     def computes_far(self) -> bool:
         """Whether experts can be computed where they lie in the far memory."""
         ...
@@ -70,19 +85,19 @@ class Prices(Protocol):
         """Return what the machine can do."""
         ...
 
-    def fixed_seconds(self, what: str) -> float:
-        """Seconds that a `step`, a `layer` of dense work or an `expert` takes whatever it does."""
+    def fixed_seconds(self, what: str, tokens: int = 0) -> float:
+        """Seconds that a `step` of so many tokens, a `layer` of dense work or an `expert` takes whatever it does."""
         ...
 
     def local_read_seconds(self, bytes_in_busiest_bank: float) -> float:
         """Seconds to read bytes out of one bank."""
         ...
 
-    def external_read_seconds(self, size_bytes: float) -> float:
-        """Seconds to bring bytes out of external memory."""
+    def external_read_seconds(self, size_bytes: float, share: float = 1.0) -> float:
+        """Seconds to bring bytes out of external memory, with a share of its link."""
         ...
 
-    def mac_seconds(self, macs: float, bits: int, elements: int) -> float:
+    def mac_seconds(self, macs: float, bits: int, elements: int, tokens: float) -> float:
         """Seconds for multiply-accumulates."""
         ...
 
@@ -91,10 +106,10 @@ class Prices(Protocol):
         ...
 
     def stream_seconds(self, size_bytes: float) -> float:
-        """Seconds on the streamline link."""
+        """Seconds for weights of the external memory to pass all elements."""
         ...
 
-    def far_seconds(self, size_bytes: float, macs: float, beside_load: bool) -> float | None:
+    def far_seconds(self, size_bytes: float, macs: float, tokens: float, beside_load: bool) -> float | None:
         """Seconds to compute an expert where it lies in the far memory; None where that cannot be."""
         ...
 
@@ -104,10 +119,6 @@ class Prices(Protocol):
 
     def send_seconds(self, size_bytes: float) -> float:
         """Seconds a layer for activations to the far engine and back."""
-        ...
-
-    def load_link_share(self) -> float:
-        """Share of the streamline link that a load takes."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from moe_passes.plan.round import DEEP, FAR_ENGINE, LINK_UNITS, Mode
+from moe_passes.plan.round import DEEP, EXTERNAL, FAR_ENGINE
 from moe_passes.verify.expected import Derivation, Expected, Key, Uses, demands, named_banks
 from moe_passes.verify.plan import Plan
 
@@ -25,13 +25,11 @@ def violations(plan: Plan) -> list[str]:
 
 def _resources(plan: Plan) -> list[str]:
     banks = plan.prices.space().banks
-    expected = {"external": 1, "elements": 1} if not banks else {"external": 1, "link": 1, "streamline": LINK_UNITS}
-    if banks:
-        expected["staging"] = plan.draft.staging_bytes
-        if plan.prices.rates().computes_far:
-            expected[FAR_ENGINE] = 1
-        if plan.prices.space().deep_bytes:
-            expected[DEEP] = 1
+    expected = {EXTERNAL: plan.prices.rates().loads_at_once, "link": 1, "staging": plan.draft.staging_bytes}
+    if plan.prices.rates().computes_far:
+        expected[FAR_ENGINE] = 1
+    if plan.prices.space().deep_bytes:
+        expected[DEEP] = 1
     groups = [found for name in plan.names if (found := named_banks(name)) is not None]
     plain = {n: c for n, c in zip(plan.names, plan.capacities, strict=True) if named_banks(n) is None}
     wrong = []
@@ -63,7 +61,7 @@ def _work(plan: Plan, number: int, expected: Expected) -> list[str]:
 
 
 def _modes(plan: Plan, number: int, expected: Expected) -> list[str]:
-    """Every mode is a legal way, every legal way that is not worse than another is there, the first is near memory."""
+    """Every mode is a legal way, and every legal way that is not worse than another is there."""
     modes = plan.tasks[number].modes
     found = [(mode.duration, demands(plan, mode.uses)) for mode in modes]
     wrong = [
@@ -75,14 +73,7 @@ def _modes(plan: Plan, number: int, expected: Expected) -> list[str]:
     if not wrong and not set(best) <= set(found):
         missing = next(way for way in best if way not in found)
         wrong.append(f"{plan.title(number)} lacks the mode of {_way(missing)}")
-    if plan.work[number].kind == "expert" and any(_streams(plan, mode) for mode in modes[:1]) and not wrong:
-        wrong.append(f"{plan.title(number)} prefers another engine to near memory")
     return wrong
-
-
-def _streams(plan: Plan, mode: Mode) -> bool:
-    near = plan.prices.space().banks
-    return bool(near) and any(plan.names[resource] == "streamline" for resource, _ in mode.uses)
 
 
 def _way(way: tuple[int, Uses]) -> str:

@@ -123,7 +123,7 @@ EDITS = {
     "an argument": (r"func.func @round\(\)", "func.func @round(%x: !sched.token)", "arguments"),
     "another width": (r"-> !moe.logits<128 : i64>", "-> !moe.logits<5 : i64>", "valid"),
     "another batch": (r"!moe.tokens<1 : i64", "!moe.tokens<2 : i64", "takes"),
-    "another version": (r"moe.version = 5", "moe.version = 1", "version"),
+    "another version": (r"moe.version = 6", "moe.version = 1", "version"),
     "a word for a number": (r"lower_bound = [^,]*, objective", 'lower_bound = "a", objective', "number"),
     "external memory held as bytes": (
         r'kind = "unit", name = "external"', 'kind = "buffer", name = "external"', "used by tasks"),
@@ -144,11 +144,11 @@ def test_an_edit_of_a_whole_plan_is_refused_for_what_it_is(snapshots, name):
 
 
 def test_comments_and_texts_may_hold_brackets_and_versions(snapshots):
-    remark = "// moe.version = 5 " + "(" * 200 + "\n"
+    remark = "// moe.version = 6 " + "(" * 200 + "\n"
     assert survives(remark + snapshots["verify-plan"], "verify-plan")
 
 
-OURS = "module attributes {moe.version = 5 : i64} {}\n"
+OURS = "module attributes {moe.version = 6 : i64} {}\n"
 
 
 @pytest.mark.parametrize(
@@ -198,5 +198,5 @@ def test_what_aliases_stand_for_is_bounded(text, says):
 
 
 def test_aliases_are_read():
-    text = "#a = [1, 2]\n#b = [\n  #a,\n  #a\n]\n#c = #b\nmodule attributes {moe.version = 5 : i64, a.b = #c} {}\n"
+    text = "#a = [1, 2]\n#b = [\n  #a,\n  #a\n]\n#c = #b\nmodule attributes {moe.version = 6 : i64, a.b = #c} {}\n"
     assert "a.b = [[1, 2], [1, 2]]" in str(parse(text, "a", context()))

@@ -8,7 +8,7 @@ from filecheck.parser import Parser, pattern_for_opts
 
 SNAPSHOTS = {
     "trace": """
-// CHECK: module attributes {moe.version = 5 : i64}
+// CHECK: module attributes {moe.version = 6 : i64}
 // CHECK: "moe.model"() {{.*}}architecture = "Qwen3MoeForCausalLM"
 // CHECK: "moe.request"() {batch = 1 : i64, context = 64 : i64, cost_model = "analytic", draft_length = 3 : i64
 // CHECK: func.func @draft_step(%[[TABLE:[^:]+]]: !torch.vtensor<[128,64],bf16>
@@ -67,7 +67,7 @@ SNAPSHOTS = {
 // CHECK: %[[BANKS:.*]] = "sched.resource"() {capacity = 1 : i64, kind = "unit", name = "banks0
 // CHECK: %[[STAGING:.*]] = "sched.resource"() {{.*}}kind = "buffer", name = "staging"
 // CHECK: %[[ROUTER:.*]] = "sched.task"({{.*}}) {{.*}}slot = #sched.open, step = 0 : i64{{.*}}#sched.dense<0 : i64>
-// CHECK: %[[LOAD:.*]] = "sched.task"(%{{.*}}, %[[EXTERNAL]], %{{.*}}) {{.*}}work = #sched.load<@layer0,
+// CHECK: %[[LOAD:.*]] = "sched.task"(%{{.*}}, %[[EXTERNAL]]) {{.*}}work = #sched.load<@layer0,
 // CHECK: "sched.task"(%{{.*}}, %[[LOAD]], %[[BANKS]]{{[,)].*}}work = #sched.expert<@layer0,
 // CHECK: "sched.buffer"(%[[LOAD]], %{{.*}}, %[[STAGING]]) {address = #sched.open, amount = 6528 : i64}
 """,
@@ -112,7 +112,7 @@ def test_measured_acceptance_must_fall_with_the_tokens():
             f'"moe.acceptance"() {{expert_bits = 4 : i64, dense_bits = 8 : i64, share = 0.5, rate = 0.5, '
             f'length = {length} : i64, survival_ppm = array<i64{shares}>, source = "mine"}} : () -> ()'
         )
-        return parse(f"module attributes {{moe.version = 5 : i64}} {{\n{op}\n}}\n", "a.mlir", context())
+        return parse(f"module attributes {{moe.version = 6 : i64}} {{\n{op}\n}}\n", "a.mlir", context())
 
     assert "survival_ppm" in str(parsed(": 800000, 500000"))
     parsed("")

@@ -4,7 +4,7 @@ from moe_passes.plan.errors import InputError
 
 
 def test_default_pipelines_round_trip_as_text():
-    for text in (default_pipeline(True), default_pipeline(False), "raise-moe,schedule-round{time-limit=2.5}"):
+    for text in (default_pipeline(), "raise-moe,schedule-round{time-limit=2.5}"):
         assert written(parse_pipeline(text)) == text
 
 

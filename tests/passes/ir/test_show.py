@@ -6,7 +6,7 @@ from moe_passes.ir.show import lines
 from moe_passes.plan.errors import InputError
 
 TEXT = """
-module attributes {moe.version = 5 : i64} {
+module attributes {moe.version = 6 : i64} {
   "moe.request"() {batch = 1 : i64, context = 1024 : i64, cost_model = "analytic", draft_length = -1 : i64, place = "",
     seed = 0 : i64, time_limit_seconds = 1.000000e-02 : f64} : () -> ()
   "moe.bank_set"() {banks = array<i64: 0, 1>, sym_name = "banks0"} : () -> ()

@@ -49,5 +49,5 @@ def test_tasks_on_different_groups_use_different_resources():
     layer = replace(plan.layers[0], residency=np.array([2, 2, 0, 0]), replicas=(((0, 1),), ((2, 3),), (), ()))
     routing.verify[0, 1, 2], routing.verify[0, 1, 1] = False, True
     graph = build(replace(plan, layers=(layer,)), routing, small_machine())
-    assert graph.problem.names == ("external", "link", "streamline", "banks0-1", "banks2-3", "staging")
-    assert [graph.problem.tasks[n].modes[0].uses for n in of_kind(graph, "expert")] == [((3, 1),), ((4, 1),)]
+    assert graph.problem.names == ("external", "link", "banks0-1", "banks2-3", "staging")
+    assert [graph.problem.tasks[n].modes[0].uses for n in of_kind(graph, "expert")] == [((2, 1),), ((3, 1),)]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from moe_passes.estimate.analytic import AnalyticCost
 from moe_passes.routing.traces import RoutingTrace
 from moe_passes.tasks.prefill import PASS_TOKENS, prefill
 
@@ -50,16 +51,22 @@ def test_computing_grows_with_the_tokens_and_attention_with_what_came_before():
         for stage in plan.verify
     )
     plan = replace(plan, verify=stages)
-    slow = cost(*(f"engines.elements.{name}_tops=2e-6" for name in ("w8a8", "w4a8", "attention")))
+    slow = cost(*(f"engines.elements.tops.{name}=2e-6" for name in ("w8a8", "w4a8", "attention")))
     for tokens in (10, 100):
         macs = tokens * (900 + 1000) + 1900 + tokens * 2 * ((tokens + 1) // 2)
         assert prefill(slow, plan, trace(0), tokens).seconds == pytest.approx(macs * 1e-6, rel=0.01)
 
 
-def test_without_near_memory_everything_streams():
+def test_a_prompt_streams_past_the_elements_where_its_partial_sums_take_longer():
+    """Of what streams past, a token sends one sum, not one a bank: with a slow link for sums, that decides."""
     plan, _ = hand_made()
     nothing = replace(plan.layers[0], residency=np.zeros(4, dtype=np.int64), replicas=((),) * 4)
-    plain = replace(plan, staging_bytes=0, layers=(nothing,))
-    found = prefill(cost(*SLOW, name="xpu-lpddr5"), plain, trace(0, 1, 2, 3), 16)
-    dense = 1000 + 2000
-    assert found.seconds == pytest.approx((dense + 4 * (MSB + RESIDUAL)) * 1e-6, rel=0.02)
+    plan = replace(plan, layers=(nothing,))
+    slow = cost("links.aggregation.bandwidth_gb_s=0.001")
+    assert slow.rates().streams
+    loading = AnalyticCost(replace(slow.machine, engine=replace(slow.machine.engine, streams=0)))
+    streamed, loaded = (prefill(machine, plan, trace(0, 1, 2, 3), 64) for machine in (slow, loading))
+    # 64 · 2 B of every token: 8.192 ms for one sum of each, 32 times that for one a bank; and what dense work gathers.
+    gathered = (64 * 10 + 20) * 2 * 1e-6
+    assert streamed.seconds == pytest.approx(8.192e-3 + gathered, rel=0.01)
+    assert loaded.seconds == pytest.approx(32 * 8.192e-3 + gathered, rel=0.01)

@@ -122,20 +122,6 @@ def with_fixed_times(cost):
     return AnalyticCost(replace(cost.machine, engine=engine))
 
 
-def test_without_hb_everything_streams():
-    plan, routing = hand_made()
-    layer = plan.layers[0]
-    nothing = PlacedLayer(layer.shape, np.zeros(4, dtype=np.int64), ((),) * 4, layer.needed_permille)
-    plain = StaticPlan(1, 16, 0, 8, HIDDEN, 0, plan.draft, plan.verify, (nothing,), DISPATCH)
-    routing = RoundRouting(
-        routing.verify[:, :1], routing.asked[:0], routing.drafted[:0], routing.recent, routing.promoted
-    )
-    graph = build(plain, routing, AnalyticCost(load_target("xpu-lpddr5").machine()))
-    assert [work.kind for work in graph.work] == ["attention", "expert", "head"]
-    assert add_up(graph.work).external_read_bytes == 1000 + MSB + RESIDUAL + 2000
-    assert graph.problem.buffers == ()
-
-
 def machine_cost(*overrides):
     return AnalyticCost(load_target("elmoe3d-8gb", overrides).machine())
 
@@ -267,41 +253,95 @@ def test_an_expert_that_staging_cannot_hold_is_named():
         build(replace(plan, staging_bytes=SLOT), routing, machine_cost())
 
 
+def streaming_plan(**dispatch):
+    plan, routing = hand_made()
+    return replace(plan, dispatch=replace(DISPATCH, late="stream", **dispatch)), routing, machine_cost()
+
+
+def test_what_is_not_near_streams_past_the_elements_by_hand():
+    """Expert 0 is resident as a slice, expert 2 not at all: 576 and 1,216 B at 101.376 GB/s, after 120 ns."""
+    plan, routing, cost = streaming_plan()
+    graph = build(plan, routing, cost)
+    assert [work.kind for work in graph.work[3:]] == ["attention", "expert", "expert", "gather", "head"]
+    hot, cold = of_kind(graph, "expert")
+    everything = ((0, 1), (2, 1))
+    assert graph.problem.tasks[cold].modes == (Mode(nanoseconds(120e-9 + 1216 / 101.376e9), everything),)
+    assert graph.problem.tasks[hot].modes == (Mode(nanoseconds(120e-9 + RESIDUAL / 101.376e9), everything),)
+    assert graph.problem.buffers == ()
+    totals = add_up([graph.work[hot], graph.work[cold]])
+    assert (totals.hb_read_bytes, totals.external_read_bytes, totals.hb_write_bytes) == (MSB, RESIDUAL + 1216, 0)
+    # Two tokens: one hears the element that has the whole of expert 0 and the banks of its slice, one that of expert 2.
+    (gather,) = of_kind(graph, "gather")
+    homes = len(plan.layers[0].replicas[0][0])
+    assert graph.work[gather].traffic.link_bytes == (homes + 1 + 1) * HIDDEN * 2
+
+
+def test_what_is_loaded_ahead_or_becomes_resident_does_not_stream():
+    plan, routing, cost = streaming_plan(least_permille=0)
+    ahead = build_unknown(plan, routing, cost)
+    assert [(w.kind, w.expert) for w in ahead.work if w.expert >= 0] == [("expert", 0), ("load", 2), ("expert", 2)]
+    plan, routing, cost = streaming_plan()
+    graph = build(plan, replace(routing, promoted=(((2, 0),),)), cost)
+    assert "load" in [w.kind for w in graph.work if w.expert == 2]
+
+
+def test_an_expert_that_streams_computes_no_faster_than_its_bytes_come_or_its_products_take():
+    plan, routing, _ = streaming_plan()
+    slow = machine_cost("engines.elements.tops.w8a8=1e-6")
+    graph = build(plan, routing, slow)
+    (hot, _) = of_kind(graph, "expert")
+    assert graph.problem.tasks[hot].modes[0].duration == nanoseconds(slow.mac_seconds(1000, 8, 32, 1))
+
+
+def with_link(cost, **changes):
+    """The same machine, with another link from its far memory."""
+    return AnalyticCost(replace(cost.machine, streamline=replace(cost.machine.streamline, **changes)))
+
+
+def test_loads_over_a_shared_link_take_all_of_it_or_half():
+    plan, routing = hand_made()
+    graph = build(plan, routing, with_link(machine_cost(), shared=1))
+    load = of_kind(graph, "load")[1]
+    whole, half = graph.problem.tasks[load].modes
+    assert (graph.problem.capacities[0], whole.uses, half.uses) == (2, ((0, 2),), ((0, 1),))
+    assert (whole.duration, half.duration) == tuple(nanoseconds(120e-9 + n * 1216 / 101.376e9) for n in (1, 2))
+
+
+def test_what_comes_back_over_a_half_duplex_link_waits_for_loads():
+    plan, routing, cost = far_plan(1)
+    for half_duplex, uses in ((0, ((1, 1),)), (1, ((1, 1), (0, 1)))):
+        graph = build(plan, routing, with_link(cost, half_duplex=half_duplex))
+        (gather,) = of_kind(graph, "gather")
+        assert graph.problem.tasks[gather].modes[0].uses == uses
+
+
+def test_a_far_engine_of_the_same_silicon_takes_the_elements():
+    plan, routing, _ = far_plan(1)
+    graph = build(plan, routing, with_far_engine(machine_cost(), same_unit=1))
+    cpu = graph.problem.names.index("far engine")
+    far = of_kind(graph, "expert")[0]
+    assert graph.problem.tasks[far].modes[0].uses == ((0, 1), (cpu, 1), (2, 1))
+
+
 def engines(*overrides):
-    return Engines(machine_cost(*overrides), ((3, 1), (4, 1)), lambda home: ((3 + home[0] // 16, 1),), 2)
+    return Engines(machine_cost(*overrides), 0, ((2, 1), (3, 1)), lambda home: ((2 + home[0] // 16, 1),))
 
 
-def test_engines_of_an_expert_on_one_bank():
-    """100 kB on one of 32 banks: its element computes alone; as xPU all do, as fast as the bank gives it."""
+def test_an_expert_on_one_bank_is_computed_by_its_element():
+    """100 kB on one of 32 banks, which computes a 32nd of the peak."""
     cost = engines().cost
     read = nanoseconds(cost.local_read_seconds(100_000))
-    assert engines().modes(ExpertWork(100_000, 0, 1000), ((0,),)) == (Mode(read, ((3, 1),)),), "nothing to gain"
+    assert engines().near(ExpertWork(100_000, 0, 1000, 1), ((0,),)) == (Mode(read, ((2, 1),)),)
     macs = round(4 * read * 1e-9 * cost.rates().w8a8_macs_per_second / 32)
-    one = engines().modes(ExpertWork(100_000, 0, macs), ((0,),))
-    # The link carries 128 GB/s, loads take 102.4 · 0.99 of it; what is left is slower, and pays beside a load.
-    assert [mode.uses for mode in one] == [((3, 1),), ((2, 1000), (3, 1), (4, 1)), ((2, 208), (3, 1), (4, 1))]
-    assert (one[1].duration, round(one[0].duration / read)) == (read, 4)
-    assert read < one[2].duration < one[0].duration
-
-
-def test_elements_that_cannot_stream_compute_near_memory_alone():
-    still = engines("engines.elements.streams=false")
-    assert [mode.uses for mode in still.modes(ExpertWork(100_000, 0, 10**7), ((0,),))] == [((3, 1),)]
-
-
-def test_what_streams_past_the_elements_is_no_faster_than_its_banks():
-    """On a link that is faster than all banks together; the widest replica gives most."""
-    fast = engines("links.streamline.bandwidth_gb_s=2000")
-    for homes in (((0,),), ((0,), (1, 2)), ((0, 1, 2, 3),)):
-        read = nanoseconds(fast.cost.local_read_seconds(100_000 / max(map(len, homes))))
-        assert min(mode.duration for mode in fast.modes(ExpertWork(100_000, 0, 10**7), homes)) >= read
+    (one,) = engines().near(ExpertWork(100_000, 0, macs, 1), ((0,),))
+    assert round(one.duration / read) == 4
 
 
 def test_replicas_are_alternatives_and_staged_bytes_need_all_banks():
-    two = engines().modes(ExpertWork(100_000, 0, 1000), ((20,), (0,)))
-    assert [mode.uses for mode in two[:2]] == [((4, 1),), ((3, 1),)]
-    staged = engines().modes(ExpertWork(1_000, 1_000, 1000), ((0,),))
-    assert all({(3, 1), (4, 1)} <= set(mode.uses) for mode in staged)
+    two = engines().near(ExpertWork(100_000, 0, 1000, 1), ((20,), (0,)))
+    assert [mode.uses for mode in two] == [((3, 1),), ((2, 1),)]
+    staged = engines().near(ExpertWork(1_000, 1_000, 1000, 1), ((0,),))
+    assert all({(2, 1), (3, 1)} <= set(mode.uses) for mode in staged)
 
 
 def test_likelihoods_count_cases():

@@ -51,7 +51,7 @@ def test_caches_of_a_head_in_a_part_of_the_banks(kv_banks, batch):
 
 @pytest.mark.parametrize(
     "override",
-    ["links.aggregation.reduces=true", "engines.elements.attention_tops=1e-4"],
+    ["links.aggregation.reduces=true", "engines.elements.tops.attention=1e-4"],
 )
 def test_what_a_machine_can_do(override):
     machine = cost("memories.hb.banks=4", "memories.hb.capacity_gb=0.0001", override)
@@ -100,6 +100,51 @@ def test_what_is_computed_in_the_far_memory(length, gb_s):
     assert any("resources" in text for text in violations(nowhere))
 
 
+@pytest.mark.parametrize("length", [0, 1, 3])
+@pytest.mark.parametrize("change", [None, "memories.hb.bank_bandwidth_gb_s=0.1", "engines.elements.tops.w8a8=1e-5"])
+def test_what_streams_past_the_elements(length, change):
+    """Every one of the ways that its time may be bounded in: its bytes, its resident part, its products."""
+    for seed in range(6):
+        changes = filter(None, ["memories.hb.capacity_gb=0.0001", change])
+        machine = cost(f"memories.hb.banks={BANKS}", *changes)
+        plan = made(seed, length, batch=1 + seed % 3, sure=700, machine=machine, late="stream")
+        assert violations(plan) == []
+    loading = replace(plan, dispatch=replace(plan.dispatch, late="load"))
+    assert any("lacks 'load'" in text for text in violations(loading))
+    plain = AnalyticCost(replace(machine.machine, engine=replace(machine.machine.engine, streams=0)))
+    assert any("cannot compute so" in text for text in violations(replace(plan, prices=plain)))
+
+
+@pytest.mark.parametrize("changes", [{"shared": 1}, {"half_duplex": 1}, {"shared": 1, "half_duplex": 1}])
+@pytest.mark.parametrize("late", ["load", "stream"])
+def test_links_that_are_shared_or_carry_one_way_at_a_time(changes, late):
+    plain = with_far_engine(small_machine())
+    machine = AnalyticCost(replace(plain.machine, streamline=replace(plain.machine.streamline, **changes)))
+    for seed in range(6):
+        plan = made(seed, 2, batch=1 + seed % 3, machine=machine, late=late, far_tokens=seed % 2)
+        assert violations(plan) == []
+    assert any(violations(replace(plan, prices=plain)))
+
+
+def test_a_far_engine_of_the_same_silicon():
+    machine = with_far_engine(small_machine(), same_unit=1)
+    for seed in range(6):
+        plan = made(seed, 2, machine=machine, far_tokens=2)
+        assert violations(plan) == []
+    assert any("has a mode of" in text for text in violations(replace(plan, prices=with_far_engine(small_machine()))))
+
+
+@pytest.mark.parametrize(("name", "value"), [("width_seconds", 1e-4), ("widths", (2, 5))])
+def test_what_depends_on_the_tokens_of_a_step(name, value):
+    plain = small_machine().machine
+    rates = {"width_macs_per_second": (10**9, 10**10)} if name == "widths" else {}
+    machine = AnalyticCost(replace(plain, engine=replace(plain.engine, **{name: value}, **rates)))
+    for seed in range(6):
+        plan = made(seed, 2, batch=1 + seed % 3, machine=machine)
+        assert violations(plan) == []
+    assert any("has a mode of" in text for text in violations(replace(plan, prices=small_machine())))
+
+
 @pytest.mark.parametrize("far_tokens", [0, 2])
 @pytest.mark.parametrize("length", [0, 2])
 def test_what_the_far_memory_does_not_hold(length, far_tokens):
@@ -132,13 +177,6 @@ def test_where_there_is_one_memory_all_experts_are_near():
     full = replace(plan, draft=replace(plan.draft, expert_bytes=plan.draft.expert_bytes - embedding))
     assert any("shares out more" in text for text in violations(plan))
     assert not any("shares out more" in text for text in violations(full))
-
-
-def test_without_hb():
-    plan = made(0, 0, machine=cost(name="xpu-lpddr5"))
-    assert violations(plan) == []
-    missing = replace(plan, tasks=plan.tasks[:-1], work=plan.work[:-1])
-    assert any("lacks 'head'" in text for text in violations(missing))
 
 
 @pytest.fixture(scope="module")

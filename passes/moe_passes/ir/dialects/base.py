@@ -12,7 +12,7 @@ from typing import Any, get_args
 from torch_mlir import ir
 from torch_mlir.dialects import ext
 
-VERSION = 5
+VERSION = 6
 """Of the dialects; a module says it as `moe.version`."""
 LARGEST = 1e18
 """Of every number in a module: beyond any machine, and products of two stay finite."""

@@ -6,6 +6,18 @@ from moe_passes.ir.dialects.base import F64, I64, LARGEST, I64Array, MoeOperatio
 from moe_passes.plan.machine import MOST_BANKS
 
 LONGEST_LATENCY = 1e3
+BY_WIDTH = {"widths": (1, LARGEST), "width_macs_per_second": (1, LARGEST)}
+
+
+def check_widths(op: MoeOperation) -> None:
+    """Refuse widths that do not ascend, or rates that are not one for each.
+
+    Raises:
+        WrongError: they are wrong.
+    """
+    widths, rates = (list(op.attributes[name]) for name in ("widths", "width_macs_per_second"))
+    if widths != sorted(set(widths)) or len(widths) != len(rates):
+        raise WrongError(f"attributes 'widths' ({widths[:9]}) and 'width_macs_per_second' ({rates[:9]}) do not match")
 
 
 class MachineOp(MoeOperation, name="machine"):
@@ -56,11 +68,14 @@ class EngineOp(MoeOperation, name="engine"):
     w8a8_joules_per_mac: F64
     attention_macs_per_second: F64
     attention_joules_per_mac: F64
+    given: ir.StringAttr
     streams: I64
     step_seconds: F64
     layer_seconds: F64
     expert_seconds: F64
-    given: ir.StringAttr
+    width_seconds: F64
+    widths: I64Array
+    width_macs_per_second: I64Array
 
     RANGES = {
         "w4a8_macs_per_second": (1, LARGEST),
@@ -70,7 +85,13 @@ class EngineOp(MoeOperation, name="engine"):
         "step_seconds": (0, LONGEST_LATENCY),
         "layer_seconds": (0, LONGEST_LATENCY),
         "expert_seconds": (0, LONGEST_LATENCY),
+        "width_seconds": (0, LONGEST_LATENCY),
+        **BY_WIDTH,
     }
+
+    def check(self) -> None:
+        """There is a rate for each width."""
+        check_widths(self)
 
 
 class FarEngineOp(MoeOperation, name="far_engine"):
@@ -82,13 +103,22 @@ class FarEngineOp(MoeOperation, name="far_engine"):
     bytes_per_second: F64
     layer_seconds: F64
     expert_seconds: F64
+    same_unit: I64
+    widths: I64Array
+    width_macs_per_second: I64Array
 
     RANGES = {
         "macs_per_second": (1, LARGEST),
         "bytes_per_second": (1, LARGEST),
         "layer_seconds": (0, LONGEST_LATENCY),
         "expert_seconds": (0, LONGEST_LATENCY),
+        "same_unit": (0, 1),
+        **BY_WIDTH,
     }
+
+    def check(self) -> None:
+        """There is a rate for each width."""
+        check_widths(self)
 
 
 class LinkOp(MoeOperation, name="link"):
@@ -98,10 +128,18 @@ class LinkOp(MoeOperation, name="link"):
     bytes_per_second: F64
     latency_seconds: F64
     joules_per_byte: F64
-    reduces: I64
     given: ir.StringAttr
+    reduces: I64
+    shared: I64
+    half_duplex: I64
 
-    RANGES = {"bytes_per_second": (1, LARGEST), "latency_seconds": (0, LONGEST_LATENCY), "reduces": (0, 1)}
+    RANGES = {
+        "bytes_per_second": (1, LARGEST),
+        "latency_seconds": (0, LONGEST_LATENCY),
+        "reduces": (0, 1),
+        "shared": (0, 1),
+        "half_duplex": (0, 1),
+    }
 
 
 class BankSetOp(MoeOperation, name="bank_set"):

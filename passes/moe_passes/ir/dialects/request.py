@@ -20,7 +20,7 @@ from moe_passes.ir.dialects.base import (
     one_of,
     value,
 )
-from moe_passes.plan.decisions import ENGINES, MOST_FAR_TOKENS, ORDERS
+from moe_passes.plan.decisions import ENGINES, LATE, MOST_FAR_TOKENS, ORDERS
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.machine import MOST_BANKS
 from moe_passes.plan.place import parse_place
@@ -153,6 +153,7 @@ class DispatchOp(MoeOperation, name="dispatch"):
     order: ir.StringAttr
     engine: ir.StringAttr
     most_far_tokens: I64
+    late: ir.StringAttr
     share_borders: I64Array
     recent_borders: I64Array
     ask_borders: I64Array
@@ -162,7 +163,7 @@ class DispatchOp(MoeOperation, name="dispatch"):
 
     def check(self) -> None:
         """Rules are known, borders ascend, and there is a likelihood for every class."""
-        for name, valid in (("order", ORDERS), ("engine", ENGINES)):
+        for name, valid in (("order", ORDERS), ("engine", ENGINES), ("late", LATE)):
             if self.attributes[name].value not in valid:
                 raise WrongError(f"attribute '{name}' must be {one_of(valid)}")
         shape = []

@@ -9,7 +9,7 @@ from moe_passes.instrumentation import solver_call
 from moe_passes.ir.base import Context, Pass
 from moe_passes.ir.module import only, write_records
 from moe_passes.ir.round import Round, read_round, write_offsets
-from moe_passes.ir.states import Addressed, BankedMemory, Scheduled, Steady, Tasks
+from moe_passes.ir.states import Addressed, Scheduled, Steady, Tasks
 from moe_passes.plan.errors import infeasible
 from moe_passes.plan.request import Request
 from moe_passes.solve.allocation.check import violations
@@ -22,7 +22,7 @@ class AllocateStaging(Pass):
     """Give every staged slice an address."""
 
     name: ClassVar = "allocate-staging"
-    needs: ClassVar = (BankedMemory, Tasks, Scheduled)
+    needs: ClassVar = (Tasks, Scheduled)
     gives: ClassVar = (Addressed,)
     drops: ClassVar = (Steady,)
     again: ClassVar = True

@@ -8,7 +8,7 @@ from torch_mlir import ir
 from moe_passes.instrumentation import solver_call
 from moe_passes.ir.base import Context, Pass, option
 from moe_passes.ir.module import expert_stores, only, residency_of, write_placement, write_records
-from moe_passes.ir.states import BankedMemory, Drafted, Placed
+from moe_passes.ir.states import Drafted, Placed
 from moe_passes.plan.decisions import DraftPlan
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ModelShape
@@ -29,7 +29,7 @@ class PartitionExperts(Pass):
     """Shard, replicate and place resident experts over the banks."""
 
     name: ClassVar = "partition-experts"
-    needs: ClassVar = (BankedMemory, Drafted)
+    needs: ClassVar = (Drafted,)
     gives: ClassVar = (Placed,)
 
     placer: str = option(SEARCH, "NAME", "search (default), or a baseline: contiguous, lpt, eplb, shard-4, …")

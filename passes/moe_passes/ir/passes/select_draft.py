@@ -1,10 +1,8 @@
 """select-draft: which experts HB keeps, in how many bits, how much of it is staging, and γ."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from torch_mlir import ir
 
 from moe_passes.estimate.cost import CostModel
@@ -29,9 +27,6 @@ from moe_passes.solve.residency.check import violations as residency_violations
 from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.stages import parts
 
-NOTHING_NEAR = DraftPlan(0, 8, 8, 0.0, 0.0, math.inf, "no memory 'hb': plain decoding", 0, 0, 0, 0, 0)
-"""Without HB there is nothing to draft from: γ = 0, no residents."""
-
 
 @dataclass(frozen=True)
 class SelectDraft(Pass):
@@ -46,18 +41,12 @@ class SelectDraft(Pass):
 
         Raises:
             InfeasibleError: the model does not fit the machine.
-            InputError: a draft on a machine without HB, or records are missing.
+            InputError: records are missing.
         """
         cost, request = context.cost(module), only(module, Request, self.name)
         stores, (draft, verify) = expert_stores(module, self.name), read_stages(module, self.name)
         of = footprint(only(module, ModelShape, self.name), request, [layer for _, layer in stores], parts(verify))
         check_fits(cost, of)
-        if not cost.space().banks:
-            request.check_plain()
-            for store in stores:
-                write_residency(store, np.full(store[1].experts, NONE))
-            append(module, NOTHING_NEAR)
-            return
         measured = tuple(found for _, found in find(module, MeasuredAcceptance))
         problem = prepare(cost, request, of, parts(draft), parts(verify), context.trace(module), measured)
         bench = Bench(cost, request, of.model.hidden, of.layers, (draft, verify), problem)

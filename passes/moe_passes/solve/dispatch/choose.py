@@ -7,12 +7,12 @@ are best so far; the rounds that judge are not those that are reported on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
-from moe_passes.plan.decisions import ENGINES, ORDERS, DispatchPlan, Likelihoods
+from moe_passes.plan.decisions import ENGINES, LATE, ORDERS, DispatchPlan, Likelihoods
 from moe_passes.solve.dispatch.online import dispatch
 from moe_passes.solve.dispatch.problem import Unknown
 
@@ -30,33 +30,51 @@ def nothing_ahead(likelihoods: Likelihoods) -> DispatchPlan:
     return DispatchPlan(NEVER, NEVER, likelihoods, ORDERS[0], ENGINES[0])
 
 
-def choose(likelihoods: Likelihoods, rounds: Rounds, far_tokens: tuple[int, ...] = (0,)) -> DispatchPlan:
+@dataclass(frozen=True)
+class Abilities:
+    """What may become of what is not near, to choose from.
+
+    Attributes:
+        far_tokens: up to how many tokens of an expert it is computed in the far memory.
+        late: of `LATE`, of others that were not loaded ahead.
+    """
+
+    far_tokens: tuple[int, ...] = (0,)
+    late: tuple[str, ...] = LATE[:1]
+
+    def plans(self, plan: DispatchPlan) -> Iterator[DispatchPlan]:
+        """Vary a plan by them."""
+        return (replace(plan, most_far_tokens=far, late=late) for late in self.late for far in self.far_tokens)
+
+
+def choose(likelihoods: Likelihoods, rounds: Rounds, of: Abilities = Abilities()) -> DispatchPlan:
     """Return the plan that is fastest on training rounds.
 
     Args:
         likelihoods: of experts.
         rounds: that judge.
-        far_tokens: up to how many tokens of an expert it may be computed in the far memory, to choose from.
+        of: what may become of what is not near.
     """
 
     @cache
-    def seen(sure: int, least: int, far: int) -> Sequence[Unknown]:
-        return rounds(DispatchPlan(sure, least, likelihoods, ORDERS[0], ENGINES[0], far))
+    def seen(plan: DispatchPlan) -> Sequence[Unknown]:
+        return rounds(plan)
 
     @cache
     def nanoseconds(plan: DispatchPlan) -> float:
-        return mean_makespan(seen(plan.sure_permille, plan.least_permille, plan.most_far_tokens), plan)
+        return mean_makespan(seen(replace(plan, order=ORDERS[0], engine=ENGINES[0])), plan)
 
     first = DispatchPlan(SURE_PERMILLE[0], LEAST_PERMILLE[0], likelihoods, "likelihood", ENGINES[0])
-    best = min((plan for far in far_tokens for plan in _guesses(replace(first, most_far_tokens=far))), key=nanoseconds)
-    for vary in (_sure, _engines):
+    far = (replace(first, most_far_tokens=tokens) for tokens in of.far_tokens)
+    best = min((plan for start in far for plan in _guesses(start)), key=nanoseconds)
+    for vary in (_sure, _engines, replace(of, far_tokens=(best.most_far_tokens,)).plans):
         best = min(vary(best), key=nanoseconds)
     return best
 
 
-def choose_far(likelihoods: Likelihoods, rounds: Rounds, far_tokens: tuple[int, ...]) -> DispatchPlan:
+def choose_late(likelihoods: Likelihoods, rounds: Rounds, of: Abilities) -> DispatchPlan:
     """Return the fastest plan of those that load nothing ahead."""
-    plans = [replace(nothing_ahead(likelihoods), most_far_tokens=far) for far in far_tokens]
+    plans = list(of.plans(nothing_ahead(likelihoods)))
     return min(plans, key=lambda plan: mean_makespan(rounds(plan), plan)) if len(plans) > 1 else plans[0]
 
 

@@ -237,7 +237,7 @@ def _rates(
 
 def _far_rates(cost: CostModel, request: Request, of: Footprint, lengths: tuple[int, ...]) -> dict[str, Any]:
     rates = cost.rates()
-    fixed = cost.far_seconds(0, 0, False)
+    fixed = cost.far_seconds(0, 0, 1, False)
     if fixed is None:
         return {}
     token_bytes = of.model.hidden * BYTES_PER_ACTIVATION

@@ -76,7 +76,7 @@ def rates(cost: CostModel, expert_bytes: int, hidden: int, bits: int, loads: boo
         external_bytes_per_second=of.far_bytes_per_second if loads else math.inf,
         # Where sums become one on their way, they cost the same wherever experts lie: next to nothing decides.
         partial_sum_bytes=1 if of.link_reduces else hidden * BYTES_PER_ACTIVATION,
-        bank_macs_per_second=1 / cost.mac_seconds(1.0, bits, 1),
+        bank_macs_per_second=1 / cost.mac_seconds(1.0, bits, 1, math.inf),
     )
 
 

@@ -1,5 +1,7 @@
 """`schema: 2` of hardware files: any number of memories, engines and links (DESIGN section 6)."""
 
+import itertools
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import networkx as nx
@@ -18,11 +20,13 @@ from moe_compiler.hardware.schema import (
     Positive,
     Power,
     Section,
+    Title,
 )
 
 MOST_LEVELS = 3
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Rate = Annotated[str, Field(pattern=r"^(w[1-9][0-9]?a[1-9][0-9]?|attention)$")]
+Width = Annotated[int, Field(ge=1, le=2**20)]
 
 
 class MemorySection(Section):
@@ -52,8 +56,8 @@ class MemorySection(Section):
         peak = self.bandwidth_gb_s or float(self.banks or 0) * float(self.bank_bandwidth_gb_s or 0)
         return peak * self.devices * self.efficiency * GB
 
-    def to_memory(self, name: str, given: str, is_far: bool = False) -> Memory:
-        """Convert to SI; what has no banks is one. Nothing is staged in a far memory."""
+    def to_memory(self, name: str, given: str) -> Memory:
+        """Convert to SI; what has no banks is one, and nothing is staged but near."""
         banks = self.banks or 1
         return Memory(
             name=name,
@@ -64,8 +68,26 @@ class MemorySection(Section):
             latency_seconds=self.latency_ns * 1e-9,
             read_joules_per_byte=(self.read_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
             write_joules_per_byte=(self.write_energy_pj_per_bit or 0.0) * PJ_PER_BIT,
-            staging_bytes=0 if is_far else AUTO if self.staging_gb == "auto" else round(self.staging_gb * GB),
+            staging_bytes=0,
             given=given,
+        )
+
+    def to_near_memory(self, given: str, reads: float, link: "LinkSection | None") -> Memory:
+        """Convert to SI, as its engine sees it.
+
+        Args:
+            given: its name.
+            reads: bytes per second that the engine reaches.
+            link: that weights pass by over on their way to the engine, where they do.
+        """
+        memory = self.to_memory("hb", given)
+        passing = (link.energy_pj_per_bit or 0.0) * PJ_PER_BIT if link else 0.0
+        return replace(
+            memory,
+            latency_seconds=(self.latency_ns + (link.latency_ns if link else 0.0)) * 1e-9,
+            bank_bytes_per_second=reads / self.efficiency / memory.banks,
+            read_joules_per_byte=memory.read_joules_per_byte + passing,
+            staging_bytes=AUTO if self.staging_gb == "auto" else round(self.staging_gb * GB),
         )
 
 
@@ -91,7 +113,7 @@ class EngineSection(Section):
     memory: Name
     unit: Name | None = None
     tops: dict[Rate, Positive] = Field(min_length=1)
-    tops_by_width: dict[int, Positive] = Field(default_factory=dict)
+    tops_by_width: dict[Width, Positive] = Field(default_factory=dict)
     energy_pj_per_mac: dict[Rate, NotNegative] | None = None
     bandwidth_gb_s: Positive | None = None
     streams: tuple[StreamSection, ...] = ()
@@ -100,8 +122,22 @@ class EngineSection(Section):
     expert_overhead_us: NotNegative = 0.0
     width_overhead_us: NotNegative = 0.0
 
-    def to_processor(self, name: str, memory: MemorySection) -> Processor:
-        """Convert to SI; an operation is half a multiply-accumulate."""
+    def stream_of(self, memory: str) -> str | None:
+        """Return the link over which weights of a memory pass by, or None."""
+        return next((stream.link for stream in self.streams if stream.memory == memory), None)
+
+    def by_width(self) -> tuple[tuple[int, int], ...]:
+        """Return (tokens that meet a weight, multiply-accumulates per second from there on), ascending."""
+        return tuple((width, round(tops * 1e12 / 2)) for width, tops in sorted(self.tops_by_width.items()))
+
+    def to_processor(self, name: str, memory: MemorySection, link: "LinkSection | None") -> Processor:
+        """Convert to SI; an operation is half a multiply-accumulate.
+
+        Args:
+            name: its name.
+            memory: that it computes on.
+            link: that the weights of its memory pass by over, where they do.
+        """
         rates: dict[int, float] = {}
         for bits, tops in _by_bits(self.tops):
             rates[bits] = max(rates.get(bits, 0.0), tops * 1e12 / 2)
@@ -111,14 +147,21 @@ class EngineSection(Section):
         return Processor(
             name=name,
             macs_per_second=tuple(sorted(rates.items())),
-            bytes_per_second=own,
+            bytes_per_second=min(own, link.bandwidth_gb_s * GB) if link else own,
             step_seconds=self.step_overhead_us * 1e-6,
             layer_seconds=self.layer_overhead_us * 1e-6,
             expert_seconds=self.expert_overhead_us * 1e-6,
+            width_seconds=self.width_overhead_us * 1e-6,
+            by_width=self.by_width(),
         )
 
-    def to_engine(self, processor: Processor) -> Engine:
-        """Convert to SI, with the rates of a processor made from this."""
+    def to_engine(self, processor: Processor, far: str | None) -> Engine:
+        """Convert to SI.
+
+        Args:
+            processor: made from this.
+            far: the memory after its own, or None.
+        """
         energy = self.energy_pj_per_mac or {}
         joules = {bits: value * 1e-12 for bits, value in _by_bits(energy)}
         attention = self.tops.get(ATTENTION)
@@ -130,15 +173,23 @@ class EngineSection(Section):
             w8a8_joules_per_mac=joules.get(8, joules.get(16, 0.0)),
             attention_macs_per_second=attention * 1e12 / 2 if attention else processor.rate(16),
             attention_joules_per_mac=energy.get(ATTENTION, 0.0) * 1e-12 or joules.get(16, 0.0),
-            streams=int(bool(self.streams)),
+            given=processor.name,
+            streams=int(far is not None and self.stream_of(far) is not None),
             step_seconds=processor.step_seconds,
             layer_seconds=processor.layer_seconds,
             expert_seconds=processor.expert_seconds,
-            given=processor.name,
+            width_seconds=processor.width_seconds,
+            widths=tuple(width for width, _ in processor.by_width),
+            width_macs_per_second=tuple(rate for _, rate in processor.by_width),
         )
 
-    def to_far_engine(self, processor: Processor) -> FarEngine:
-        """Convert to SI, with the rates of a processor made from this."""
+    def to_far_engine(self, processor: Processor, near: "EngineSection") -> FarEngine:
+        """Convert to SI.
+
+        Args:
+            processor: made from this.
+            near: the engine of the near memory.
+        """
         joules = dict(_by_bits(self.energy_pj_per_mac or {}))
         return FarEngine(
             name=processor.name,
@@ -147,6 +198,9 @@ class EngineSection(Section):
             bytes_per_second=processor.bytes_per_second,
             layer_seconds=processor.layer_seconds,
             expert_seconds=processor.expert_seconds,
+            same_unit=int(self.unit is not None and self.unit == near.unit),
+            widths=tuple(width for width, _ in processor.by_width),
+            width_macs_per_second=tuple(rate for _, rate in processor.by_width),
         )
 
 
@@ -179,14 +233,16 @@ class LinkSection(Section):
             bytes_per_second=self.bandwidth_gb_s * GB,
             latency_seconds=self.latency_ns * 1e-9,
             joules_per_byte=(self.energy_pj_per_bit or 0.0) * PJ_PER_BIT,
-            reduces=int(self.reduces),
             given=given,
+            reduces=int(self.reduces),
+            shared=int(self.sharing == "shared"),
+            half_duplex=int(self.duplex == "half"),
         )
 
 
-FREE_LINK = Link("aggregation", LARGEST * GB, 0.0, 0.0)
+FREE_LINK = Link("aggregation", LARGEST * GB, 0.0, 0.0, "aggregation")
 """Within a memory without banks nothing is summed up over a link."""
-FREE_STREAM = Link("streamline", LARGEST * GB, 0.0, 0.0)
+FREE_STREAM = Link("streamline", LARGEST * GB, 0.0, 0.0, "streamline")
 
 
 class TieredTarget(BaseModel):
@@ -195,7 +251,7 @@ class TieredTarget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_: Literal[2] = Field(alias="schema")
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Title
     description: str = Field(min_length=1)
     memories: dict[Name, MemorySection] = Field(min_length=1, max_length=16)
     engines: dict[Name, EngineSection] = Field(min_length=1, max_length=16)
@@ -204,7 +260,7 @@ class TieredTarget(BaseModel):
 
     def problems(self) -> list[tuple[str, str]]:
         """Return what makes no machine of the parts: (path, what is wrong and what would be valid)."""
-        return self._unknown_names() or self._shape()
+        return self._unknown_names() or self._shape() or self._doubled() or self._wrong_streams()
 
     def _unknown_names(self) -> list[tuple[str, str]]:
         known = ", ".join(self.memories)
@@ -256,6 +312,40 @@ class TieredTarget(BaseModel):
             ]
         return []
 
+    def _doubled(self) -> list[tuple[str, str]]:
+        """Return engines of one memory, and links from one: which of them would count?"""
+        found = []
+        engines = [(engine.memory, f"engines.{name}.memory") for name, engine in self.engines.items()]
+        links = [(link.from_, f"links.{name}.from") for name, link in self.links.items() if link.from_]
+        within = [(link.within, f"links.{name}.within") for name, link in self._inner().items()]
+        for pairs, what in ((engines, "engine of"), (links, "link from"), (within, "link within")):
+            first: dict[str | None, str] = {}
+            for memory, path in pairs:
+                if first.setdefault(memory, path) != path:
+                    valid = f"one {what} a memory; a part with an engine or a link of its own is a memory of its own"
+                    found.append((path, f"value '{memory}', as {first[memory]}: valid: {valid}"))
+        return found
+
+    def _wrong_streams(self) -> list[tuple[str, str]]:
+        """Return streams that are none: weights come from an engine's own memory, or from the next over its link."""
+        order, found = self.order(), []
+        after = dict(itertools.pairwise(order))
+        for name, engine in self.engines.items():
+            for n, stream in enumerate(engine.streams):
+                link, path = self.links[stream.link], f"engines.{name}.streams.{n}"
+                beyond = after.get(engine.memory)
+                if stream.memory not in (engine.memory, beyond):
+                    valid = f"'{engine.memory}'" + (f" or '{beyond}'" if beyond else "")
+                    found.append((f"{path}.memory", f"value '{stream.memory}': valid: {valid}"))
+                elif stream.memory not in (link.from_, link.within):
+                    found.append((f"{path}.link", f"value '{stream.link}': valid: a link from '{stream.memory}'"))
+        return found
+
+    def _inner(self) -> dict[str, LinkSection]:
+        """Return links of partial sums: within a memory, and nothing streams over them."""
+        streamed = {stream.link for engine in self.engines.values() for stream in engine.streams}
+        return {name: link for name, link in self.links.items() if link.within and name not in streamed}
+
     def _is_joined(self, memory: str) -> bool:
         is_near = memory == self.order()[0]
         return not is_near or any(link.across == memory for link in self.links.values())
@@ -269,43 +359,52 @@ class TieredTarget(BaseModel):
 
         A third one holds what the far memory does not.
         """
-        order = self.order()
-        tiers = self.to_tiers()
-        near = self.memories[order[0]].to_memory("hb", order[0])
-        engine = tiers.near.engine
-        assert engine is not None
-        of = {engine.memory: engine for engine in self.engines.values()}
-        own, beyond = of[order[0]], tiers.tiers[1].engine if len(order) > 1 else None
-        links = {link.from_: (link, name) for name, link in self.links.items() if link.from_}
-        inner = next(((link, name) for name, link in self.links.items() if link.within == order[0]), None)
+        near_name, far_name, deep_name = [*self.order(), None, None][:MOST_LEVELS]
+        assert near_name is not None
+        engines, loads = self._engines(), {link.from_: (link, name) for name, link in self.links.items() if link.from_}
+        inner = next(((link, name) for name, link in self._inner().items() if link.within == near_name), None)
+        own, processor = engines[near_name]
+        near = self.memories[near_name].to_near_memory(near_name, processor.bytes_per_second, self._passing(own))
+        beyond = engines.get(far_name) if far_name else None
         return Machine(
             name=self.name,
-            external=self.memories[order[1]].to_memory("external", order[1], is_far=True) if len(order) > 1 else near,
+            external=self.memories[far_name].to_memory("external", far_name) if far_name else near,
             hb=near,
-            engine=own.to_engine(engine),
+            engine=own.to_engine(processor, far_name),
             aggregation=inner[0].to_link("aggregation", inner[1]) if inner else FREE_LINK,
-            streamline=links[order[1]][0].to_link("streamline", links[order[1]][1]) if len(order) > 1 else FREE_STREAM,
+            streamline=loads[far_name][0].to_link("streamline", loads[far_name][1]) if far_name else FREE_STREAM,
             static_watts=self.power.static_w if self.power else 0.0,
             overrides=overrides,
-            deep=self.memories[order[2]].to_memory("deep", order[2], is_far=True) if len(order) > 2 else None,
-            deep_link=links[order[2]][0].to_link("deep_link", links[order[2]][1]) if len(order) > 2 else None,
-            far_engine=of[order[1]].to_far_engine(beyond) if beyond else None,
+            deep=self.memories[deep_name].to_memory("deep", deep_name) if deep_name else None,
+            deep_link=loads[deep_name][0].to_link("deep_link", loads[deep_name][1]) if deep_name else None,
+            far_engine=beyond[0].to_far_engine(beyond[1], own) if beyond else None,
         )
+
+    def _engines(self) -> dict[str, tuple[EngineSection, Processor]]:
+        """Return the engine of each memory that has one, also in SI."""
+        return {
+            engine.memory: (engine, engine.to_processor(name, self.memories[engine.memory], self._passing(engine)))
+            for name, engine in self.engines.items()
+        }
+
+    def _passing(self, engine: EngineSection) -> LinkSection | None:
+        """Return the link over which an engine gets what lies in its own memory, where there is one."""
+        name = engine.stream_of(engine.memory)
+        return self.links[name] if name else None
 
     def to_tiers(self) -> Tiers:
         """Convert to SI."""
-        order, engines = self.order(), {engine.memory: (name, engine) for name, engine in self.engines.items()}
+        order, engines = self.order(), self._engines()
         tiers = []
         for name in order:
             memory = self.memories[name]
-            computes = engines.get(name)
             tiers.append(
                 Tier(
                     name=name,
                     capacity_bytes=round(memory.capacity_gb * memory.devices * GB),
                     bytes_per_second=memory.bytes_per_second,
                     latency_seconds=memory.latency_ns * 1e-9,
-                    engine=computes[1].to_processor(computes[0], memory) if computes else None,
+                    engine=engines[name][1] if name in engines else None,
                 )
             )
         links = {link.from_: (name, link) for name, link in self.links.items() if link.from_}
