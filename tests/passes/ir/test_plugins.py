@@ -9,36 +9,35 @@ import pytest
 from moe_passes.plan import plugins
 from moe_passes.plan.errors import InputError
 
+from tests.command import moec
 from tests.conftest import write_tiny
 
 PACKAGE = Path(__file__).parents[3] / "examples" / "pass_package"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Install the example package into a folder of its own; returns the environment in which it is found."""
-    import os
-
+def site(tmp_path_factory):
+    """Install the example package into a folder of its own; returns that."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    path = f"{folder}:{os.environ['PYTHONPATH']}" if os.environ.get("PYTHONPATH") else str(folder)
-    return {**os.environ, "PYTHONPATH": path}
+    return folder
 
 
-def moec(environment, *arguments):
-    command = [sys.executable, "-c", "from moe_compiler.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+@pytest.fixture
+def installed(site, monkeypatch):
+    """Let this process find the example package."""
+    monkeypatch.syspath_prepend(str(site))
 
 
 def test_a_pass_from_outside_is_listed_and_runs_beside_ours_and_mlirs(installed, compiled, tmp_path):
-    listed = json.loads(moec(installed, "passes", "--json").stdout)
+    listed = json.loads(moec("passes", "--json").stdout)
     assert listed[-1]["name"] == "pin-experts"
     assert listed[-1]["options"][0]["name"] == "experts"
     snapshot = tmp_path / "draft.mlir"
     snapshot.write_text(dict(compiled.snapshots)["select-draft"])
-    done = moec(installed, "opt", snapshot, "-p", "canonicalize,pin-experts{experts=9;15},cse,partition-experts")
+    done = moec("opt", snapshot, "-p", "canonicalize,pin-experts{experts=9;15},cse,partition-experts")
     assert done.returncode == 0, done.stderr
     stores = [line for line in done.stdout.splitlines() if '"moe.expert_store"' in line]
     assert len(stores) == 3
@@ -51,16 +50,16 @@ def test_a_pass_from_outside_is_listed_and_runs_beside_ours_and_mlirs(installed,
 def test_a_pass_from_outside_is_refused_with_the_true_reason(installed, compiled, tmp_path):
     snapshot = tmp_path / "raised.mlir"
     snapshot.write_text(dict(compiled.snapshots)["raise-moe"])
-    early = moec(installed, "opt", snapshot, "-p", "pin-experts")
+    early = moec("opt", snapshot, "-p", "pin-experts")
     assert early.returncode == 2
     assert "pin-experts needs the draft plan" in early.stderr
     assert "select-draft" in early.stderr
-    wrong = moec(installed, "opt", snapshot, "-p", "select-draft,pin-experts{experts=99}")
+    wrong = moec("opt", snapshot, "-p", "select-draft,pin-experts{experts=99}")
     assert wrong.returncode == 2
     assert "valid: ids from 0 to 15" in wrong.stderr
 
 
-def test_every_pass_and_estimate_follows_a_cost_model_from_outside(installed, tmp_path):
+def test_every_pass_and_estimate_follows_a_cost_model_from_outside(installed, small, tmp_path):
     """On a machine that is twice as slow in everything, the same plan takes twice as long, rounding apart."""
     folder = write_tiny(tmp_path / "tiny", num_hidden_layers=1)
     base = ["compile", folder, "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0001"]
@@ -68,7 +67,7 @@ def test_every_pass_and_estimate_follows_a_cost_model_from_outside(installed, tm
     base += ["--profile", "synthetic-600tokens-seed0"]
     costs = {}
     for name in ("analytic", "half-speed"):
-        done = moec(installed, *base, "--cost-model", name, "-o", tmp_path / name)
+        done = moec(*base, "--cost-model", name, "-o", tmp_path / name)
         assert done.returncode == 0, done.stderr
         costs[name] = json.loads(done.stdout)
         assert costs[name]["cost_model"] == name
