@@ -1,65 +1,62 @@
-"""The draft–verify loop with greedy acceptance: it gives exactly the tokens of decoding one at a time."""
+"""The draft–verify loop: it gives exactly the tokens of decoding one at a time, or draws from the same distribution."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
+from moe_compiler.runtime.model import Executable
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.replay import Departures, Replay
+from moe_compiler.runtime.sampling import Chooser, Sampling
 from moe_compiler.runtime.store import IN_ORDER, NEVER, EngineRule, ExpertStore
 
 Round = Callable[["Decoder"], list[list[int]]]
-
-
-@dataclass(frozen=True)
-class ExpertModule:
-    """An experts module of a model: where it is, its router's weight, and its matrices as [out, in]."""
-
-    layer: int
-    module: nn.Module
-    router: Tensor
-    top_k: int
-    matrices: Callable[[int], tuple[Tensor, Tensor]]
-    experts: int
-
-
-@dataclass(frozen=True)
-class Executable:
-    """A model that can be run: its module, and where its experts are."""
-
-    module: nn.Module
-    experts: tuple[ExpertModule, ...]
+PROMPT_TOKENS = 64
+"""Of a prompt that are computed at once."""
+AS_THEY_ARRIVE = EngineRule("free")
 
 
 class Decoder:
-    """One model, its quantised weights, its KV cache, and the sequences that are being decoded.
+    """One model, its experts, its KV cache, and the sequences that are being decoded.
 
     Attributes:
         tokens: the sequences so far, prompt included.
+        active: numbers of the sequences that rounds go on with.
         drafted: drafted tokens.
         accepted: drafted tokens that verify accepted.
+        accepted_lengths: in how many rounds of a sequence so many drafted tokens were accepted.
         rounds: verify steps.
         promoted: experts that took a resident's place.
         verified: tokens of the last verify step, of all sequences.
     """
 
-    def __init__(self, model: Executable, plan: Plan, prompts: list[list[int]], capacity: int) -> None:
+    def __init__(
+        self,
+        model: Executable,
+        plan: Plan,
+        prompts: list[list[int]],
+        capacity: int,
+        sampling: Sampling | None = None,
+    ) -> None:
+        if not prompts or not all(prompts):
+            raise ValueError("a prompt has no tokens; valid: at least 1")
         self.model, self.plan = model, plan
-        self.store = ExpertStore(plan)
-        self.kernels = Kernels(self.store, capacity)
+        self.store = ExpertStore(plan, model.far)
+        self.kernels = Kernels(self.store, len(prompts), capacity, dict(model.dense))
         for part in model.experts:
             self.kernels.routers[id(part.router)] = part.layer
             self.kernels.experts_layer[id(part.module)] = part.layer
             self.kernels.top_k[part.layer] = part.top_k
-            for expert in range(part.experts):
-                self.store.add(part.layer, expert, part.matrices(expert))
         self.tokens = [list(prompt) for prompt in prompts]
+        self.active = list(range(len(prompts)))
         self.drafted = self.accepted = self.rounds = self.promoted = self.verified = 0
+        self.accepted_lengths: Counter[int] = Counter()
+        self._choosers = [Chooser(sampling, number) for number in self.active]
         self._prefill()
 
     def begin_round(self) -> None:
@@ -80,13 +77,14 @@ class Decoder:
             order: of loads: `program`, `ready` or `likelihood`.
 
         Returns:
-            The drafted token of every sequence: [batch].
+            The drafted token of every active sequence: [sequence].
         """
         self.store.least_permille, self.store.order = least_permille, order
-        last = drafts[-1] if drafts else torch.tensor([sequence[-1] for sequence in self.tokens])
-        positions = torch.tensor([[len(sequence) - 1 + step] for sequence in self.tokens])
-        logits = self._run(last[:, None], Step(True, positions, step))
-        return torch.argmax(logits[:, -1], dim=1)
+        last = drafts[-1] if drafts else torch.tensor([self.tokens[n][-1] for n in self.active])
+        positions = torch.tensor([[len(self.tokens[n]) - 1 + step] for n in self.active])
+        logits = self._run(last[:, None], Step(True, positions, self.active, step))
+        chosen = [self._choosers[n].draft(row) for n, row in zip(self.active, logits[:, -1], strict=True)]
+        return torch.tensor(chosen)
 
     def verify(self, drafts: list[Tensor], rule: EngineRule = IN_ORDER) -> list[list[int]]:
         """Verify drafted tokens and append what the target model says.
@@ -96,30 +94,27 @@ class Decoder:
             rule: how experts are computed.
 
         Returns:
-            The new tokens of every sequence.
+            The new tokens of every active sequence.
         """
         self.store.rule = rule
         rows = self._rows(drafts)
-        first = torch.tensor([[len(sequence) - 1] for sequence in self.tokens])
-        step = Step(False, first + torch.arange(rows.shape[1]), len(drafts), rule.engine)
-        choices = torch.argmax(self._run(rows, step), dim=2).tolist()
-        result = []
-        for sequence, row, choice in zip(self.tokens, rows.tolist(), choices, strict=True):
-            matching = 0
-            while matching < len(drafts) and row[matching + 1] == choice[matching]:
-                matching += 1
-            new = choice[: matching + 1]
-            sequence.extend(new)
+        first = torch.tensor([[len(self.tokens[n]) - 1] for n in self.active])
+        step = Step(False, first + torch.arange(rows.shape[1]), self.active, len(drafts), rule.engine)
+        logits, result = self._run(rows, step), []
+        for number, row, scores in zip(self.active, rows.tolist(), logits, strict=True):
+            new = self._choosers[number].verify(row[1:], scores)
+            self.tokens[number].extend(new)
             result.append(new)
             self.drafted += len(drafts)
-            self.accepted += matching
+            self.accepted += len(new) - 1
+            self.accepted_lengths[len(new) - 1] += 1
         self.rounds += 1
         self.verified = rows.numel()
         return result
 
     def _rows(self, drafts: list[Tensor]) -> Tensor:
-        """Return the last token of every sequence and what was drafted after it: [batch, width]."""
-        last = torch.tensor([[sequence[-1]] for sequence in self.tokens])
+        """Return the last token of every active sequence and what was drafted after it: [sequence, width]."""
+        last = torch.tensor([[self.tokens[n][-1]] for n in self.active])
         return torch.cat([last, *(draft[:, None] for draft in drafts)], dim=1)
 
     def update_hot_set(self, rule: HotSetRule) -> None:
@@ -161,13 +156,13 @@ class Decoder:
         self.store.close()
 
     def _prefill(self) -> None:
-        """Run all prompt tokens but the last, one position at a time, sequence lengths being equal."""
-        lengths = {len(sequence) for sequence in self.tokens}
-        if len(lengths) != 1 or not min(lengths):
-            raise ValueError("prompts must have one length, at least 1")
-        for position in range(lengths.pop() - 1):
-            rows = torch.tensor([[sequence[position]] for sequence in self.tokens])
-            self._run(rows, Step(False, torch.full_like(rows, position)))
+        """Run all prompt tokens but the last of each sequence, in blocks."""
+        self.store.rule = AS_THEY_ARRIVE
+        for number, sequence in enumerate(self.tokens):
+            for first in range(0, len(sequence) - 1, PROMPT_TOKENS):
+                block = torch.tensor([sequence[first : min(first + PROMPT_TOKENS, len(sequence) - 1)]])
+                positions = torch.arange(first, first + block.shape[1])[None]
+                self._run(block, Step(False, positions, [number], engine=AS_THEY_ARRIVE.engine))
         self.store.release_staging()
         self.store.forget()
 
@@ -185,10 +180,41 @@ class Decoder:
 
 def decode(decoder: Decoder, round_: Round, tokens: int) -> list[list[int]]:
     """Run rounds until every sequence has so many new tokens; returns the new tokens of every sequence."""
-    start = len(decoder.tokens[0])
-    while min(len(sequence) for sequence in decoder.tokens) < start + tokens:
+    return [found[:tokens] for found in generate(decoder, round_, tokens)]
+
+
+Heard = Callable[[int, list[int]], None]
+"""Hears new tokens: the sequence's number, and the tokens."""
+
+
+def generate(
+    decoder: Decoder, round_: Round, tokens: int, ends: frozenset[int] = frozenset(), hear: Heard | None = None
+) -> list[list[int]]:
+    """Run rounds until every sequence has ended.
+
+    Args:
+        decoder: its sequences are gone on with.
+        round_: one round.
+        tokens: that a sequence gets at most.
+        ends: tokens that end a sequence; such a one is its last.
+        hear: is told of new tokens as they are there.
+
+    Returns:
+        The new tokens of every sequence.
+    """
+    start = [len(sequence) for sequence in decoder.tokens]
+    while decoder.active:
+        before = {number: len(decoder.tokens[number]) for number in decoder.active}
         round_(decoder)
-    return [sequence[start : start + tokens] for sequence in decoder.tokens]
+        for number, had in before.items():
+            sequence = decoder.tokens[number]
+            last = next((n for n in range(had, len(sequence)) if sequence[n] in ends), len(sequence) - 1)
+            del sequence[min(last + 1, start[number] + tokens) :]
+            if hear is not None:
+                hear(number, sequence[had:])
+            if sequence[-1] in ends or len(sequence) >= start[number] + tokens:
+                decoder.active = [other for other in decoder.active if other != number]
+    return [sequence[first:] for sequence, first in zip(decoder.tokens, start, strict=True)]
 
 
 def plain_round(decoder: Decoder) -> list[list[int]]:

@@ -1,11 +1,12 @@
 """The kernels that a model runs on, each of them batch-invariant, and the step that they run in.
 
-The model's own code runs unchanged. Every `linear` in it is caught and computed on quantised weights (quantise.py);
+The model's own code runs unchanged. Every `linear` in it is caught and computed on packed weights (linear.py);
 attention and routed experts are called through transformers' registries, which model.py connects to this module. In a
 replay, the plan says which experts a row is routed to and in which order they are computed.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moe_compiler.runtime.quantise import linear, quantise
+from moe_compiler.runtime.linear import multiply
+from moe_compiler.runtime.quantise import Packed, quantise
 from moe_compiler.runtime.replay import Replay
-from moe_compiler.runtime.store import WHOLE, ExpertStore, Matrices
+from moe_compiler.runtime.store import WHOLE, ExpertStore
 
 NOBODY = -1
 
@@ -26,13 +28,15 @@ class Step:
 
     Attributes:
         is_draft: whether experts are restricted to residents.
-        positions: [batch, width], position of every row's token.
+        positions: [sequence, width], position of every row's token.
+        sequences: number of the sequence of each row of `positions`, which names its cache.
         number: of the draft step, or γ for verify.
         engine: rule by which verify computes experts: `free` or `first`.
     """
 
     is_draft: bool
     positions: Tensor
+    sequences: list[int]
     number: int = 0
     engine: str = "first"
 
@@ -43,35 +47,38 @@ class Kernels:
 
     Attributes:
         store: the experts.
+        sequences: how many have a cache.
+        capacity: tokens in each cache.
+        dense: every matrix that was met and its packed weights, by its identity.
         routers: decoder layer of every router, by the identity of its weight.
         experts_layer: decoder layer of every experts module, by its identity.
-        weights: every parameter that was met and its fixed-point weights, by the parameter's identity and whether they
-            are its most significant slice.
-        keys: KV cache: keys [batch, heads, position, dim] by decoder layer.
+        top_k: experts of a token, by decoder layer.
+        keys: KV cache: keys [sequence, heads, position, dim] by decoder layer.
         values: likewise.
         step: what is running.
         replay: the planned round that is run, if one is.
+        routed: what hears the choices of every router: layer, whether it is a draft's, [row, k]; or None.
     """
 
     store: ExpertStore
+    sequences: int
     capacity: int
+    dense: dict[int, tuple[Tensor, Packed]] = field(default_factory=dict)
     routers: dict[int, int] = field(default_factory=dict)
     experts_layer: dict[int, int] = field(default_factory=dict)
     top_k: dict[int, int] = field(default_factory=dict)
-    weights: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     step: Step | None = None
     replay: Replay | None = None
+    routed: Callable[[int, bool, Tensor], None] | None = None
 
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute a dense layer or a router, row by row independent."""
-        is_sliced = self.step is not None and self.step.is_draft and self.store.plan.dense_bits < WHOLE
-        key = (id(weight), is_sliced)
-        if key not in self.weights:
-            sliced = quantise(weight.detach())
-            self.weights[key] = (weight, sliced.draft_weights() if is_sliced else sliced.verify_weights())
-        result = linear(rows.reshape(-1, rows.shape[-1]), self.weights[key][1])
+        is_slice = self.step is not None and self.step.is_draft and self.store.plan.dense_bits < WHOLE
+        if id(weight) not in self.dense:
+            self.dense[id(weight)] = (weight, quantise(weight.detach()))
+        result = multiply(rows.reshape(-1, rows.shape[-1]), self.dense[id(weight)][1], is_slice)
         if bias is not None:
             result = result + bias.to(torch.float32)
         result = result.reshape(*rows.shape[:-1], weight.shape[0])
@@ -84,6 +91,8 @@ class Kernels:
         if not self.step.is_draft or self.replay is not None:
             return scores
         asked = torch.topk(scores.reshape(-1, scores.shape[-1]), self.top_k[layer]).indices
+        if self.routed is not None:
+            self.routed(layer, True, asked)
         self.store.asked(layer, asked.flatten().tolist())
         masked = torch.full_like(scores, -torch.inf)
         residents = sorted(self.store.hot_set.resident.get(layer, ()))
@@ -96,6 +105,8 @@ class Kernels:
         layer = self.experts_layer[id(module)]
         if self.replay is not None:
             index = self.replay.routing(self.step.number, layer)
+        if self.routed is not None and not self.step.is_draft:
+            self.routed(layer, False, index)
         parts = torch.zeros(*index.shape, hidden.shape[1], dtype=torch.float32)
         experts = sorted(set(index.flatten().tolist()) - {NOBODY})
         for expert in self._in_order(layer, experts, index):
@@ -125,19 +136,21 @@ class Kernels:
         return self.store.arriving(layer, experts, self.step.engine)
 
     def _expert(self, module: Any, layer: int, expert: int, rows: Tensor) -> Tensor:
-        first, down = self._weights(layer, expert)
-        gate_up = linear(rows, first)
-        if module.has_bias:
-            gate_up = gate_up + module.gate_up_proj_bias[expert]
-        result = linear(module._apply_gate(gate_up), down)
+        assert self.step is not None
+        is_slice = self.step.is_draft and self.store.plan.draft_bits < WHOLE
+        with self._weights(layer, expert) as (first, down):
+            gate_up = multiply(rows, first, is_slice)
+            if module.has_bias:
+                gate_up = gate_up + module.gate_up_proj_bias[expert]
+            result = multiply(module._apply_gate(gate_up), down, is_slice)
         return result + module.down_proj_bias[expert] if module.has_bias else result
 
-    def _weights(self, layer: int, expert: int) -> Matrices:
+    def _weights(self, layer: int, expert: int) -> AbstractContextManager[tuple[Packed, ...]]:
         if self.step is not None and self.step.is_draft:
-            return self.store.draft_weights(layer, expert)
+            return nullcontext(self.store.drafted(layer, expert))
         if self.replay is not None:
-            return self.replay.weights(layer, expert)
-        return self.store.verify_weights(layer, expert)
+            return nullcontext(self.replay.weights(layer, expert))
+        return self.store.verified(layer, expert)
 
     def attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int, sinks: Tensor | None
@@ -159,30 +172,29 @@ class Kernels:
         assert self.step is not None
         if self.replay is not None:
             self.replay.reached(self.step.number, int(module.layer_idx))
-        batch, heads, width, _ = query.shape
+        rows, heads, width, _ = query.shape
         keys, values = self._cache(module.layer_idx, key, value)
-        result = torch.empty(batch, width, heads, value.shape[3], dtype=query.dtype)
-        group = heads // key.shape[1]
-        for b in range(batch):
+        result = torch.empty(rows, width, heads, value.shape[3], dtype=torch.float32)
+        of_heads = key.shape[1], heads // key.shape[1]
+        for row, sequence in enumerate(self.step.sequences):
             for t in range(width):
-                position = int(self.step.positions[b, t])
-                keys[b, :, position], values[b, :, position] = key[b, :, t], value[b, :, t]
-                first = max(0, position + 1 - window) if window else 0
-                seen = slice(first, position + 1)
-                row_keys = keys[b, :, seen].repeat_interleave(group, dim=0)
-                row_values = values[b, :, seen].repeat_interleave(group, dim=0)
-                scores = (row_keys @ query[b, :, t, :, None]).squeeze(2) * scaling
+                position = int(self.step.positions[row, t])
+                keys[sequence, :, position], values[sequence, :, position] = key[row, :, t], value[row, :, t]
+                seen = slice(max(0, position + 1 - window) if window else 0, position + 1)
+                # A row's products have one shape, whatever is computed beside it.
+                asked = query[row, :, t].reshape(*of_heads, -1)
+                scores = torch.bmm(asked, keys[sequence, :, seen].transpose(1, 2)) * scaling
                 if sinks is not None:
-                    scores = torch.cat([scores, sinks.to(scores.dtype)[:, None]], dim=1)
-                share = torch.softmax(scores, dim=1)[:, : position + 1 - first]
-                result[b, t] = (share[:, None, :] @ row_values).squeeze(1)
+                    scores = torch.cat([scores, sinks.to(scores.dtype).view(*of_heads, 1)], dim=2)
+                share = torch.softmax(scores, dim=2)[:, :, : seen.stop - seen.start]
+                result[row, t] = torch.bmm(share, values[sequence, :, seen]).reshape(heads, -1)
         return result
 
     def _cache(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self.keys:
-            batch, heads = key.shape[:2]
-            self.keys[layer] = torch.zeros(batch, heads, self.capacity, key.shape[3])
-            self.values[layer] = torch.zeros(batch, heads, self.capacity, value.shape[3])
+            heads = key.shape[1]
+            self.keys[layer] = torch.zeros(self.sequences, heads, self.capacity, key.shape[3])
+            self.values[layer] = torch.zeros(self.sequences, heads, self.capacity, value.shape[3])
         return self.keys[layer], self.values[layer]
 
 

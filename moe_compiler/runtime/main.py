@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from moe_compiler.runtime.decoder import Decoder, Executable, Round, decode, plain_round
-from moe_compiler.runtime.model import build
+from moe_compiler.runtime.decoder import Decoder, Round, decode, plain_round
+from moe_compiler.runtime.model import Executable, build
 from moe_compiler.runtime.plan import Plan
 
 EXIT_INPUT = 2

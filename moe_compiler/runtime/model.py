@@ -1,6 +1,7 @@
-"""Build a transformers model that runs on `moe_compiler.runtime`: real or seeded random weights, float32."""
+"""Build a transformers model that runs on `moe_compiler.runtime`: its weights packed, its experts in a far memory."""
 
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,54 @@ import torch
 from torch import Tensor, nn
 
 from moe_compiler.runtime import checkpoint
-from moe_compiler.runtime.decoder import Executable, ExpertModule
+from moe_compiler.runtime.far import FarMemory, HostMemory
 from moe_compiler.runtime.huggingface import configuration, quiet_transformers
 from moe_compiler.runtime.kernels import ACTIVE
+from moe_compiler.runtime.quantise import Packed, quantise
 
 NAME = "moe_compiler_runtime"
 MOST_PARAMETERS = 1_000_000_000
-"""Random weights beyond this are refused: the runtime keeps them in float32 and float64."""
+"""Random weights beyond this are refused: they are made in float32."""
+
+
+@dataclass(frozen=True)
+class ExpertModule:
+    """An experts module of a model: its layer, the router's weight, and how many experts a token takes of how many."""
+
+    layer: int
+    module: nn.Module
+    router: Tensor
+    top_k: int
+    experts: int
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A model that can be run.
+
+    Attributes:
+        module: what transformers runs; matrices in it that are packed have no values of their own.
+        experts: where its experts are.
+        dense: each packed matrix with the parameter that it stands for, by the identity of that.
+        far: the experts' weights.
+    """
+
+    module: nn.Module
+    experts: tuple[ExpertModule, ...]
+    dense: Mapping[int, tuple[Tensor, Packed]]
+    far: FarMemory
+
+
+def register() -> dict[str, Any]:
+    """Connect transformers to our kernels; returns the options with which a model is built on them."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, lambda *args, **options: None)
+    return {"experts_implementation": NAME, "attn_implementation": NAME, "dtype": torch.float32}
 
 
 def build(config: dict[str, Any], weights: Path | None, seed: int) -> Executable:
@@ -24,15 +66,8 @@ def build(config: dict[str, Any], weights: Path | None, seed: int) -> Executable
         ValueError: the weights cannot be read, or the model is too large for random weights.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_EXPERTS_FUNCTIONS.register(NAME, _experts)
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, lambda *args, **options: None)
-    settings = configuration(config)
-    options: dict[str, Any] = {"experts_implementation": NAME, "attn_implementation": NAME, "dtype": torch.float32}
+    options, settings = register(), configuration(config)
     with quiet_transformers():
         with torch.device("meta"):
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(settings, **options).parameters())
@@ -47,7 +82,42 @@ def build(config: dict[str, Any], weights: Path | None, seed: int) -> Executable
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(settings, **options)
             _randomise(model, seed)
-    return Executable(model.eval(), tuple(_find_experts(model)))
+    return _packed(model.eval())
+
+
+def _packed(model: nn.Module) -> Executable:
+    """Pack the matrices of a model that has its weights, and let go of what they were."""
+    far, found = HostMemory(), find_experts(model)
+    for part in found:
+        for expert in range(part.experts):
+            far.add(part.layer, expert, tuple(map(quantise, matrices(part.module, expert))))
+        for name in ("gate_up_proj", "down_proj"):
+            _let_go(part.module, name)
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    dense: dict[int, tuple[Tensor, Packed]] = {}
+    for owner, name, weight in list(dense_matrices(model, found)):
+        packed = quantise(weight.detach())
+        kept = weight if id(weight) in looked_up else _let_go(owner, name)
+        dense[id(kept)] = (kept, packed)
+    return Executable(model, tuple(find_experts(model)), dense, far)
+
+
+def _let_go(owner: nn.Module, name: str) -> nn.Parameter:
+    """Replace a parameter by one of its shape that has no values."""
+    shape = getattr(owner, name).shape
+    empty = nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
+    setattr(owner, name, empty)
+    return empty
+
+
+def dense_matrices(model: nn.Module, experts: list[ExpertModule]) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    """Yield the matrices that `linear` multiplies with, routers among them: (module, name there, parameter)."""
+    routers = {id(part.router) for part in experts}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_linear = isinstance(module, nn.Linear) and name == "weight"
+            if is_linear or id(parameter) in routers:
+                yield module, name, parameter
 
 
 def _randomise(model: nn.Module, seed: int) -> None:
@@ -59,7 +129,7 @@ def _randomise(model: nn.Module, seed: int) -> None:
                 parameter.normal_(0.0, 1.5 / parameter.shape[-1] ** 0.5, generator=generator)
 
 
-def _find_experts(model: nn.Module) -> list[ExpertModule]:
+def find_experts(model: nn.Module) -> list[ExpertModule]:
     """Find experts modules, and beside each the router: the module whose matrix has a row for every expert."""
     found = []
     for name, parent in model.named_modules():
@@ -74,7 +144,7 @@ def _find_experts(model: nn.Module) -> list[ExpertModule]:
             if not n.startswith("experts.") and p.dim() == 2 and p.shape[0] == count
         )
         layer = int(next(part for part in name.split(".") if part.isdigit()))
-        found.append(ExpertModule(layer, experts, router, _top_k(model), partial(_matrices, experts), count))
+        found.append(ExpertModule(layer, experts, router, _top_k(model), count))
     return found
 
 
@@ -82,7 +152,8 @@ def _top_k(model: nn.Module) -> int:
     return int(model.config.num_experts_per_tok)  # type: ignore[union-attr, arg-type]
 
 
-def _matrices(module: Any, expert: int) -> tuple[Tensor, Tensor]:
+def matrices(module: Any, expert: int) -> tuple[Tensor, Tensor]:
+    """Return the matrices of an expert as [out, in]: gate and up one below the other, then down."""
     first, down = module.gate_up_proj[expert].detach(), module.down_proj[expert].detach()
     return (first.T, down.T) if module.is_transposed else (first, down)
 

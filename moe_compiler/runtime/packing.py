@@ -1,61 +1,89 @@
-"""The bytes of an expert as they travel: its low nibbles, or all of it.
+"""The bytes of an expert: its most significant slice, and the rest of it, each in one piece that a disk reads directly.
 
-Two nibbles a byte; scales are FP16. What is packed unpacks to exactly the same slices.
+The slice is the top nibbles of all matrices, then their scales; the rest is the low nibbles. Pieces are padded to whole
+pages.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.quantise import Sliced
+from moe_compiler.runtime.quantise import GROUP, Packed
+
+PAGE = 4096
+"""Bytes that direct reads are aligned to."""
 
 
-def pack(matrices: Sequence[Sliced], whole: bool) -> Tensor:
-    """Pack what is loaded of an expert: the low nibbles, or also the top ones and the scales; [byte] uint8."""
-    parts = [_nibbles(matrix.low) for matrix in matrices]
-    if whole:
-        parts += [_nibbles((matrix.msb + 8).to(torch.uint8)) for matrix in matrices]
-        parts += [matrix.scale.contiguous().view(torch.uint8).flatten() for matrix in matrices]
-    return torch.cat(parts)
+def padded(size: int) -> int:
+    """Round bytes up to whole pages."""
+    return -(-size // PAGE) * PAGE
 
 
-def unpack(data: Tensor, matrices: Sequence[Sliced], whole: bool) -> list[Sliced]:
-    """Unpack an expert.
+@dataclass(frozen=True)
+class Layout:
+    """How matrices lie in bytes.
 
-    Args:
-        data: what `pack` returned.
-        matrices: their shapes; where `whole` does not hold, top nibbles and scales are taken from them.
-        whole: whether all of it was packed.
+    Attributes:
+        shapes: (out, in) of each.
     """
-    place = 0
 
-    def take(count: int) -> Tensor:
-        nonlocal place
-        place += count
-        return data[place - count : place]
+    shapes: tuple[tuple[int, int], ...]
 
-    lows = [_from_nibbles(take((m.low.numel() + 1) // 2), m.low.shape) for m in matrices]
-    if not whole:
-        return [Sliced(m.msb, low, m.scale) for m, low in zip(matrices, lows, strict=True)]
-    tops = [_from_nibbles(take((m.low.numel() + 1) // 2), m.low.shape).to(torch.int8) - 8 for m in matrices]
-    scales = [take(2 * m.scale.numel()).clone().view(torch.float16).view(m.scale.shape) for m in matrices]
-    return [Sliced(*parts) for parts in zip(tops, lows, scales, strict=True)]
+    @staticmethod
+    def of(matrices: Sequence[Packed]) -> "Layout":
+        """Return the layout of packed matrices."""
+        return Layout(tuple((len(matrix.top), matrix.inputs) for matrix in matrices))
+
+    @property
+    def nibble_bytes(self) -> int:
+        """Bytes of the nibbles of one kind."""
+        return sum(out * _columns(inputs) // 2 for out, inputs in self.shapes)
+
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of the most significant slice, scales included."""
+        return self.nibble_bytes + sum(2 * out * _columns(inputs) // GROUP for out, inputs in self.shapes)
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes of the low nibbles."""
+        return self.nibble_bytes
+
+    def pack(self, matrices: Sequence[Packed]) -> tuple[Tensor, Tensor]:
+        """Return the slice and the rest: [byte] uint8, padded."""
+        scales = [matrix.scale.contiguous().view(torch.uint8).flatten() for matrix in matrices]
+        tops = [matrix.top.flatten() for matrix in matrices]
+        lows = [matrix.low.flatten() for matrix in matrices if matrix.low is not None]
+        return _in_pages([*tops, *scales]), _in_pages(lows)
+
+    def views(self, piece: Tensor, rest: Tensor | None = None) -> tuple[Packed, ...]:
+        """Return the matrices that lie in bytes, without a copy.
+
+        Args:
+            piece: their slice: [byte] uint8.
+            rest: their low nibbles; None: they are not there.
+        """
+        result, top, scale = [], 0, self.nibble_bytes
+        for out, inputs in self.shapes:
+            half, groups = _columns(inputs) // 2, _columns(inputs) // GROUP
+            nibbles, scales = out * half, 2 * out * groups
+            tops = piece[top : top + nibbles].view(out, half)
+            low = None if rest is None else rest[top : top + nibbles].view(out, half)
+            factors = piece[scale : scale + scales].view(torch.float16).view(out, groups)
+            result.append(Packed(inputs, tops, factors, low))
+            top, scale = top + nibbles, scale + scales
+        return tuple(result)
 
 
-def packed_bytes(matrices: Sequence[Sliced], whole: bool) -> int:
-    """Return how many bytes `pack` takes."""
-    size = sum((matrix.low.numel() + 1) // 2 for matrix in matrices)
-    return 2 * size + sum(2 * matrix.scale.numel() for matrix in matrices) if whole else size
+def _columns(inputs: int) -> int:
+    return -(-inputs // GROUP) * GROUP
 
 
-def _nibbles(values: Tensor) -> Tensor:
-    flat = values.flatten()
-    if flat.numel() % 2:
-        flat = torch.cat([flat, flat.new_zeros(1)])
-    pairs = flat.view(-1, 2)
-    return pairs[:, 0] | (pairs[:, 1] << 4)
-
-
-def _from_nibbles(data: Tensor, shape: torch.Size) -> Tensor:
-    return torch.stack([data & 15, data >> 4], dim=1).flatten()[: shape.numel()].view(shape)
+def _in_pages(parts: Sequence[Tensor]) -> Tensor:
+    size = sum(len(part) for part in parts)
+    result = torch.zeros(padded(size), dtype=torch.uint8)
+    if parts:
+        torch.cat(list(parts), out=result[:size])
+    return result

@@ -65,7 +65,7 @@ class Plan:
     Attributes:
         batch: sequences decoded together.
         staging_bytes: of staging.
-        staging_slots: experts that are staged at most; what verify waits for comes on top.
+        staging_slots: experts that are staged at most.
         resident: experts in HB, by decoder layer.
         whole: those of them of which HB keeps all, by decoder layer.
         draft_bits: bits of an expert's weight in the draft: 4 for the msb slice, 8 for all.
@@ -91,6 +91,11 @@ class Plan:
     carried: tuple[tuple[int, int], ...] = ()
     round: PlannedRound | None = None
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def half_slots(self) -> int:
+        """Slots of staging: an expert comes in two pieces, of which residents miss one."""
+        return 2 * self.staging_slots
 
     @staticmethod
     def load(path: Path) -> "Plan":

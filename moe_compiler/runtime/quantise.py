@@ -1,11 +1,8 @@
-"""INT8 weights with an FP16 scale per 32, cut into a signed top nibble and an unsigned low nibble.
+"""INT8 weights with an FP16 scale per 32 inputs, cut into a signed top nibble and an unsigned low nibble.
 
-w = 16·m + l (docs/reference.md section 2). The draft computes with 16·m + 8, verify with w itself.
-
-Every kernel works on *fixed-point* weights: w · scale · 2²⁴, which is a whole number, because an FP16 scale is a
-multiple of 2⁻²⁴. Activations are INT8 per row. Products and sums of whole numbers below 2⁵³ are exact in float64, in
-any order: so a row's result does not depend on how many rows are computed with it, on the number of threads, or on the
-library below.
+w = 16·m + l (docs/reference.md section 2), times the scale. Verify computes with w itself, the draft with 16·m + 8.
+Nibbles are kept as they are computed with: a byte holds that of input j in its low half and that of input j + n/2 in
+its high half, n being the inputs rounded up to whole groups; m is stored as m + 8.
 """
 
 from dataclasses import dataclass
@@ -14,69 +11,80 @@ import torch
 from torch import Tensor
 
 GROUP = 32
-SCALE_BITS = 24
-LARGEST_EXACT = 2.0**53
-LARGEST_ACTIVATION = 127
+LEAST_SCALE = 2.0**-24
+"""The smallest FP16 above zero: no scale is lost."""
 HALF_STEP = 8
 
 
 @dataclass(frozen=True)
-class Sliced:
-    """A quantised matrix in two slices.
+class Packed:
+    """A quantised matrix.
 
     Attributes:
-        msb: [out, in] int8 in [−8, 7], the signed top nibbles.
-        low: [out, in] uint8 in [0, 15], the low nibbles.
-        scale: [out, ⌈in / 32⌉] float16.
+        inputs: columns; those beyond, up to a whole group, are zero.
+        top: [out, n/2] uint8, the top nibbles.
+        scale: [out, n/32] float16.
+        low: [out, n/2] uint8, the low nibbles; None where only the most significant slice is there.
     """
 
-    msb: Tensor
-    low: Tensor
+    inputs: int
+    top: Tensor
     scale: Tensor
+    low: Tensor | None = None
 
-    def verify_weights(self) -> Tensor:
-        """Return 16·m + l in fixed point: [out, in] float64, whole numbers."""
-        return _fixed(16 * self.msb.to(torch.float64) + self.low.to(torch.float64), self.scale)
+    def whole(self) -> Tensor:
+        """Return 16·m + l: [out, n] int8.
 
-    def draft_weights(self) -> Tensor:
-        """Return 16·m + 8 in fixed point: [out, in] float64, whole numbers."""
-        return _fixed(16 * self.msb.to(torch.float64) + HALF_STEP, self.scale)
+        Raises:
+            ValueError: the low nibbles are not there.
+        """
+        if self.low is None:
+            raise ValueError("only the most significant slice of this matrix is here")
+        first = (self.top << 4) | (self.low & 15)
+        second = (self.top & 240) | (self.low >> 4)
+        return torch.cat([first, second], dim=1).bitwise_xor_(128).view(torch.int8)
+
+    def sliced(self) -> Tensor:
+        """Return 16·m + 8: [out, n] int8."""
+        nibbles = torch.cat([self.top & 15, self.top >> 4], dim=1)
+        return nibbles.mul_(16).sub_(128 - HALF_STEP).view(torch.int8)
+
+    def rows(self, first: int, last: int) -> "Packed":
+        """Return some of its rows."""
+        low = None if self.low is None else self.low[first:last]
+        return Packed(self.inputs, self.top[first:last], self.scale[first:last], low)
+
+    def weights(self, is_slice: bool) -> Tensor:
+        """Return what is computed with: [out, in] float32, exactly."""
+        values = self.sliced() if is_slice else self.whole()
+        return scaled(values, self.scale)[:, : self.inputs]
 
 
-def quantise(weight: Tensor) -> Sliced:
+def scaled(values: Tensor, scale: Tensor) -> Tensor:
+    """Multiply [out, n] int8 with their scales: float32, exact, since a product has at most 19 bits."""
+    out, columns = values.shape
+    return (values.view(out, -1, GROUP) * scale.to(torch.float32)[:, :, None]).view(out, columns)
+
+
+def quantise(weight: Tensor) -> Packed:
     """Quantise a matrix [out, in] symmetrically in groups of 32 inputs.
 
     Raises:
-        ValueError: a weight is not finite, or the matrix is so large that sums would not be exact.
+        ValueError: a weight is not finite.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("a weight is not a finite number")
     out, inputs = weight.shape
     groups = -(-inputs // GROUP)
-    padded = torch.zeros(out, groups * GROUP, dtype=torch.float32, device=weight.device)
+    padded = torch.zeros(out, groups * GROUP, dtype=torch.float32)
     padded[:, :inputs] = weight.to(torch.float32)
     grouped = padded.view(out, groups, GROUP)
-    scale = (grouped.abs().amax(dim=2) / 127).clamp(min=2.0**-SCALE_BITS).to(torch.float16)
-    # The smallest FP16 above zero is 2⁻²⁴, so no scale is lost.
+    scale = (grouped.abs().amax(dim=2) / 127).clamp(min=LEAST_SCALE).to(torch.float16)
     whole = torch.round(grouped / scale.to(torch.float32)[:, :, None]).clamp(-128, 127).to(torch.int16)
-    whole = whole.view(out, groups * GROUP)[:, :inputs]
-    msb = torch.div(whole, 16, rounding_mode="floor")
-    sliced = Sliced(msb.to(torch.int8), (whole - 16 * msb).to(torch.uint8), scale)
-    for weights in (sliced.verify_weights(), sliced.draft_weights()):
-        if (weights.abs().sum(dim=1) * LARGEST_ACTIVATION).max().item() >= LARGEST_EXACT:
-            raise ValueError(f"sums over {inputs} inputs of this matrix are not exact in float64")
-    return sliced
+    biased = (whole.view(out, groups * GROUP) + 128).to(torch.uint8)
+    return Packed(inputs, _nibbles(biased >> 4), scale, _nibbles(biased & 15))
 
 
-def _fixed(whole: Tensor, scale: Tensor) -> Tensor:
-    factors = (scale.to(torch.float64) * 2.0**SCALE_BITS).repeat_interleave(GROUP, dim=1)
-    return whole * factors[:, : whole.shape[1]]
-
-
-def linear(rows: Tensor, weights: Tensor) -> Tensor:
-    """Multiply rows [row, in] with fixed-point weights [out, in]: [row, out] float32, batch-invariant."""
-    rows = rows.to(torch.float32)
-    scale = (rows.abs().amax(dim=1, keepdim=True) / LARGEST_ACTIVATION).clamp(min=1e-30)
-    whole = torch.round(rows / scale).clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION).to(torch.float64)
-    exact = whole @ weights.T
-    return (exact * (scale.to(torch.float64) * 2.0**-SCALE_BITS)).to(torch.float32)
+def _nibbles(values: Tensor) -> Tensor:
+    half = values.shape[1] // 2
+    return values[:, :half] | (values[:, half:] << 4)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.packing import pack, unpack
+from moe_compiler.runtime.far import SLICE
 from moe_compiler.runtime.plan import Plan, PlannedTask
-from moe_compiler.runtime.store import ExpertStore, Matrices
+from moe_compiler.runtime.quantise import Packed
+from moe_compiler.runtime.store import ExpertStore
 
 PATIENCE_SECONDS = 60.0
 """How long a computation or a load waits for another before execution is said to have left the plan."""
@@ -85,18 +86,27 @@ class Replay:
         task = self.round.tasks[number]
         return task.kind == kind and task.layer == layer and task.step == self.length
 
-    def weights(self, layer: int, expert: int) -> Matrices:
+    def weights(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """Return an expert in full precision from the bytes that were staged for it."""
-        matrices = self.store.sliced(layer, expert)
         load = self.number.get(("load", self.length, layer, expert))
-        if load is not None:
-            self._wait({load}, f"expert {expert} of layer {layer}")
-            is_whole = not self.store.is_resident(layer, expert)
-            staged = unpack(self._read(load), matrices, is_whole)
-            if any(not torch.equal(a.low, b.low) for a, b in zip(staged, matrices, strict=True)):
-                self.found.notes.append(f"the slice of expert {expert} of layer {layer} was overwritten in staging")
-            matrices = tuple(staged)
-        return tuple(matrix.verify_weights() for matrix in matrices)
+        if load is None:
+            return self.store.far.matrices(layer, expert)
+        self._wait({load}, f"expert {expert} of layer {layer}")
+        staged, layout = self._read(load), self.store.far.layouts[layer]
+        if not torch.equal(staged, self._moved(self.round.tasks[load])):
+            self.found.notes.append(f"the slice of expert {expert} of layer {layer} was overwritten in staging")
+        pieces = self.store.near.pieces((layer, expert))
+        if SLICE in pieces:
+            return layout.views(pieces[SLICE], staged)
+        return layout.views(staged[: layout.slice_bytes], staged[layout.slice_bytes :])
+
+    def _moved(self, task: PlannedTask) -> Tensor:
+        """Return the bytes that a load moves: the rest of a resident, all of another expert."""
+        key = (task.layer, task.expert)
+        layout = self.store.far.layouts[task.layer]
+        piece, rest = layout.pack(self.store.far.matrices(*key))
+        lows = rest[: layout.rest_bytes]
+        return lows if self.store.near.pieces(key) else torch.cat([piece[: layout.slice_bytes], lows])
 
     def computed(self, step: int, layer: int, is_any: bool) -> None:
         """Note that the experts of a layer have been computed, if there were any."""
@@ -190,9 +200,7 @@ class Replay:
         }
 
     def _write(self, number: int, task: PlannedTask) -> None:
-        matrices = self.store.sliced(task.layer, task.expert)
-        data = pack(matrices, whole=not self.store.is_resident(task.layer, task.expert))
-        place = 0
+        data, place = self._moved(task), 0
         for offset, size, _ in self.round.slots.get(number, []):
             part = data[place : place + size]
             self.staging[offset : offset + len(part)] = part
@@ -201,9 +209,7 @@ class Replay:
         self.found.spilled_bytes += len(data) - place
 
     def _read(self, number: int) -> Tensor:
-        task = self.round.tasks[number]
-        matrices = self.store.sliced(task.layer, task.expert)
-        left = len(pack(matrices, whole=not self.store.is_resident(task.layer, task.expert))) - len(self._spill[number])
+        left = len(self._moved(self.round.tasks[number])) - len(self._spill[number])
         parts = []
         for offset, size, _ in self.round.slots.get(number, []):
             parts.append(self.staging[offset : offset + min(size, left)])

@@ -1,29 +1,30 @@
-"""Where expert weights live: slices in HB, the rest in external memory, prefetched slices in staging.
+"""Where expert weights live: residents in the near memory, the rest in the far one, prefetched pieces in staging.
 
-On a machine without HB both are ordinary memory; what stays true is who reads what: the draft reads resident slices
-only, and verify waits for every slice that it needs. Loads run on a worker thread in the order that the plan says; what
-verify's router turns out not to need is dropped.
+The draft reads resident slices only; verify waits for every piece that it needs. Loads run on a thread of their own in
+the order that the plan says; what verify's router turns out not to need is dropped.
 """
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from moe_compiler.runtime.far import REST, SLICE, FarMemory
 from moe_compiler.runtime.hot_set import HotSet, HotSetRule
-from moe_compiler.runtime.loader import WAITED_FOR, Loader
+from moe_compiler.runtime.packing import padded
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
-from moe_compiler.runtime.quantise import Sliced, quantise
+from moe_compiler.runtime.quantise import Packed
+from moe_compiler.runtime.staging import WAITED_FOR, Key, Staging, pages
 
-Matrices = tuple[Tensor, ...]
 WHOLE = 8
 NEVER = 1001
 """A likelihood in ‰ that no expert reaches."""
+PIECES_OF_ONE = 2
+"""Slots that an expert takes at most: with fewer, nothing is staged."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,46 @@ IN_ORDER = EngineRule()
 """In program order; what is not near is loaded."""
 
 
-@dataclass(frozen=True)
-class Expert:
-    """The matrices of one expert, [out, in] each, sliced."""
+class Near:
+    """The residents: for each a slice, and of some the rest.
 
-    matrices: tuple[Sliced, ...]
+    Attributes:
+        bytes: of all of them.
+    """
+
+    def __init__(self, plan: Plan, far: FarMemory) -> None:
+        self.far, self.bytes = far, 0
+        self._pieces: dict[Key, dict[str, Tensor]] = {}
+        for layer, experts in plan.resident.items():
+            whole = set(plan.whole.get(layer, ()))
+            for expert in experts:
+                self._add(layer, expert, (SLICE, REST) if expert in whole else (SLICE,))
+
+    def _add(self, layer: int, expert: int, pieces: tuple[str, ...]) -> None:
+        layout = self.far.layouts[layer]
+        sizes = {SLICE: padded(layout.slice_bytes), REST: padded(layout.rest_bytes)}
+        self._pieces[layer, expert] = {piece: pages(sizes[piece]) for piece in pieces}
+        self.bytes += sum(sizes[piece] for piece in pieces)
+        for piece, into in self._pieces[layer, expert].items():
+            self.far.read(layer, expert, piece, into)
+
+    def pieces(self, key: Key) -> dict[str, Tensor]:
+        """Return what lies here of an expert, by piece."""
+        return self._pieces.get(key, {})
+
+    def replace(self, new: Key, old: Key) -> dict[str, Tensor]:
+        """Give the place of one expert to another; returns the bytes to fill."""
+        self._pieces[new] = self._pieces.pop(old)
+        return self._pieces[new]
 
 
 class ExpertStore:
     """Experts of all layers, the resident set, and staging.
 
     Attributes:
-        loads: (layer, expert) of every load, in order, for inspection.
+        far: every expert, whole.
+        near: the residents.
+        staging: what is loaded.
         dispatched: steps of layers whose replicas were chosen.
         dispatch_seconds: what choosing took, in all.
         least_permille: what a draft router asks for is loaded if it is at least so likely to be needed.
@@ -65,39 +94,30 @@ class ExpertStore:
         computed_far: experts that were computed where they lie.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, far: FarMemory) -> None:
+        self.plan, self.far = plan, far
         self.hot_set = HotSet(plan.resident, plan.needed_permille)
-        self.loads: list[tuple[int, int]] = []
         self.dispatched, self.dispatch_seconds = 0, 0.0
         self.least_permille, self.order = NEVER, "ready"
-        self._external: dict[tuple[int, int], Expert] = {}
-        self._draft: dict[tuple[int, int], Matrices] = {}
-        self._staged: dict[tuple[int, int], Future[Matrices]] = {}
         self.rule, self.computed_far = IN_ORDER, 0
-        self._whole = {(layer, expert) for layer, experts in plan.whole.items() for expert in experts}
-        self._unstaged: dict[tuple[int, int], bool] = {}
-        """What verify reads from external memory as it computes; whether it moves past the engine."""
+        self._unstaged: dict[Key, bool] = {}
+        """What verify reads from the far memory as it computes; whether it moves past the engine."""
         self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
-        self._loader: Loader[Matrices] = Loader(plan.staging_slots)
+        self.near = Near(plan, far)
+        self.staging = Staging(far, plan.half_slots)
 
-    def add(self, layer: int, expert: int, matrices: Sequence[Tensor]) -> None:
-        """Quantise an expert and put it where the plan says."""
-        self._external[layer, expert] = Expert(tuple(quantise(matrix) for matrix in matrices))
-        if self.is_resident(layer, expert):
-            self._keep(layer, expert)
-
-    def sliced(self, layer: int, expert: int) -> tuple[Sliced, ...]:
-        """Return an expert's slices in external memory."""
-        return self._external[layer, expert].matrices
+    @property
+    def loads(self) -> list[Key]:
+        """(layer, expert) of every load, in order."""
+        return self.staging.traffic.loads
 
     def is_resident(self, layer: int, expert: int) -> bool:
         """Tell whether HB keeps an expert."""
         return expert in self.hot_set.resident.get(layer, ())
 
-    def is_whole(self, layer: int, expert: int) -> bool:
+    def is_whole(self, key: Key) -> bool:
         """Tell whether HB keeps all of an expert, so that verify has nothing to wait for."""
-        return (layer, expert) in self._whole
+        return REST in self.near.pieces(key)
 
     def dispatch(self, layer: int, experts: Sequence[int]) -> list[int]:
         """Choose the replica, and so the banks, that serve each expert of a draft step.
@@ -112,9 +132,10 @@ class ExpertStore:
         self.dispatched += 1
         return chosen
 
-    def draft_weights(self, layer: int, expert: int) -> Matrices:
+    def drafted(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """Return what the draft computes with; only residents have it."""
-        return self._draft[layer, expert]
+        pieces = self.near.pieces((layer, expert))
+        return self.far.layouts[layer].views(pieces[SLICE], pieces.get(REST))
 
     def begin_round(self) -> None:
         """Begin a round: what verify used in the last one is recent now."""
@@ -125,7 +146,7 @@ class ExpertStore:
         for layer, expert, priority in self._prefetcher.sure(permille, order):
             self._prefetch((layer, expert), priority)
 
-    def prefetch(self, experts: Iterable[tuple[int, int]]) -> None:
+    def prefetch(self, experts: Iterable[Key]) -> None:
         """Start to load (layer, expert) in this order."""
         for priority, key in enumerate(experts, 1):
             self._prefetch(key, priority)
@@ -139,17 +160,20 @@ class ExpertStore:
     def decided(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need.
 
-        What nothing has begun to load is computed where it lies, or streams past, as the rule says.
+        What nothing has begun to load is computed where it lies, or streams past, as the rule says; and where staging
+        has no room for an expert.
         """
         needed = list(experts)
         self._prefetcher.used(layer, needed)
         self.hot_set.used(layer, needed)
-        for key in [key for key in self._staged if key[0] == layer and key[1] not in needed]:
-            self._loader.release(self._staged.pop(key))
-        for expert, tokens in Counter(needed).items():
+        self.staging.keep(layer, needed)
+        for expert, tokens in sorted(Counter(needed).items()):
             key = (layer, expert)
-            is_far, passes = tokens <= self.rule.most_far_tokens, self.rule.late == "stream"
-            if (is_far or passes) and key not in self._staged and not self.is_whole(*key):
+            if self.is_whole(key):
+                continue
+            is_far = tokens <= self.rule.most_far_tokens
+            passes = self.rule.late == "stream" or self.staging.slots < PIECES_OF_ONE
+            if (is_far or passes) and not self.staging.holds(key):
                 self._unstaged[key] = not is_far
             else:
                 self._prefetch(key, WAITED_FOR)
@@ -164,44 +188,54 @@ class ExpertStore:
         """
         waiting = list(experts)
         while waiting:
-            ready = [e for e in waiting if engine != "free" or self._has_arrived(layer, e)]
+            ready = [e for e in waiting if engine != "free" or self._has_arrived((layer, e))]
             if not ready:
-                wait([self._staged[layer, e] for e in waiting], return_when=FIRST_COMPLETED)
-                continue
+                ready = [self.staging.wait_for_any((layer, e) for e in waiting)[1]]
             waiting.remove(ready[0])
             yield ready[0]
 
-    def _has_arrived(self, layer: int, expert: int) -> bool:
-        key = (layer, expert)
-        return self.is_whole(*key) or key in self._unstaged or self._staged[key].done()
+    def _has_arrived(self, key: Key) -> bool:
+        return self.is_whole(key) or key in self._unstaged or self.staging.is_here(key)
 
     def forget(self) -> None:
         """Forget what routers chose so far: the prompt is no round."""
         self._prefetcher = Prefetcher(self.plan.needed_permille, self.plan.likelihoods)
-        self.hot_set = HotSet(self.plan.resident, self.plan.needed_permille)
+        self.hot_set = HotSet(self.hot_set.resident, self.plan.needed_permille)
 
-    def _prefetch(self, key: tuple[int, int], priority: int) -> None:
-        if self.is_whole(*key):
-            return
-        queued = self._staged.get(key)
-        if queued is None or not (queued.running() or queued.done()):
-            self._staged[key] = self._loader.submit(priority, lambda: self._load(key), queued)
+    def _prefetch(self, key: Key, priority: int) -> None:
+        missing = tuple(piece for piece in (SLICE, REST) if piece not in self.near.pieces(key))
+        if missing and self.staging.slots >= PIECES_OF_ONE:
+            self.staging.request(key, priority, missing)
 
-    def verify_weights(self, layer: int, expert: int) -> Matrices:
-        """Return an expert in full precision, once it is loaded, and give its slot back."""
-        key = (layer, expert)
-        if self.is_whole(*key):
-            return self._draft[key] if self.plan.draft_bits >= WHOLE else self._exact(key)
+    @contextmanager
+    def verified(self, layer: int, expert: int) -> Iterator[tuple[Packed, ...]]:
+        """Hold an expert in full precision, once it is loaded; its slots may be taken afterwards."""
+        key, layout = (layer, expert), self.far.layouts[layer]
         if key in self._unstaged:
-            if self._unstaged.pop(key):
-                return self._load(key)
-            self.computed_far += 1
-            return self._exact(key)
-        future = self._staged.pop((layer, expert))
+            yield self._passing(key)
+            return
+        pieces = dict(self.near.pieces(key))
+        if REST in pieces:
+            yield layout.views(pieces[SLICE], pieces[REST])
+            return
+        self.staging.wait_for_any([key])
+        pieces |= self.staging.pieces(key)
         try:
-            return future.result()
+            yield layout.views(pieces[SLICE], pieces[REST])
         finally:
-            self._loader.release(future)
+            self.staging.used(key)
+
+    def _passing(self, key: Key) -> tuple[Packed, ...]:
+        start, traffic = time.perf_counter(), self.staging.traffic
+        matrices = self.far.matrices(*key)
+        if not self._unstaged.pop(key):
+            self.computed_far += 1
+            return matrices
+        layout, seconds = self.far.layouts[key[0]], time.perf_counter() - start
+        traffic.loads.append(key)
+        traffic.bytes += layout.slice_bytes + layout.rest_bytes
+        traffic.seconds, traffic.waited_seconds = traffic.seconds + seconds, traffic.waited_seconds + seconds
+        return matrices
 
     def update_hot_set(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
         """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""
@@ -211,32 +245,19 @@ class ExpertStore:
         return swaps
 
     def replace(self, layer: int, new: int, old: int) -> None:
-        """Write as much of an expert as HB keeps of another over that one."""
-        self._draft.pop((layer, old), None)
-        if (layer, old) in self._whole:
-            self._whole.remove((layer, old))
-            self._whole.add((layer, new))
-        self._keep(layer, new)
-
-    def _keep(self, layer: int, expert: int) -> None:
-        full = self.plan.draft_bits >= WHOLE
-        matrices = self._external[layer, expert].matrices
-        self._draft[layer, expert] = tuple(m.verify_weights() if full else m.draft_weights() for m in matrices)
+        """Write as much of an expert as HB keeps of another over that one: from staging, or loaded once more."""
+        key = (layer, new)
+        for piece, into in self.near.replace(key, (layer, old)).items():
+            if not self.staging.copy(key, piece, into):
+                self.far.read(layer, new, piece, into)
+                self.staging.traffic.loads.append(key)
+                self.staging.traffic.bytes += len(into)
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""
-        for future in self._staged.values():
-            self._loader.release(future)
-        self._staged.clear()
+        self._unstaged.clear()
+        self.staging.clear()
 
     def close(self) -> None:
-        """Stop the loader."""
-        self._loader.close()
-
-    def _load(self, key: tuple[int, int]) -> Matrices:
-        self.loads.append(key)
-        with torch.inference_mode():
-            return self._exact(key)
-
-    def _exact(self, key: tuple[int, int]) -> Matrices:
-        return tuple(matrix.verify_weights() for matrix in self._external[key].matrices)
+        """Stop loading."""
+        self.staging.close()

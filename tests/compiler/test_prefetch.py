@@ -1,12 +1,10 @@
-"""The dispatcher's plan in the running program: the loader's order, and what is prefetched."""
+"""The dispatcher's plan in the running program: what is prefetched, and what becomes resident."""
 
-import threading
 from dataclasses import replace
 
 import pytest
 
 from moe_compiler.runtime.hot_set import HotSet, HotSetRule
-from moe_compiler.runtime.loader import WAITED_FOR, Loader
 from moe_compiler.runtime.prefetch import Likelihoods, Prefetcher
 
 TABLE = [[[100, 600], [300, 900]], [[500, 700], [990, 995]]]
@@ -67,51 +65,3 @@ def test_a_rule_says_how_many_change_and_how_often_and_whether_at_all():
     assert updates(replace(RULE, most=1)) == [1, 1, 0]
     assert updates(replace(RULE, every_rounds=2)) == [0, 2, 0]
     assert updates(HotSetRule()) == [0, 0, 0]
-
-
-def blocked_loader(slots):
-    """A loader that is busy until the event is set."""
-    loader, go = Loader(slots), threading.Event()
-    return loader, go, loader.submit(WAITED_FOR, go.wait)
-
-
-def test_urgent_loads_go_first_and_slots_limit_prefetches():
-    loader, go, first = blocked_loader(slots=2)
-    done = []
-    late = loader.submit(9, lambda: done.append("late"))
-    early = loader.submit(5, lambda: done.append("early"))
-    needed = loader.submit(WAITED_FOR, lambda: done.append("needed"))
-    go.set()
-    needed.result(5)
-    # The first load and the one that is needed hold both slots.
-    assert done == ["needed"]
-    assert not early.done()
-    loader.release(first)
-    early.result(5)
-    loader.release(needed)
-    late.result(5)
-    assert done == ["needed", "early", "late"]
-    loader.close()
-
-
-def test_a_load_that_is_released_before_it_begins_never_runs_and_another_priority_moves_it():
-    loader, go, _ = blocked_loader(slots=8)
-    done = []
-    dropped = loader.submit(1, lambda: done.append("dropped"))
-    load = lambda: done.append("moved")  # noqa: E731
-    moved = loader.submit(9, load)
-    other = loader.submit(5, lambda: done.append("other"))
-    loader.release(dropped)
-    loader.submit(WAITED_FOR, load, moved)
-    go.set()
-    other.result(5)
-    assert done == ["moved", "other"]
-    assert dropped.cancelled()
-    loader.close()
-
-
-def test_a_failing_load_raises_where_it_is_waited_for():
-    loader = Loader(1)
-    with pytest.raises(ZeroDivisionError):
-        loader.submit(WAITED_FOR, lambda: 1 / 0).result(5)
-    loader.close()

@@ -12,43 +12,59 @@ import torch
 import moe_compiler
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
-from moe_compiler.runtime.loader import Loader
+from moe_compiler.runtime.linear import multiply
 from moe_compiler.runtime.model import build
-from moe_compiler.runtime.packing import pack, packed_bytes, unpack
+from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.plan import Plan
-from moe_compiler.runtime.quantise import linear, quantise
+from moe_compiler.runtime.quantise import Packed, quantise
 from moe_compiler.runtime.store import EngineRule
 from tests.conftest import TINY, tiny_config
 
 
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def test_slices_put_together_are_the_weight_and_the_draft_error_is_half_a_step():
-    weight = torch.randn(48, 100, generator=torch.Generator().manual_seed(0))
-    sliced = quantise(weight)
-    assert sliced.msb.min() >= -8
-    assert sliced.msb.max() <= 7
-    scale = sliced.scale.double().repeat_interleave(32, dim=1)[:, :100]
-    exact = sliced.verify_weights() * 2.0**-24
-    assert torch.equal(exact, (16 * sliced.msb.double() + sliced.low.double()) * scale)
-    assert ((exact - weight.double()).abs() <= 0.51 * scale).all()
-    error = (sliced.verify_weights() - sliced.draft_weights()) * 2.0**-24 / scale
-    assert error.min() >= -8
-    assert error.max() <= 7
-    assert torch.equal(sliced.verify_weights(), sliced.verify_weights().round())
+    weight = random(48, 100)
+    packed = quantise(weight)
+    assert packed.weights(is_slice=False).shape == weight.shape
+    scale = packed.scale.double().repeat_interleave(32, dim=1)[:, :100]
+    whole, sliced = packed.whole()[:, :100].double(), packed.sliced()[:, :100].double()
+    assert torch.equal(packed.weights(is_slice=False).double(), whole * scale), "no digit is lost"
+    assert ((whole * scale - weight.double()).abs() <= 0.51 * scale).all()
+    # 16 m + 8 instead of 16 m + l, of 0 <= l < 16.
+    assert (whole - sliced).min() >= -8
+    assert (whole - sliced).max() <= 7
+    assert torch.equal(sliced.remainder(16), torch.full_like(sliced, 8))
 
 
+@pytest.mark.parametrize("is_slice", [False, True])
 @pytest.mark.parametrize("rows", [2, 3, 8, 17])
-def test_linear_is_batch_invariant_to_the_last_bit(rows):
-    generator = torch.Generator().manual_seed(1)
-    weights = quantise(torch.randn(65, 77, generator=generator)).verify_weights()
-    batch = torch.randn(rows, 77, generator=generator)
-    together = linear(batch, weights)
+def test_products_are_batch_invariant_to_the_last_bit(rows, is_slice):
+    packed, batch = quantise(random(65, 77)), random(rows, 77, seed=1)
+    together = multiply(batch, packed, is_slice)
     for n in range(rows):
-        assert torch.equal(together[n], linear(batch[n : n + 1], weights)[0])
+        assert torch.equal(together[n], multiply(batch[n : n + 1], packed, is_slice)[0])
+    exact = batch.double() @ packed.weights(is_slice).double().T
+    assert (together.double() - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_a_matrix_of_many_blocks_is_multiplied_as_a_whole():
+    packed, batch = quantise(random(700, 1024)), random(3, 1024, seed=1)
+    exact = batch.double() @ packed.weights(is_slice=False).double().T
+    assert (multiply(batch, packed, is_slice=False).double() - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
 def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         quantise(torch.tensor([[1.0, float("nan")]]))
+
+
+def test_without_low_nibbles_there_is_only_a_slice():
+    packed = quantise(random(4, 32))
+    with pytest.raises(ValueError, match="most significant slice"):
+        Packed(packed.inputs, packed.top, packed.scale).whole()
 
 
 def rounds(length):
@@ -195,15 +211,17 @@ def test_the_replay_notices_an_order_that_cannot_be_kept(compiled, tmp_path):
     assert any("order of computations differs" in note for note in report["departures"])
 
 
-def test_packed_experts_unpack_to_the_same_slices():
-    matrices = [quantise(torch.randn(6, 70)), quantise(torch.randn(33, 5))]
-    for whole in (True, False):
-        data = pack(matrices, whole)
-        assert len(data) == packed_bytes(matrices, whole)
-        for found, expected in zip(unpack(data, matrices, whole), matrices, strict=True):
-            assert torch.equal(found.low, expected.low)
-            assert torch.equal(found.msb, expected.msb)
-            assert torch.equal(found.scale, expected.scale)
+def test_packed_experts_lie_in_whole_pages_and_are_found_there():
+    matrices = (quantise(random(6, 70)), quantise(random(33, 5)))
+    layout = Layout.of(matrices)
+    # Inputs are rounded up to 96 and 32: 6 · 48 + 33 · 16 bytes of nibbles, 6 · 3 + 33 scales of two bytes.
+    assert (layout.nibble_bytes, layout.slice_bytes, layout.rest_bytes) == (816, 816 + 102, 816)
+    piece, rest = layout.pack(matrices)
+    assert len(piece) == len(rest) == 4096
+    for found, expected in zip(layout.views(piece, rest), matrices, strict=True):
+        assert torch.equal(found.weights(is_slice=False), expected.weights(is_slice=False))
+    for found, expected in zip(layout.views(piece), matrices, strict=True):
+        assert torch.equal(found.weights(is_slice=True), expected.weights(is_slice=True))
 
 
 def test_an_emitted_program_needs_the_runtime_alone(compiled, tmp_path):
@@ -299,7 +317,7 @@ def test_experts_that_are_kept_whole_are_never_loaded():
 
 def test_what_few_tokens_need_is_computed_where_it_lies():
     model = build(tiny_config("olmoe"), None, seed=3)
-    decoder = Decoder(model, Plan(resident={}), [[5]], 200)
+    decoder = Decoder(model, Plan(resident={}, staging_slots=2), [[5]], 200)
     decoder.store.loads.clear()
     decoder.verify([], EngineRule(most_far_tokens=1))
     assert decoder.store.computed_far > 0
@@ -312,9 +330,9 @@ def test_what_few_tokens_need_is_computed_where_it_lies():
 def test_what_streams_past_is_read_and_not_staged(monkeypatch):
     """Every expert that is needed comes once, in the step that needs it, and takes no slot."""
     model = build(tiny_config("olmoe"), None, seed=3)
-    decoder = Decoder(model, Plan(resident={}), [[5]], 200)
+    decoder = Decoder(model, Plan(resident={}, staging_slots=4), [[5]], 200)
     decoder.store.loads.clear()
-    monkeypatch.setattr(Loader, "submit", None)
+    monkeypatch.setattr(decoder.store.staging, "request", None)
     decoder.verify([], EngineRule(late="stream"))
     assert len(decoder.store.loads) == len(set(decoder.store.loads)) == sum(part.top_k for part in model.experts)
     assert decoder.store.computed_far == 0
@@ -323,7 +341,7 @@ def test_what_streams_past_is_read_and_not_staged(monkeypatch):
 
 def test_streaming_changes_no_token():
     model = build(tiny_config("olmoe"), None, seed=3)
-    decoders = [Decoder(model, Plan(resident={}), [[5]], 200) for _ in range(2)]
+    decoders = [Decoder(model, Plan(resident={}, staging_slots=1), [[5]], 200) for _ in range(2)]
     for decoder, late in zip(decoders, ("load", "stream"), strict=True):
         for _ in range(4):
             decoder.verify([], EngineRule(late=late))

@@ -1,0 +1,295 @@
+"""Staging: slots of half an expert each, and one thread that loads into them while the model computes.
+
+What is waited for comes first, then prefetches by urgency, while slots are free. Nothing is ever held beyond the slots:
+what has been computed gives way to what is to come, and prefetches that nobody waits for to what is waited for.
+"""
+
+import mmap
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from moe_compiler.runtime.far import SLICE, FarMemory
+from moe_compiler.runtime.packing import padded
+
+Key = tuple[int, int]
+"""Decoder layer, expert."""
+WAITED_FOR = 0
+"""Priority of a load that a computation waits for."""
+QUEUED, LOADING, HERE, BUSY, USED = range(5)
+HELD = (HERE, BUSY, USED)
+PATIENCE_SECONDS = 1.0
+"""Between looks at whether the thread that loads is still there."""
+
+
+@dataclass
+class Entry:
+    """A load.
+
+    Attributes:
+        priority: lowest first.
+        turn: order of arrival, among equals.
+        pieces: of the expert.
+        slots: one for each piece, once it is loading.
+        state: `QUEUED`, `LOADING`, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept while there is room.
+        error: why it failed.
+        is_dropped: whether nobody wants it any more while it is loading.
+    """
+
+    priority: int
+    turn: int
+    pieces: tuple[str, ...]
+    slots: list[int] = field(default_factory=list)
+    state: int = QUEUED
+    error: Exception | None = None
+    is_dropped: bool = False
+
+
+@dataclass
+class Traffic:
+    """What was loaded.
+
+    Attributes:
+        loads: (layer, expert) of every load, in order.
+        bytes: that moved.
+        seconds: that loads took.
+        waited_seconds: that computation waited for them.
+        most_slots: that were in use at once.
+    """
+
+    loads: list[Key] = field(default_factory=list)
+    bytes: int = 0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    most_slots: int = 0
+
+
+def pages(size: int) -> Tensor:
+    """Return so many bytes that begin on a page: [byte] uint8."""
+    return torch.frombuffer(mmap.mmap(-1, padded(max(1, size))), dtype=torch.uint8)
+
+
+class Staging:
+    """Slots, and the thread that fills them.
+
+    Attributes:
+        slots: how many.
+        traffic: what was loaded.
+    """
+
+    def __init__(self, far: FarMemory, slots: int) -> None:
+        self.slots, self.traffic = slots, Traffic()
+        self._far = far
+        sizes = [padded(max(layout.slice_bytes, layout.rest_bytes)) for layout in far.layouts.values()]
+        self._size = max(sizes, default=0)
+        self._arena = pages(slots * self._size)
+        self._free = list(range(slots))
+        self._entries: dict[Key, Entry] = {}
+        self._turn = 0
+        self._changed = threading.Condition()
+        self._awaited: list[Key] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="expert-loads", daemon=True)
+        self._thread.start()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all slots."""
+        return self.slots * self._size
+
+    def request(self, key: Key, priority: int, pieces: tuple[str, ...]) -> None:
+        """Queue a load, or make one that is queued more urgent.
+
+        Raises:
+            RuntimeError: staging is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("staging is closed")
+            entry = self._entries.get(key)
+            if entry is None:
+                self._turn += 1
+                self._entries[key] = Entry(priority, self._turn, pieces)
+            else:
+                entry.priority = min(entry.priority, priority)
+                entry.is_dropped = False
+                entry.state = HERE if entry.state == USED else entry.state
+            self._changed.notify_all()
+
+    def holds(self, key: Key) -> bool:
+        """Say whether something is queued, loading or here."""
+        with self._changed:
+            return key in self._entries
+
+    def wait_for_any(self, keys: Iterable[Key]) -> Key:
+        """Wait until one of several requested loads is here, and return it, the first of those that are.
+
+        Raises:
+            ValueError: one of them failed: what it read is damaged.
+        """
+        start = time.perf_counter()
+        with self._changed:
+            self._awaited = list(keys)
+            self._changed.notify_all()
+            while True:
+                for key in self._awaited:
+                    entry = self._entries[key]
+                    if entry.error is not None:
+                        raise entry.error
+                    if entry.state in HELD:
+                        self.traffic.waited_seconds += time.perf_counter() - start
+                        self._awaited = []
+                        return key
+                if not self._thread.is_alive():
+                    raise RuntimeError("the thread that loads experts has ended")
+                self._changed.wait(PATIENCE_SECONDS)
+
+    def is_here(self, key: Key) -> bool:
+        """Say whether a load can be computed with."""
+        with self._changed:
+            entry = self._entries.get(key)
+            return entry is not None and entry.state in HELD
+
+    def pieces(self, key: Key) -> dict[str, Tensor]:
+        """Return the bytes of a load that is here; they stay until it is `used`."""
+        with self._changed:
+            entry = self._entries[key]
+            entry.state = BUSY
+            return self._bytes(entry)
+
+    def used(self, key: Key) -> None:
+        """Let a load give way when its slots are needed."""
+        with self._changed:
+            if key in self._entries:
+                self._entries[key].state = USED
+                self._changed.notify_all()
+
+    def copy(self, key: Key, piece: str, into: Tensor) -> bool:
+        """Copy a piece of a load, if it is still here; says whether it was."""
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is None or entry.state not in HELD or entry.error is not None or piece not in entry.pieces:
+                return False
+            into.copy_(self._bytes(entry)[piece][: len(into)])
+            return True
+
+    def drop(self, key: Key) -> None:
+        """Give the slots of a load back."""
+        with self._changed:
+            if key in self._entries:
+                self._drop(key)
+                self._changed.notify_all()
+
+    def keep(self, layer: int, experts: Iterable[int]) -> None:
+        """Give back the slots of what is loaded of a layer, but for these experts."""
+        kept = set(experts)
+        with self._changed:
+            for key in [key for key in self._entries if key[0] == layer and key[1] not in kept]:
+                self._drop(key)
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Give all slots back."""
+        with self._changed:
+            for key in list(self._entries):
+                self._drop(key)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop; queued loads are dropped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _bytes(self, entry: Entry) -> dict[str, Tensor]:
+        return {
+            piece: self._arena[slot * self._size : (slot + 1) * self._size]
+            for piece, slot in zip(entry.pieces, entry.slots, strict=True)
+        }
+
+    def _drop(self, key: Key) -> None:
+        entry = self._entries[key]
+        if entry.state == LOADING:
+            entry.is_dropped = True
+            return
+        del self._entries[key]
+        self._free += entry.slots
+
+    def _next(self) -> tuple[Key, Entry] | None:
+        """Wait for a load that may begin, and give it its slots; None when closed."""
+        with self._changed:
+            while not self._closed:
+                queued = [
+                    (key not in self._awaited, e.priority, e.turn, key)
+                    for key, e in self._entries.items()
+                    if e.state == QUEUED
+                ]
+                if queued:
+                    key = min(queued)[3]
+                    entry = self._entries[key]
+                    if self._make_room(entry):
+                        entry.slots = [self._free.pop() for _ in entry.pieces]
+                        entry.state = LOADING
+                        used = self.slots - len(self._free)
+                        assert used <= self.slots, "staging is exceeded"
+                        self.traffic.most_slots = max(self.traffic.most_slots, used)
+                        return key, entry
+                self._changed.wait()
+            return None
+
+    def _make_room(self, entry: Entry) -> bool:
+        """Free slots for a load, if that may be: of what is used, then, if it is waited for, of other loads.
+
+        What computation stands still for takes the slots of what it will need afterwards: that is loaded again.
+        """
+        needed = len(entry.pieces)
+        is_awaited = any(self._entries[key] is entry for key in self._awaited)
+        givers = sorted(
+            (e.state != USED, -e.priority, -e.turn, key)
+            for key, e in self._entries.items()
+            if e.state == USED or (e.state == HERE and self._gives(e, entry, is_awaited))
+        )
+        for *_, key in givers:
+            if len(self._free) >= needed:
+                break
+            self._give_up(key)
+        return len(self._free) >= needed
+
+    @staticmethod
+    def _gives(other: Entry, entry: Entry, is_awaited: bool) -> bool:
+        return entry.priority == WAITED_FOR and (is_awaited or other.priority > WAITED_FOR)
+
+    def _give_up(self, key: Key) -> None:
+        entry = self._entries[key]
+        if entry.state == USED or entry.priority > WAITED_FOR:
+            self._drop(key)
+            return
+        self._free += entry.slots
+        entry.slots, entry.state = [], QUEUED
+
+    def _run(self) -> None:
+        while (found := self._next()) is not None:
+            key, entry = found
+            start, error = time.perf_counter(), None
+            try:
+                for piece, into in self._bytes(entry).items():
+                    self._far.read(*key, piece, into)
+            except Exception as failure:
+                error = failure
+            with self._changed:
+                self.traffic.seconds += time.perf_counter() - start
+                self.traffic.bytes += sum(self._piece_bytes(key, piece) for piece in entry.pieces)
+                self.traffic.loads.append(key)
+                entry.error, entry.state = error, HERE
+                if entry.is_dropped:
+                    self._drop(key)
+                self._changed.notify_all()
+
+    def _piece_bytes(self, key: Key, piece: str) -> int:
+        layout = self._far.layouts[key[0]]
+        return layout.slice_bytes if piece == SLICE else layout.rest_bytes
