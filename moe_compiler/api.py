@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from moe_compiler.estimation import estimate
     from moe_compiler.placement import PlacementRequest, place
     from moe_compiler.scheduling import schedule
+    from moe_compiler.storing import pack, unpack
 
-__all__ = ["Compilation", "PlacementRequest", "allocate", "compile", "estimate", "place", "schedule"]
+__all__ = ["Compilation", "PlacementRequest", "allocate", "compile", "estimate", "pack", "place", "schedule", "unpack"]
 
 _WHERE = {
     "Compilation": "compilation",
@@ -21,8 +22,10 @@ _WHERE = {
     "allocate": "allocation",
     "compile": "compilation",
     "estimate": "estimation",
+    "pack": "storing",
     "place": "placement",
     "schedule": "scheduling",
+    "unpack": "storing",
 }
 
 

@@ -2,8 +2,8 @@
 
     python examples/tiny-moe/train.py
 
-Writes config.json, model.safetensors (bfloat16), the tokenizer, and loss.csv beside this file. What it reads is the
-standard library of the Python that runs it, so another version of Python gives another model.
+Writes config.json, model.safetensors (bfloat16), the tokenizer, loss.csv and loss.png beside this file. What it reads is
+the standard library of the Python that runs it, so another version of Python gives another model.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -158,6 +159,20 @@ def write(
     words.save_pretrained(folder)
     with (folder / "loss.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("step", "training_nats", "held_out_nats"), *rows])
+    draw(folder / "loss.png", rows)
+
+
+def draw(path: Path, rows: list[tuple[int, float, float]]) -> None:
+    """Draw the loss over steps."""
+    figure, axes = pyplot.subplots(figsize=(6, 3.2))
+    steps, training, unseen = zip(*rows, strict=True)
+    axes.plot(steps, training, label="training (moving mean)")
+    axes.plot(steps, unseen, label="held-out files")
+    axes.set(xlabel="step of 2,048 tokens", ylabel="nats a token", ylim=(0, None))
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

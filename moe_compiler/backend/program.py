@@ -1,7 +1,9 @@
 """schedule.py and plan.npz: the round as a program that a person reads in a minute, and its data beside it."""
 
+import ast
 import io
 import json
+import string
 import zipfile
 from typing import Any
 
@@ -217,3 +219,58 @@ def _archive(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
             np.lib.format.write_array(part, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), part.getvalue(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
+
+
+def check_is_ours(text: str, where: str) -> None:
+    """Refuse a schedule.py that differs from what we write in more than its constants: it is going to be run.
+
+    Raises:
+        InputError: it does.
+    """
+    filled = dict.fromkeys(_fields(), "0") | {"carried": "()", "token_us": 0.0}
+    try:
+        found = _without_texts(ast.parse(text))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise InputError(f"{where}: is no program; valid: as `moec compile` wrote it") from None
+    if not _is_alike(found, _without_texts(ast.parse(TEMPLATE.format(**filled)))):
+        raise InputError(
+            f"{where}: is not as `moec compile` wrote it, so it is not run; valid: compile again, or run it yourself "
+            "(python schedule.py)"
+        )
+
+
+def _fields() -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(TEMPLATE) if name]
+
+
+def _without_texts(tree: ast.Module) -> ast.Module:
+    """Leave out texts that stand for themselves: what is said of constants and functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)]
+    return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_alike(found: Any, ours: Any) -> bool:
+    """Say whether two trees are the same but for numbers, words, and the pairs of a tuple."""
+    if isinstance(ours, ast.Tuple) and not ours.elts:
+        return isinstance(found, ast.Tuple) and all(_is_pair(element) for element in found.elts)
+    if type(found) is not type(ours):
+        return False
+    if isinstance(ours, ast.Constant):
+        return type(found.value) is type(ours.value) and isinstance(ours.value, int | str)
+    if isinstance(ours, ast.AST):
+        return all(_is_alike(getattr(found, name, None), getattr(ours, name, None)) for name in ours._fields)
+    if isinstance(ours, list):
+        return len(found) == len(ours) and all(map(_is_alike, found, ours))
+    return bool(found == ours)
+
+
+def _is_pair(node: ast.expr) -> bool:
+    return isinstance(node, ast.Tuple) and all(
+        isinstance(element, ast.Constant) and type(element.value) is int for element in node.elts
+    )

@@ -15,6 +15,8 @@ Examples:
   moec partition --trace trace.npz --model mixtral-8x7b --target elmoe3d-64gb
   moec allocate buffers.csv --capacity 1048576 -o placed.csv
   moec schedule problem.json --json
+  moec pack my-model/ --weights my-model/ -o my-model.store
+  moec run out --weights my-model.store --prompt "def main():" --max-new-tokens 64
   moec opt out/ir/03-partition-experts.mlir -p choose-dispatch,lower-to-tasks,schedule-round
   moec show out/ir/09-verify-plan.mlir --op sched.task
   moec target show elmoe3d-8gb
@@ -28,6 +30,9 @@ in moec, 130 interrupted.
 COMMANDS = {
     "compile": "compile:compile_command",
     "estimate": "estimate:estimate_command",
+    "pack": "pack:pack_command",
+    "unpack": "pack:unpack_command",
+    "run": "run:run_command",
     "opt": "opt:opt_command",
     "show": "show:show_command",
     "partition": "partition:partition_command",

@@ -30,14 +30,7 @@ def load(factory: Any, folder: Path, settings: Any, options: dict[str, Any]) -> 
     """
     from transformers import GenerationConfig
 
-    if not folder.is_dir() or not list(folder.glob("*.safetensors")):
-        raise ValueError(f"--weights {folder}: valid: a folder with *.safetensors")
-    found, codes = _tensors(folder)
-    if codes:
-        raise ValueError(
-            f"--weights {folder}: {_compress(codes)[0]} holds {next(iter(codes.values()))}; "
-            f"valid: tensors of {', '.join(FLOATS)}"
-        )
+    found, _ = _floats(folder)
     options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quiet_transformers():
@@ -56,8 +49,38 @@ def load(factory: Any, folder: Path, settings: Any, options: dict[str, Any]) -> 
     if model is not None and not faults:
         return _finite(model, folder)
     lines = _differences(_expected(factory, settings), found) or [error or str(faults[0])]
+    raise ValueError(_refusal(folder, lines))
+
+
+def check(factory: Any, folder: Path, settings: Any) -> dict[str, str]:
+    """Refuse a folder whose tensors are not this model's, by their headers alone; returns the type of each.
+
+    Raises:
+        ValueError: the folder has no weights, or others than this model's.
+    """
+    found, codes = _floats(folder)
+    lines = _differences(_expected(factory, settings), found)
+    if lines:
+        raise ValueError(_refusal(folder, lines))
+    return codes
+
+
+def _floats(folder: Path) -> tuple[dict[str, Shape], dict[str, str]]:
+    if not folder.is_dir() or not list(folder.glob("*.safetensors")):
+        raise ValueError(f"--weights {folder}: valid: a folder with *.safetensors")
+    found, codes = _tensors(folder)
+    wrong = {name: code for name, code in codes.items() if code not in FLOATS}
+    if wrong:
+        raise ValueError(
+            f"--weights {folder}: {_compress(wrong)[0]} holds {next(iter(wrong.values()))}; "
+            f"valid: tensors of {', '.join(FLOATS)}"
+        )
+    return found, codes
+
+
+def _refusal(folder: Path, lines: list[str]) -> str:
     cut = [f"… and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
-    raise ValueError("\n  ".join([f"--weights {folder}: not this model's weights", *lines[:MOST_LINES], *cut]))
+    return "\n  ".join([f"--weights {folder}: not this model's weights", *lines[:MOST_LINES], *cut])
 
 
 def _finite(model: nn.Module, folder: Path) -> nn.Module:
@@ -68,7 +91,7 @@ def _finite(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def _tensors(folder: Path) -> tuple[dict[str, Shape], dict[str, str]]:
-    """Return the shape of every tensor of a folder by name, and the type of those that are no floats."""
+    """Return the shape and the type of every tensor of a folder, by name."""
     from safetensors import SafetensorError, safe_open
 
     shapes, codes = {}, {}
@@ -80,8 +103,7 @@ def _tensors(folder: Path) -> tuple[dict[str, Shape], dict[str, str]]:
                 for name in file.keys():  # noqa: SIM118  (not a mapping)
                     tensor = file.get_slice(name)
                     shapes[name] = tuple(tensor.get_shape())
-                    if tensor.get_dtype() not in FLOATS:
-                        codes[name] = str(tensor.get_dtype())
+                    codes[name] = str(tensor.get_dtype())
         except (SafetensorError, OSError) as error:
             raise ValueError(f"--weights {path}: cannot be read: {error}") from None
     return shapes, codes

@@ -4,13 +4,15 @@ A block of the matrix becomes float32 in a buffer that stays in the cache, and e
 matrix-vector product of one shape, on aligned rows, in whichever batch a row stands.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.quantise import Packed, scaled
+from moe_compiler.runtime.quantise import Packed, scale
 
-BLOCK_VALUES = 2**18
-"""Weights that are float32 at a time: one MiB."""
+BLOCK_VALUES = 2**20
+"""Weights that are float32 at a time: four MiB."""
 KERNEL = "torch.mv on blocks dequantised to float32"
 
 
@@ -22,14 +24,22 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
         packed: the matrix.
         is_slice: whether to compute with its most significant slice.
     """
-    out, columns = packed.top.shape[0], 2 * packed.top.shape[1]
+    out, columns = len(packed.top), 2 * packed.top.shape[1]
     aligned = torch.zeros(len(rows), columns, dtype=torch.float32)
     aligned[:, : packed.inputs] = rows
     result = torch.empty(len(rows), out, dtype=torch.float32)
     step = max(1, BLOCK_VALUES // columns)
     for first in range(0, out, step):
         block = packed.rows(first, first + step)
-        weights = scaled(block.sliced() if is_slice else block.whole(), block.scale)
+        values, weights, product = _buffers(len(block.top), columns)
+        scale(weights.copy_(block.fill(values, is_slice)), block.scale)
         for row in range(len(rows)):
-            result[row, first : first + step] = torch.mv(weights, aligned[row])
+            result[row, first : first + step] = torch.mv(weights, aligned[row], out=product)
     return result
+
+
+@lru_cache(maxsize=8)
+def _buffers(out: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return room for a block: as bytes, as float32, and for its product with a row."""
+    with torch.inference_mode(False):
+        return torch.empty(out, columns, dtype=torch.uint8), torch.empty(out, columns), torch.empty(out)

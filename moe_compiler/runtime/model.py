@@ -13,6 +13,7 @@ from moe_compiler.runtime.far import FarMemory, HostMemory
 from moe_compiler.runtime.huggingface import configuration, quiet_transformers
 from moe_compiler.runtime.kernels import ACTIVE
 from moe_compiler.runtime.quantise import Packed, quantise
+from moe_compiler.runtime.store_file import StoreFile
 
 NAME = "moe_compiler_runtime"
 MOST_PARAMETERS = 1_000_000_000
@@ -83,6 +84,64 @@ def build(config: dict[str, Any], weights: Path | None, seed: int) -> Executable
             model = AutoModelForCausalLM.from_config(settings, **options)
             _randomise(model, seed)
     return _packed(model.eval())
+
+
+def skeleton(config: dict[str, Any]) -> Any:
+    """Build the model of a `config.json` without weights."""
+    from transformers import AutoModelForCausalLM
+
+    options, settings = register(), configuration(config)
+    with quiet_transformers(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(settings, **options).eval()
+
+
+def from_store(store: StoreFile) -> Executable:
+    """Build the model of a store: dense matrices packed in memory, experts in the store.
+
+    Raises:
+        ValueError: a tensor is damaged, or the store is not of this model.
+    """
+    model = skeleton(store.entries.config)
+    dense: dict[int, tuple[Tensor, Packed]] = {}
+    for name in store.entries.dense:
+        owner, last = _owner(model, name, store)
+        kept = _let_go(owner, last)
+        dense[id(kept)] = (kept, store.dense(name))
+    for name in store.entries.raw:
+        owner, last = _owner(model, name, store)
+        values = store.raw(name).to(torch.float32)
+        if last in owner._parameters:
+            setattr(owner, last, nn.Parameter(values, requires_grad=False))
+        else:
+            owner._buffers[last] = values
+    _compute_buffers(model)
+    found = tuple(find_experts(model))
+    stacked = {id(parameter) for part in found for parameter in part.module.parameters() if parameter.dim() == 3}
+    missing = [n for n, p in model.named_parameters() if p.is_meta and id(p) not in dense and id(p) not in stacked]
+    layers = {part.layer: part.experts for part in found}
+    if missing or layers != {layer: len(entry["pieces"]) for layer, entry in store.entries.experts.items()}:
+        raise ValueError(f"{store.path}: lacks {missing[0] if missing else 'experts'} of its model; pack it again")
+    return Executable(model, found, dense, store)
+
+
+def _owner(model: nn.Module, name: str, store: StoreFile) -> tuple[Any, str]:
+    path, _, last = name.rpartition(".")
+    try:
+        owner = model.get_submodule(path)
+        getattr(owner, last)
+    except AttributeError:
+        raise ValueError(f"{store.path}: holds {name}, which its model does not have; pack it again") from None
+    return owner, last
+
+
+def _compute_buffers(model: Any) -> None:
+    """Let the model compute what follows from its configuration, rotary frequencies for example."""
+    for module in model.modules():
+        empty = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        for name in empty:
+            module._buffers[name] = torch.zeros_like(module._buffers[name], device="cpu")
+        if empty:
+            model._init_weights(module)
 
 
 def _packed(model: nn.Module) -> Executable:

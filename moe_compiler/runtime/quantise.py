@@ -38,16 +38,32 @@ class Packed:
         Raises:
             ValueError: the low nibbles are not there.
         """
-        if self.low is None:
-            raise ValueError("only the most significant slice of this matrix is here")
-        first = (self.top << 4) | (self.low & 15)
-        second = (self.top & 240) | (self.low >> 4)
-        return torch.cat([first, second], dim=1).bitwise_xor_(128).view(torch.int8)
+        values = torch.empty(len(self.top), 2 * self.top.shape[1], dtype=torch.uint8)
+        return self.fill(values, is_slice=False)
 
     def sliced(self) -> Tensor:
         """Return 16·m + 8: [out, n] int8."""
-        nibbles = torch.cat([self.top & 15, self.top >> 4], dim=1)
-        return nibbles.mul_(16).sub_(128 - HALF_STEP).view(torch.int8)
+        values = torch.empty(len(self.top), 2 * self.top.shape[1], dtype=torch.uint8)
+        return self.fill(values, is_slice=True)
+
+    def fill(self, values: Tensor, is_slice: bool) -> Tensor:
+        """Write what is computed with, scales apart, into [out, n] bytes; returns them as int8.
+
+        Raises:
+            ValueError: the low nibbles are needed and not there.
+        """
+        half = self.top.shape[1]
+        first, second = values[:, :half], values[:, half:]
+        torch.bitwise_left_shift(self.top, 4, out=first)
+        torch.bitwise_and(self.top, 240, out=second)
+        if is_slice:
+            # Stored are m + 8: 16·(m + 8) − 128 + 8.
+            return values.sub_(128 - HALF_STEP).view(torch.int8)
+        if self.low is None:
+            raise ValueError("only the most significant slice of this matrix is here")
+        first.bitwise_or_(self.low & 15)
+        second.bitwise_or_(self.low >> 4)
+        return values.bitwise_xor_(128).view(torch.int8)
 
     def rows(self, first: int, last: int) -> "Packed":
         """Return some of its rows."""
@@ -57,13 +73,13 @@ class Packed:
     def weights(self, is_slice: bool) -> Tensor:
         """Return what is computed with: [out, in] float32, exactly."""
         values = self.sliced() if is_slice else self.whole()
-        return scaled(values, self.scale)[:, : self.inputs]
+        return scale(values.to(torch.float32), self.scale)[:, : self.inputs]
 
 
-def scaled(values: Tensor, scale: Tensor) -> Tensor:
-    """Multiply [out, n] int8 with their scales: float32, exact, since a product has at most 19 bits."""
-    out, columns = values.shape
-    return (values.view(out, -1, GROUP) * scale.to(torch.float32)[:, :, None]).view(out, columns)
+def scale(values: Tensor, factors: Tensor) -> Tensor:
+    """Multiply [out, n] float32 by the scales of their groups, in place; exact, since a product has at most 19 bits."""
+    values.view(len(values), -1, GROUP).mul_(factors.to(torch.float32)[:, :, None])
+    return values
 
 
 def quantise(weight: Tensor) -> Packed:
@@ -79,10 +95,10 @@ def quantise(weight: Tensor) -> Packed:
     padded = torch.zeros(out, groups * GROUP, dtype=torch.float32)
     padded[:, :inputs] = weight.to(torch.float32)
     grouped = padded.view(out, groups, GROUP)
-    scale = (grouped.abs().amax(dim=2) / 127).clamp(min=LEAST_SCALE).to(torch.float16)
-    whole = torch.round(grouped / scale.to(torch.float32)[:, :, None]).clamp(-128, 127).to(torch.int16)
+    factors = (grouped.abs().amax(dim=2) / 127).clamp(min=LEAST_SCALE).to(torch.float16)
+    whole = torch.round(grouped / factors.to(torch.float32)[:, :, None]).clamp(-128, 127).to(torch.int16)
     biased = (whole.view(out, groups * GROUP) + 128).to(torch.uint8)
-    return Packed(inputs, _nibbles(biased >> 4), scale, _nibbles(biased & 15))
+    return Packed(inputs, _nibbles(biased >> 4), factors, _nibbles(biased & 15))
 
 
 def _nibbles(values: Tensor) -> Tensor:

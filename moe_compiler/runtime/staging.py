@@ -248,7 +248,8 @@ class Staging:
         What computation stands still for takes the slots of what it will need afterwards: that is loaded again.
         """
         needed = len(entry.pieces)
-        is_awaited = any(self._entries[key] is entry for key in self._awaited)
+        awaited = [self._entries[key] for key in self._awaited]
+        is_awaited = any(e is entry for e in awaited) and not any(e.state in HELD for e in awaited)
         givers = sorted(
             (e.state != USED, -e.priority, -e.turn, key)
             for key, e in self._entries.items()

@@ -1,0 +1,291 @@
+"""A store: a model's weights in one file, cut into slices, that direct reads reach piece by piece (docs/run.md).
+
+A preamble of 32 bytes (magic, version, CRC-32, offset and size of the header), pieces that each begin on a page, and
+the header: JSON that says what lies where, with a CRC-32 for every piece.
+"""
+
+import json
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moe_compiler.runtime.far import REST, SLICE
+from moe_compiler.runtime.packing import PAGE, Layout, padded
+from moe_compiler.runtime.quantise import Packed
+from moe_compiler.runtime.staging import pages
+
+MAGIC, VERSION = b"MOESTORE", 1
+PREAMBLE = struct.Struct("<8sIIQQ")
+LARGEST_HEADER = 2**26
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+Piece = tuple[int, int, int]
+"""Offset, bytes, CRC-32."""
+
+
+class StoreWriter:
+    """Writes a store beside its place, and moves it there when it is whole.
+
+    Raises:
+        OSError: it cannot be written; nothing is left then.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self._part = path, path.with_name(f".{path.name}.part")
+        self._header: dict[str, Any] = {"config": config, "dense": {}, "raw": {}, "experts": {}, "files": {}}
+        self._file: BinaryIO = self._part.open("wb")
+        self._file.write(bytes(PREAMBLE.size))
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+    def add_dense(self, name: str, packed: Packed) -> None:
+        """Write a matrix that `linear` multiplies with."""
+        self._header["dense"][name] = {"shape": [len(packed.top), packed.inputs], **self._pieces((packed,))}
+
+    def add_expert(self, layer: int, matrices: tuple[Packed, ...]) -> None:
+        """Write the next expert of a decoder layer."""
+        shapes = [list(shape) for shape in Layout.of(matrices).shapes]
+        entry = self._header["experts"].setdefault(str(layer), {"shapes": shapes, "pieces": []})
+        entry["pieces"].append(self._pieces(matrices))
+
+    def add_raw(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor as it is."""
+        code = next(code for code, dtype in DTYPES.items() if dtype == tensor.dtype)
+        data = tensor.detach().contiguous().flatten().view(torch.uint8)
+        self._header["raw"][name] = {"shape": list(tensor.shape), "dtype": code, "piece": self._write(data.numpy())}
+
+    def add_file(self, name: str, content: bytes) -> None:
+        """Write a small file, a tokenizer's for example."""
+        self._header["files"][name] = self._write(np.frombuffer(content, dtype=np.uint8))
+
+    def _pieces(self, matrices: tuple[Packed, ...]) -> dict[str, Piece]:
+        layout = Layout.of(matrices)
+        piece, rest = layout.pack(matrices)
+        return {
+            SLICE: self._write(piece.numpy()[: layout.slice_bytes]),
+            REST: self._write(rest.numpy()[: layout.rest_bytes]),
+        }
+
+    def _write(self, data: "np.ndarray[Any, np.dtype[np.uint8]]") -> Piece:
+        offset = padded(self._file.tell())
+        self._file.seek(offset)
+        self._file.write(data.tobytes())
+        return offset, len(data), zlib.crc32(data.tobytes())
+
+    def _finish(self) -> None:
+        header = json.dumps(self._header, sort_keys=True).encode()
+        offset = padded(self._file.tell())
+        self._file.seek(offset)
+        self._file.write(header)
+        # Direct reads take whole pages.
+        self._file.truncate(padded(offset + len(header)))
+        self._file.seek(0)
+        self._file.write(PREAMBLE.pack(MAGIC, VERSION, zlib.crc32(header), offset, len(header)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._part.replace(self.path)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a store holds, by name.
+
+    Attributes:
+        config: the model's `config.json`.
+        dense: (out, in) and pieces of matrices.
+        raw: shape, type and piece of other tensors.
+        experts: (out, in) of an expert's matrices and the pieces of each, by decoder layer.
+        files: pieces of files.
+    """
+
+    config: dict[str, Any]
+    dense: Mapping[str, dict[str, Any]]
+    raw: Mapping[str, dict[str, Any]]
+    experts: Mapping[int, dict[str, Any]]
+    files: Mapping[str, Piece]
+
+
+class StoreFile:
+    """A store that is read: the far memory of a run.
+
+    Attributes:
+        path: of the file.
+        entries: what it holds.
+        layouts: how an expert of each decoder layer lies in bytes.
+        is_direct: whether reads go past the page cache.
+        bytes_per_second: that reads of experts are held to; None: as fast as they are.
+
+    Raises:
+        ValueError: it is no store of this version, or damaged.
+    """
+
+    def __init__(self, path: Path, bytes_per_second: float | None = None) -> None:
+        self.path, self.bytes_per_second = path, bytes_per_second
+        if not path.is_file():
+            raise ValueError(f"{path}: no such store; valid: a file that `moec pack` wrote")
+        self._size = path.stat().st_size
+        self.entries = _entries(path, self._size)
+        self.layouts = {
+            layer: Layout(tuple((int(out), int(inputs)) for out, inputs in entry["shapes"]))
+            for layer, entry in self.entries.experts.items()
+        }
+        self._file, self.is_direct = _open(path)
+        self._sound: set[int] = set()
+        self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def read(self, layer: int, expert: int, piece: str, into: Tensor) -> None:
+        """See `FarMemory`.
+
+        Raises:
+            ValueError: the piece is truncated, or not what was written.
+        """
+        start = time.perf_counter()
+        found = self.entries.experts[layer]["pieces"][expert][piece]
+        self._read(tuple(found), into, f"the {piece} of expert {expert} of layer {layer}")
+        if self.bytes_per_second:
+            time.sleep(max(0.0, found[1] / self.bytes_per_second - (time.perf_counter() - start)))
+
+    def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
+        """See `FarMemory`."""
+        layout = self.layouts[layer]
+        if layer not in self._scratch:
+            self._scratch[layer] = (pages(layout.slice_bytes), pages(layout.rest_bytes))
+        piece, rest = self._scratch[layer]
+        self.read(layer, expert, SLICE, piece)
+        self.read(layer, expert, REST, rest)
+        return layout.views(piece, rest)
+
+    def dense(self, name: str) -> Packed:
+        """Read a matrix."""
+        entry = self.entries.dense[name]
+        layout = Layout(((int(entry["shape"][0]), int(entry["shape"][1])),))
+        buffers = pages(layout.slice_bytes), pages(layout.rest_bytes)
+        for piece, into in zip((SLICE, REST), buffers, strict=True):
+            self._read(tuple(entry[piece]), into, f"the {piece} of {name}")
+        return layout.views(*buffers)[0]
+
+    def raw(self, name: str) -> Tensor:
+        """Read another tensor."""
+        entry = self.entries.raw[name]
+        into = pages(entry["piece"][1])
+        self._read(tuple(entry["piece"]), into, name)
+        data = into[: entry["piece"][1]].clone()
+        return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
+
+    def file(self, name: str) -> bytes:
+        """Read a file."""
+        piece = tuple(self.entries.files[name])
+        into = pages(piece[1])
+        self._read(piece, into, name)
+        return into[: piece[1]].numpy().tobytes()
+
+    def _read(self, piece: tuple[int, ...], into: Tensor, what: str) -> None:
+        offset, size, code = piece
+        view, done, wanted = into.numpy().data[: padded(size)], 0, padded(size)
+        while done < wanted:
+            count = os.preadv(self._file, [view[done:]], offset + done)
+            if not count:
+                raise ValueError(f"{self.path}: {what} is cut off; pack the model again")
+            done += count
+        if offset in self._sound:
+            return
+        if zlib.crc32(view[:size]) != code:
+            raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
+        with self._lock:
+            self._sound.add(offset)
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Open for direct reads where the file system has them."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECT), True
+    except OSError:
+        return os.open(path, os.O_RDONLY), False
+
+
+def _entries(path: Path, size: int) -> Entries:
+    try:
+        with path.open("rb") as file:
+            magic, version, code, offset, length = PREAMBLE.unpack(file.read(PREAMBLE.size))
+            if magic != MAGIC:
+                raise ValueError("is no store; valid: a file that `moec pack` wrote")
+            if version != VERSION:
+                raise ValueError(f"is of version {version}; valid: {VERSION}; pack the model again")
+            if length > LARGEST_HEADER or offset + length > size:
+                raise ValueError("is cut off: its header is missing; pack the model again")
+            file.seek(offset)
+            header = file.read(length)
+        if zlib.crc32(header) != code:
+            raise ValueError("has a damaged header (CRC-32 differs); pack the model again")
+        content = json.loads(header)
+        found = Entries(
+            dict(content["config"]),
+            dict(content["dense"]),
+            dict(content["raw"]),
+            {int(layer): entry for layer, entry in content["experts"].items()},
+            dict(content["files"]),
+        )
+        _check_places(found, size)
+        return found
+    except (struct.error, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"{path}: is no store, or damaged: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_places(entries: Entries, size: int) -> None:
+    """Refuse pieces that lie outside of the file or have not the bytes of their shape."""
+    for name, entry in entries.dense.items():
+        _check_pieces(name, Layout((_shape(entry["shape"]),)), entry, size)
+    for layer, entry in entries.experts.items():
+        layout = Layout(tuple(_shape(shape) for shape in entry["shapes"]))
+        for expert, pieces in enumerate(entry["pieces"]):
+            _check_pieces(f"expert {expert} of layer {layer}", layout, pieces, size)
+    for name, entry in entries.raw.items():
+        _check_piece(name, entry["piece"], DTYPES[entry["dtype"]].itemsize * int(np.prod(entry["shape"])), size)
+    for name, piece in entries.files.items():
+        _check_piece(name, piece, int(piece[1]), size)
+
+
+def _shape(values: Any) -> tuple[int, int]:
+    out, inputs = (int(value) for value in values)
+    if not (0 < out < 2**31 and 0 < inputs < 2**31):
+        raise ValueError(f"holds a matrix of {out} times {inputs}")
+    return out, inputs
+
+
+def _check_pieces(name: str, layout: Layout, entry: Mapping[str, Any], size: int) -> None:
+    for piece, expected in ((SLICE, layout.slice_bytes), (REST, layout.rest_bytes)):
+        _check_piece(f"the {piece} of {name}", entry[piece], expected, size)
+
+
+def _check_piece(what: str, piece: Any, expected: int, size: int) -> None:
+    offset, length, _ = (int(value) for value in piece)
+    if length != expected or offset < PREAMBLE.size or offset % PAGE:
+        raise ValueError(f"has {what} at {offset}, {length} bytes; valid: {expected} bytes that begin on a page")
+    if offset + padded(length) > size:
+        raise ValueError(f"is cut off: {what} is missing; pack the model again")
