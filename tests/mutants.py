@@ -253,4 +253,15 @@ MUTANTS = (
     noop("no machine is wrong", "moe_compiler/hardware/schema_2.py", "tests/compiler/test_tiers.py", "_shape", "[]", fast=True),
     noop("two engines may share a memory", "moe_compiler/hardware/schema_2.py", "tests/compiler/test_tiers.py", "_doubled", "[]", fast=True),
     wrong("products of few tokens run at the peak", "passes/moe_passes/plan/tiers.py", ESTIMATE, "reached = [rate for width, rate in by_width if width <= tokens]", "reached = [by_width[-1][1]]", fast=True),
+    # The runtime.
+    wrong("a slice has no half step", "moe_compiler/runtime/quantise.py", "tests/compiler/test_runtime.py::test_slices_put_together_are_the_weight_and_the_draft_error_is_half_a_step", "values.sub_(128 - HALF_STEP)", "values.sub_(128)", fast=True),
+    wrong("rows are multiplied together", "moe_compiler/runtime/linear.py", "tests/compiler/test_runtime.py::test_products_are_batch_invariant_to_the_last_bit", "        for row in range(len(rows)):\n            result[row, first : first + step] = torch.mv(weights, aligned[row], out=product)", "        result[:, first : first + step] = aligned @ weights.T", fast=True),
+    wrong("what is waited for takes no slots of prefetches", "moe_compiler/runtime/staging.py", "tests/compiler/test_staging.py", "return entry.priority == WAITED_FOR and (is_awaited or other.priority > WAITED_FOR)", "return False", fast=True),
+    wrong("what is awaited does not come first", "moe_compiler/runtime/staging.py", "tests/compiler/test_staging.py", "(key not in self._awaited, e.priority, e.turn, key)", "(False, e.priority, e.turn, key)"),
+    noop("staging keeps what a layer does not need", "moe_compiler/runtime/staging.py", "tests/compiler/test_staging.py", "keep", fast=True),
+    wrong("a drafted token always stands", "moe_compiler/runtime/sampling.py", "tests/compiler/test_sampling.py", "* draft[token] < target[token]:", "* 0 < 1:", fast=True),
+    wrong("what is drawn instead is the target's", "moe_compiler/runtime/sampling.py", "tests/compiler/test_sampling.py", "beyond = (target - draft).clamp(min=0)", "beyond = target", fast=True),
+    wrong("a damaged piece is not noticed", "moe_compiler/runtime/store_file.py", "tests/compiler/test_run.py::test_a_damaged_store_is_refused_and_says_where", "if zlib.crc32(view[:size]) != code:", "if False:"),
+    wrong("any program is ours", "moe_compiler/backend/program.py", "tests/compiler/test_run.py::test_a_program_that_was_edited_is_not_run", "    if not _is_alike(found,", "    if not True and not _is_alike(found,"),
+    wrong("a sequence goes on after its end", "moe_compiler/runtime/decoder.py", "tests/compiler/test_run.py::test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round", "if sequence[n] in ends)", "if False)"),
 )  # fmt: skip

@@ -42,6 +42,7 @@ def source(small, tmp_path_factory):
     """A folder with what the commands read, a compilation in `compiled` among it."""
     here = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "benchmarks", here / "benchmarks")
+    shutil.copytree(ROOT / "examples" / "tiny-moe", here / "examples" / "tiny-moe")
     (here / SMALL).mkdir()
     (here / SMALL / "config.json").write_text(json.dumps(tiny_config("olmoe", num_hidden_layers=1)))
     (here / "folder-with-safetensors").mkdir()

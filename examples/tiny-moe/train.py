@@ -2,8 +2,8 @@
 
     python examples/tiny-moe/train.py
 
-Writes config.json, model.safetensors (bfloat16), the tokenizer, loss.csv and loss.png beside this file. What it reads is
-the standard library of the Python that runs it, so another version of Python gives another model.
+Writes config.json, model.safetensors (bfloat16), the tokenizer, loss.csv and loss.png beside this file. It reads the
+standard library of the Python that runs it, so another version of Python gives another model.
 """
 
 import argparse

@@ -5,11 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from moe_compiler.runtime.packing import Layout
+from moe_compiler.runtime.packing import REST, SLICE, Layout
 from moe_compiler.runtime.quantise import Packed
-
-SLICE, REST = "slice", "rest"
-"""The pieces of an expert: its most significant slice with scales, and its low nibbles."""
 
 
 class FarMemory(Protocol):

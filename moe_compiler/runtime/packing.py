@@ -12,6 +12,8 @@ from torch import Tensor
 
 from moe_compiler.runtime.quantise import GROUP, Packed
 
+SLICE, REST = "slice", "rest"
+"""The pieces of an expert: its most significant slice with scales, and its low nibbles."""
 PAGE = 4096
 """Bytes that direct reads are aligned to."""
 
@@ -50,6 +52,10 @@ class Layout:
     def rest_bytes(self) -> int:
         """Bytes of the low nibbles."""
         return self.nibble_bytes
+
+    def bytes_of(self, pieces: Sequence[str]) -> int:
+        """Return the bytes of some pieces."""
+        return sum(self.slice_bytes if piece == SLICE else self.rest_bytes for piece in pieces)
 
     def pack(self, matrices: Sequence[Packed]) -> tuple[Tensor, Tensor]:
         """Return the slice and the rest: [byte] uint8, padded."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.far import SLICE
+from moe_compiler.runtime.packing import SLICE
 from moe_compiler.runtime.plan import Plan, PlannedTask
 from moe_compiler.runtime.quantise import Packed
 from moe_compiler.runtime.store import ExpertStore

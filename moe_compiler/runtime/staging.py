@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.far import SLICE, FarMemory
+from moe_compiler.runtime.far import FarMemory
 from moe_compiler.runtime.packing import padded
 
 Key = tuple[int, int]
@@ -66,6 +66,13 @@ class Traffic:
     seconds: float = 0.0
     waited_seconds: float = 0.0
     most_slots: int = 0
+
+    def add(self, key: Key, size: int, seconds: float, waited_seconds: float = 0.0) -> None:
+        """Count a load."""
+        self.loads.append(key)
+        self.bytes += size
+        self.seconds += seconds
+        self.waited_seconds += waited_seconds
 
 
 def pages(size: int) -> Tensor:
@@ -283,14 +290,9 @@ class Staging:
             except Exception as failure:
                 error = failure
             with self._changed:
-                self.traffic.seconds += time.perf_counter() - start
-                self.traffic.bytes += sum(self._piece_bytes(key, piece) for piece in entry.pieces)
-                self.traffic.loads.append(key)
+                size = self._far.layouts[key[0]].bytes_of(entry.pieces)
+                self.traffic.add(key, size, time.perf_counter() - start)
                 entry.error, entry.state = error, HERE
                 if entry.is_dropped:
                     self._drop(key)
                 self._changed.notify_all()
-
-    def _piece_bytes(self, key: Key, piece: str) -> int:
-        layout = self._far.layouts[key[0]]
-        return layout.slice_bytes if piece == SLICE else layout.rest_bytes

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from moe_compiler.runtime.far import REST, SLICE, FarMemory
+from moe_compiler.runtime.far import FarMemory
 from moe_compiler.runtime.hot_set import HotSet, HotSetRule
-from moe_compiler.runtime.packing import padded
+from moe_compiler.runtime.packing import REST, SLICE, padded
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
 from moe_compiler.runtime.quantise import Packed
@@ -226,16 +226,17 @@ class ExpertStore:
             self.staging.used(key)
 
     def _passing(self, key: Key) -> tuple[Packed, ...]:
-        start, traffic = time.perf_counter(), self.staging.traffic
+        start = time.perf_counter()
         matrices = self.far.matrices(*key)
-        if not self._unstaged.pop(key):
+        if self._unstaged.pop(key):
+            self._waited(key, (SLICE, REST), time.perf_counter() - start)
+        else:
             self.computed_far += 1
-            return matrices
-        layout, seconds = self.far.layouts[key[0]], time.perf_counter() - start
-        traffic.loads.append(key)
-        traffic.bytes += layout.slice_bytes + layout.rest_bytes
-        traffic.seconds, traffic.waited_seconds = traffic.seconds + seconds, traffic.waited_seconds + seconds
         return matrices
+
+    def _waited(self, key: Key, pieces: tuple[str, ...], seconds: float) -> None:
+        """Count what was read while computation stood still."""
+        self.staging.traffic.add(key, self.far.layouts[key[0]].bytes_of(pieces), seconds, seconds)
 
     def update_hot_set(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
         """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""
@@ -249,9 +250,9 @@ class ExpertStore:
         key = (layer, new)
         for piece, into in self.near.replace(key, (layer, old)).items():
             if not self.staging.copy(key, piece, into):
+                start = time.perf_counter()
                 self.far.read(layer, new, piece, into)
-                self.staging.traffic.loads.append(key)
-                self.staging.traffic.bytes += len(into)
+                self._waited(key, (piece,), time.perf_counter() - start)
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""

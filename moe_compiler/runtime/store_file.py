@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.far import REST, SLICE
-from moe_compiler.runtime.packing import PAGE, Layout, padded
+from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout, padded
 from moe_compiler.runtime.quantise import Packed
 from moe_compiler.runtime.staging import pages
 

@@ -6,8 +6,7 @@ import threading
 import pytest
 import torch
 
-from moe_compiler.runtime.far import REST, SLICE
-from moe_compiler.runtime.packing import Layout
+from moe_compiler.runtime.packing import REST, SLICE, Layout
 from moe_compiler.runtime.staging import WAITED_FOR, Staging
 
 BOTH = (SLICE, REST)

@@ -1,0 +1,357 @@
+"""A trained model, packed and run: exact text, the memory of the plan, and what becomes of damaged files."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from moe_passes.plan.errors import InputError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from moe_compiler.backend.program import check_is_ours
+from moe_compiler.generation import Asked, Runner
+from moe_compiler.runtime import store_file
+from moe_compiler.runtime.decoder import Decoder, generate, plain_round
+from moe_compiler.runtime.model import from_store
+from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.store_file import StoreFile
+from tests.command import assert_refused, moec
+from tests.conftest import tiny_config
+
+MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
+PROMPTS = ("def main():\n    ", "import os\nimport sys\n\n\nclass Reader:\n    def __init__(self", "x")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "tiny-moe.store"
+    done = moec("pack", MODEL, "--weights", MODEL, "-o", path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"store": str(path), "bytes": path.stat().st_size}
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(small, tmp_path_factory):
+    """A compile for three sequences, three drafted tokens, and a near memory of less than the model."""
+    path = tmp_path_factory.mktemp("run") / "out"
+    options = ("--batch", 3, "--draft-length", 3, "--context", 256, "--alpha", 0.8, "--time-limit", 0.5)
+    capacity = ("--set", "memories.hb.capacity_gb=0.0037")
+    done = moec("compile", MODEL, "--target", "elmoe3d-8gb", *capacity, *options, "-o", path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((path / "plan.json").read_text())
+    assert 0 < plan["draft"]["expert_fraction"] < 1
+    return path
+
+
+def run(folder, store, *options, prompts=PROMPTS[:1], tokens=24):
+    texts = [word for prompt in prompts for word in ("--prompt", prompt)]
+    return moec("run", folder, "--weights", store, *texts, "--max-new-tokens", tokens, *options)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS])
+def test_greedy_text_is_that_of_decoding_one_token_at_a_time(folder, store, prompts):
+    """Prompts of 7, 19 and 1 tokens, whose sequences are decoded together."""
+    done = run(folder, store, "--check", "--json", prompts=prompts)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["check"] == "equal"
+    assert [sequence["prompt"] for sequence in found["sequences"]] == list(prompts)
+    assert all(len(sequence["token_ids"]) == 24 for sequence in found["sequences"])
+    assert found["draft_length"] == 3
+    assert 0.2 < found["acceptance_rate"] < 1
+    assert found["rounds"] < 24
+    assert found["bytes_loaded"] > 0
+    assert found["far_bandwidth_gb_s"] is None
+    assert found["is_emulated"] is False
+    assert found["tokens_per_second"] > 0 < found["peak_bytes"]
+    assert set(found) >= {"load_seconds", "hidden_load_seconds", "rounds"}
+
+
+def test_the_text_is_that_of_transformers_on_the_unpacked_checkpoint(folder, store, tmp_path):
+    assert moec("unpack", store, "-o", tmp_path / "whole").returncode == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
+    words = Runner.open(folder, store).words
+    found = json.loads(run(folder, store, "--json", prompts=PROMPTS).stdout)
+    for prompt, sequence in zip(PROMPTS, found["sequences"], strict=True):
+        ids = words(prompt)["input_ids"]
+        expected = model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
+        assert sequence["token_ids"] == expected
+        assert sequence["text"] == words.decode(expected)
+
+
+def test_an_unpacked_slice_differs_from_the_whole_by_half_a_step_at_most(store, tmp_path):
+    for name in ("full", "msb"):
+        assert moec("unpack", store, "--slice", name, "-o", tmp_path / name).returncode == 0
+    file = "model-00002.safetensors"
+    whole, sliced = load_file(tmp_path / "full" / file), load_file(tmp_path / "msb" / file)
+    name = "model.layers.0.mlp.experts.3.up_proj.weight"
+    original = load_file(MODEL / "model.safetensors")[name].float()
+    step = original.abs().amax() / 127
+    assert (whole[name] - original).abs().max() <= 0.51 * step
+    assert 8.1 * step > (sliced[name] - whole[name]).abs().max() > step
+    assert_refused(moec("unpack", store, "--slice", "low", "-o", tmp_path / "low"), "--slice low", "full or msb")
+
+
+def test_a_store_holds_the_whole_model_and_its_tokenizer(store):
+    found = StoreFile(store)
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(found.entries.files)
+    assert found.file("tokenizer.json") == (MODEL / "tokenizer.json").read_bytes()
+    assert torch.equal(
+        found.raw("model.embed_tokens.weight"), load_file(MODEL / "model.safetensors")["model.embed_tokens.weight"]
+    )
+    assert {layer: len(entry["pieces"]) for layer, entry in found.entries.experts.items()} == dict.fromkeys(
+        range(4), 16
+    )
+    found.close()
+
+
+def test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round(store):
+    """Whatever token is said to end a sequence, it ends there, with γ = 3 as with γ = 0, and the others go on."""
+    model = from_store(StoreFile(store))
+    resident = {part.layer: list(range(0, 16, 2)) for part in model.experts}
+    prompts = [[5, 9, 11], [40], [7] * 20]
+
+    def round_(decoder):
+        drafts = []
+        for step in range(3):
+            drafts.append(decoder.draft(step, drafts))
+        decoder.verify(drafts)
+        decoder.release_staging()
+
+    def made(plan, how, ends):
+        decoder = Decoder(model, plan, prompts, 80)
+        found = generate(decoder, how, 20, frozenset(ends))
+        decoder.close()
+        return found
+
+    free = made(Plan(staging_slots=2), plain_round, ())
+    assert [len(tokens) for tokens in free] == [20] * 3
+    for end in {free[0][6], free[1][9], free[2][2]}:
+        expected = [tokens[: tokens.index(end) + 1] if end in tokens else tokens for tokens in free]
+        assert made(Plan(staging_slots=2), plain_round, [end]) == expected
+        assert made(Plan(staging_slots=3, resident=resident, dense_bits=4), round_, [end]) == expected
+
+
+def test_slow_reads_are_emulated_and_said_to_be(folder, store):
+    done = run(folder, store, "--far-bandwidth", 0.02, "--json", tokens=6)
+    found = json.loads(done.stdout)
+    assert found["is_emulated"] is True
+    assert found["load_seconds"] >= found["bytes_loaded"] / 0.02e9
+    assert 0 <= found["hidden_load_seconds"] <= found["load_seconds"]
+    assert "emulated" in run(folder, store, "--far-bandwidth", 1, tokens=2).stderr
+
+
+def test_staging_and_residents_take_what_the_plan_says(folder, store):
+    runner = Runner.open(folder, store)
+    found = runner.run(PROMPTS, Asked(16))
+    plan = json.loads((folder / "plan.json").read_text())
+    # Pieces lie in whole pages: a slice takes 11 of them instead of 10.1, the rest 9.
+    assert found["staging_bytes"] <= 1.25 * plan["draft"]["staging_bytes"]
+    assert found["near_bytes"] <= 1.1 * plan["hb"]["expert_bytes"]
+
+
+def test_drawn_text_depends_on_the_seed_alone(folder, store):
+    def text(seed):
+        done = run(folder, store, "--sample", "--temperature", 0.9, "--top-p", 0.9, "--seed", seed, prompts=PROMPTS[:2])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_text_streams_as_it_is_made(folder, store):
+    heard = []
+    runner = Runner.open(folder, store)
+    found = runner.run(PROMPTS[:1], Asked(12), lambda number, text: heard.append(text))
+    assert len(heard) > 2
+    assert "".join(heard) == found["sequences"][0]["text"]
+
+
+def test_prompts_from_files(folder, store, tmp_path):
+    (tmp_path / "prompt.txt").write_text(PROMPTS[1])
+    file = ("--prompt-file", tmp_path / "prompt.txt", "--max-new-tokens", 8, "--json")
+    found = json.loads(moec("run", folder, "--weights", store, *file).stdout)
+    assert found["sequences"][0]["prompt"] == PROMPTS[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--prompt", "", "--max-new-tokens", 4), ["prompt 1 is empty"]),
+        (("--prompt", "x" * 2000, "--max-new-tokens", 4), ["more than the context of 256", "--context"]),
+        (("--prompt", "x", "--max-new-tokens", 300), ["more than the context of 256"]),
+        ([*["--prompt", "x"] * 4, "--max-new-tokens", 4], ["4 prompts; valid: 1 to 3"]),
+        (("--max-new-tokens", 4), ["--prompt TEXT"]),
+        (("--prompt", "x", "--chat", "--max-new-tokens", 4), ["--prompt TEXT"]),
+        (("--chat", "--max-new-tokens", 4), ["no chat template"]),
+        (("--prompt", "x", "--max-new-tokens", 0), ["--max-new-tokens 0"]),
+        (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--temperature", 0), ["--temperature 0"]),
+        (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--top-p", 2), ["--top-p 2"]),
+        (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--check"), ["--check with --sample"]),
+        (("--prompt", "x", "--max-new-tokens", 4, "--far-bandwidth", -1), ["--far-bandwidth -1"]),
+        (("--prompt-file", "nowhere.txt", "--max-new-tokens", 4), ["nowhere.txt: cannot be read"]),
+    ],
+)
+def test_what_cannot_be_generated_is_refused(folder, store, options, words):
+    assert_refused(moec("run", folder, "--weights", store, *options), *words)
+
+
+def changed(store, path, change):
+    data = bytearray(store.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return path
+
+
+def flip(place):
+    def change(data):
+        data[place] ^= 16
+
+    return change
+
+
+def cut(size):
+    def change(data):
+        del data[size:]
+
+    return change
+
+
+def test_a_damaged_store_is_refused_and_says_where(folder, store, tmp_path):
+    whole = StoreFile(store)
+    dense = whole.entries.dense["model.layers.2.self_attn.q_proj.weight"]["rest"][0]
+    expert = whole.entries.experts[1]["pieces"][5]["slice"][0]
+    size = store.stat().st_size
+    for change, words in (
+        (flip(0), ["is no store"]),
+        (flip(8), ["is of version 17", "pack the model again"]),
+        (flip(size - 4096 + 100), ["damaged"]),
+        (cut(size - 4096), ["is cut off"]),
+        (cut(16), ["is no store, or damaged"]),
+        (flip(dense), ["the rest of model.layers.2.self_attn.q_proj.weight is damaged"]),
+    ):
+        assert_refused(run(folder, changed(store, tmp_path / "bad.store", change)), "bad.store", *words)
+    model = from_store(StoreFile(changed(store, tmp_path / "bad.store", flip(expert + 7))))
+    with pytest.raises(ValueError, match="the slice of expert 5 of layer 1 is damaged"):
+        Decoder(model, Plan(resident={1: [5]}), [[1]], 8)
+
+
+def test_a_damaged_expert_ends_a_run_where_it_is_needed(folder, store, tmp_path):
+    """The rest of every expert is damaged: the thread that loads it lives, and the run says what is wrong."""
+    entries = StoreFile(store).entries.experts
+
+    def change(data):
+        for entry in entries.values():
+            for pieces in entry["pieces"]:
+                data[pieces["rest"][0]] ^= 1
+
+    assert_refused(run(folder, changed(store, tmp_path / "bad.store", change)), "the rest of expert", "is damaged")
+
+
+def test_headers_that_lie_are_refused(store, tmp_path):
+    """A header with a right CRC-32, written by somebody else: places beyond the file, shapes that are none."""
+    found = StoreFile(store)
+    for change, words in (
+        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 2**40), "is cut off"),
+        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(1, 5), "valid: "),
+        (lambda h: h["experts"]["0"]["shapes"].__setitem__(0, [-1, 4]), "a matrix of -1"),
+        (lambda h: h["experts"].__setitem__("x", {}), "x"),
+        (lambda h: h["raw"].__setitem__("a", {"shape": [2**60], "dtype": "F32", "piece": [4096, 8, 0]}), "valid: "),
+        (lambda h: h.pop("dense"), "dense"),
+    ):
+        header = json.loads(json.dumps(vars(found.entries)))
+        header["experts"] = {str(layer): entry for layer, entry in header["experts"].items()}
+        change(header)
+        data = bytearray(store.read_bytes())
+        text, place = json.dumps(header).encode(), len(data)
+        data += text
+        data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, store_file.zlib.crc32(text), place, len(text))
+        (tmp_path / "lies.store").write_bytes(data)
+        with pytest.raises(ValueError, match=words):
+            StoreFile(tmp_path / "lies.store")
+
+
+def test_a_store_of_another_model_is_refused(folder, tmp_path):
+    torch.manual_seed(0)
+    from moe_compiler.runtime.huggingface import configuration
+
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_config(configuration(tiny_config("olmoe"))).save_pretrained(other)
+    shutil.copy(MODEL / "tokenizer.json", other)
+    assert moec("pack", other, "--weights", other, "-o", tmp_path / "other.store").returncode == 0
+    assert_refused(run(folder, tmp_path / "other.store"), "is of another model", "valid: a store of the compiled model")
+    assert_refused(moec("pack", MODEL, "--weights", other, "-o", tmp_path / "x.store"), "not this model's weights")
+
+
+def test_weights_that_cannot_be_packed_leave_nothing(tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    shutil.copytree(MODEL, weights)
+    tensors = load_file(MODEL / "model.safetensors")
+    broken = "model.layers.1.mlp.experts.7.down_proj.weight"
+    tensors[broken][3, 4] = float("nan")
+    save_file(tensors, weights / "model.safetensors", metadata={"format": "pt"})
+    output = tmp_path / "made" / "x.store"
+    output.parent.mkdir()
+    done = moec("pack", MODEL, "--weights", weights, "-o", output)
+    assert_refused(done, "expert 7 of layer 1 holds numbers that are not finite")
+    assert_refused(
+        moec("pack", MODEL, "--weights", tmp_path / "no", "-o", output), "valid: a folder with *.safetensors"
+    )
+    assert_refused(moec("pack", MODEL, "--weights", MODEL, "-o", tmp_path / "no" / "x.store"), "no/x.store")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_file.os, "fsync", full)
+    assert_refused(moec("pack", MODEL, "--weights", MODEL, "-o", output), "No space left on device")
+    assert list(output.parent.iterdir()) == []
+
+
+def test_a_store_without_a_tokenizer_is_refused(folder, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(MODEL / name, weights)
+    assert moec("pack", MODEL, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
+    assert_refused(run(folder, tmp_path / "x.store"), "has no tokenizer", "tokenizer.json")
+
+
+def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
+    assert_refused(run(tmp_path, store), "is no compile of ours")
+    assert_refused(run(folder, tmp_path / "no.store"), "no such store")
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    (broken / "plan.npz").write_bytes(b"no archive")
+    assert_refused(run(broken, store), "is not the plan of this program")
+    plan = json.loads((folder / "plan.json").read_text())
+    (broken / "plan.json").write_text(json.dumps({**plan, "schema": 9}))
+    assert_refused(run(broken, store), "is of schema 9", "compile again")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text + "\nimport os\n",
+        lambda text: text.replace("decoder.begin_round()", "print(1)"),
+        lambda text: text.replace("def round_(decoder: Decoder)", "def round_(decoder: print(1))"),
+        lambda text: text.replace("DRAFT_LENGTH = 3", "DRAFT_LENGTH = __import__('os').getpid()"),
+        lambda text: text.replace("DRAFT_LENGTH = 3", "DRAFT_LENGTH = '3'"),
+        lambda text: text.replace("CARRIED = (", "CARRIED = (print(1),"),
+        lambda text: text.replace("accepted = decoder.verify", "accepted = eval"),
+        lambda text: text.replace("from moe_compiler.runtime.main import main", "from os import system as main"),
+        lambda text: text.replace("def round_", "@print\ndef round_"),
+        lambda text: "def" + text,
+        lambda text: "(" * 5000,
+        lambda text: "\0",
+    ],
+)
+def test_a_program_that_was_edited_is_not_run(folder, edit):
+    text = (folder / "schedule.py").read_text()
+    check_is_ours(text, "schedule.py")
+    check_is_ours(text.replace("DRAFT_LENGTH = 3", "DRAFT_LENGTH = 2"), "schedule.py")
+    assert edit(text) != text
+    with pytest.raises(InputError, match=r"schedule\.py: is no"):
+        check_is_ours(edit(text), "schedule.py")
