@@ -11,10 +11,22 @@ if TYPE_CHECKING:
     from moe_compiler.compilation import Compilation, compile
     from moe_compiler.estimation import estimate
     from moe_compiler.placement import PlacementRequest, place
+    from moe_compiler.profiling import profile
     from moe_compiler.scheduling import schedule
     from moe_compiler.storing import pack, unpack
 
-__all__ = ["Compilation", "PlacementRequest", "allocate", "compile", "estimate", "pack", "place", "schedule", "unpack"]
+__all__ = [
+    "Compilation",
+    "PlacementRequest",
+    "allocate",
+    "compile",
+    "estimate",
+    "pack",
+    "place",
+    "profile",
+    "schedule",
+    "unpack",
+]
 
 _WHERE = {
     "Compilation": "compilation",
@@ -24,6 +36,7 @@ _WHERE = {
     "estimate": "estimation",
     "pack": "storing",
     "place": "placement",
+    "profile": "profiling",
     "schedule": "scheduling",
     "unpack": "storing",
 }

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import json
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,6 +119,7 @@ class Runner:
         from moe_compiler.runtime.model import from_store, skeleton
         from moe_compiler.runtime.plan import Plan
         from moe_compiler.runtime.store_file import StoreFile
+        from moe_compiler.runtime.words import tokenizer
 
         path = Path(folder)
         context = _context(path)
@@ -128,7 +128,7 @@ class Runner:
             plan = Plan.load(path / "plan.npz")
             store = StoreFile(Path(weights), far_bandwidth_gb_s and far_bandwidth_gb_s * 1e9)
             _check_same_model(plan.config, store.entries.config, path, Path(weights))
-            words = _tokenizer(store)
+            words = tokenizer(store)
             skeleton(store.entries.config)  # What it imports is no part of what the run takes.
             baseline = reset_peak()
             model = from_store(store)
@@ -300,27 +300,6 @@ def _check_same_model(compiled: dict[str, Any], packed: dict[str, Any], folder: 
                 f"{store}: is of another model than {folder}: {key} is {str(packed.get(key))[:60]}, and "
                 f"{str(compiled.get(key))[:60]} was compiled; valid: a store of the compiled model"
             )
-
-
-def _tokenizer(store: "StoreFile") -> Any:
-    """Load the tokenizer that was packed with the weights; no code of its own is run."""
-    from transformers import AutoTokenizer
-
-    from moe_compiler.runtime.huggingface import quiet_transformers
-
-    names = [name for name in store.entries.files if "/" not in name and not name.startswith(".")]
-    if not any(name.startswith(("tokenizer", "vocab")) for name in names):
-        raise InputError(f"{store.path}: has no tokenizer; valid: pack a folder with tokenizer.json")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            (Path(folder) / name).write_bytes(store.file(name))
-        (Path(folder) / "config.json").write_text(json.dumps(store.entries.config))
-        try:
-            with quiet_transformers():
-                return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"{store.path}: its tokenizer cannot be loaded: {reason[0][:200]}") from None
 
 
 def _ends(store: "StoreFile", words: Any) -> frozenset[int]:

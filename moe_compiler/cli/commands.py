@@ -15,6 +15,7 @@ Examples:
   moec partition --trace trace.npz --model mixtral-8x7b --target elmoe3d-64gb
   moec allocate buffers.csv --capacity 1048576 -o placed.csv
   moec schedule problem.json --json
+  moec profile my-model/ --weights my-model/ --text corpus.txt -o my-model.npz
   moec pack my-model/ --weights my-model/ -o my-model.store
   moec run out --weights my-model.store --prompt "def main():" --max-new-tokens 64
   moec opt out/ir/03-partition-experts.mlir -p choose-dispatch,lower-to-tasks,schedule-round
@@ -30,6 +31,7 @@ in moec, 130 interrupted.
 COMMANDS = {
     "compile": "compile:compile_command",
     "estimate": "estimate:estimate_command",
+    "profile": "profile:profile_command",
     "pack": "pack:pack_command",
     "unpack": "pack:unpack_command",
     "run": "run:run_command",

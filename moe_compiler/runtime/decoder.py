@@ -155,14 +155,24 @@ class Decoder:
         """Stop the loader thread."""
         self.store.close()
 
-    def _prefill(self) -> None:
-        """Run all prompt tokens but the last of each sequence, in blocks."""
+    def read(self, sequence: int, tokens: list[int], is_draft: bool = False) -> None:
+        """Run tokens that are known, in blocks, from the beginning of a sequence on.
+
+        Args:
+            sequence: whose cache they go to.
+            tokens: that are run.
+            is_draft: whether with the draft's weights and experts.
+        """
         self.store.rule = AS_THEY_ARRIVE
+        for first in range(0, len(tokens), PROMPT_TOKENS):
+            block = torch.tensor([tokens[first : first + PROMPT_TOKENS]])
+            positions = torch.arange(first, first + block.shape[1])[None]
+            self._run(block, Step(is_draft, positions, [sequence], engine=AS_THEY_ARRIVE.engine))
+
+    def _prefill(self) -> None:
+        """Run all prompt tokens but the last of each sequence."""
         for number, sequence in enumerate(self.tokens):
-            for first in range(0, len(sequence) - 1, PROMPT_TOKENS):
-                block = torch.tensor([sequence[first : min(first + PROMPT_TOKENS, len(sequence) - 1)]])
-                positions = torch.arange(first, first + block.shape[1])[None]
-                self._run(block, Step(False, positions, [number], engine=AS_THEY_ARRIVE.engine))
+            self.read(number, sequence[:-1])
         self.store.release_staging()
         self.store.forget()
 

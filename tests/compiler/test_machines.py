@@ -13,7 +13,7 @@ import moe_compiler
 from moe_compiler.evaluate import held_out
 from tests.compiler.test_runtime import run_program
 
-MACHINES, PARTS = 100, 10
+MACHINES, PARTS = 60, 6
 TOLERANCE = 1e-6
 """Durations are whole nanoseconds, rooflines are not."""
 

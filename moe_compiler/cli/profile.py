@@ -1,0 +1,51 @@
+"""`moec profile`."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from moe_compiler.cli.console import plain
+from moe_compiler.cli.progress import progress
+
+EXAMPLES = """
+\b
+Examples:
+  moec profile my-model/ --weights my-model/ --text corpus.txt -o my-model.npz
+  moec profile my-model/ --weights my-model.store --text corpus.txt --tokens 4096 --json -o my-model.npz
+  moec compile my-model/ --target elmoe3d-8gb --profile my-model.npz -o out
+
+\b
+The profile holds the routing of the target and of a draft, token by token, and how many drafted tokens are accepted
+with experts and dense weights in 4 or 8 bits and a quarter to all of the experts resident (docs/profiles.md).
+"""
+
+
+@click.command("profile", epilog=EXAMPLES)
+@click.argument("model")
+@click.option("--weights", required=True, help="Folder with *.safetensors and a tokenizer, or a store (`moec pack`).")
+@click.option("--text", required=True, help="File of text like what will be generated.")
+@click.option("--tokens", type=int, default=2048, show_default=True, help="Of the text, at most.")
+@click.option("--draft-length", type=int, default=8, show_default=True, help="Longest draft that is measured.")
+@click.option("--rounds", type=int, default=48, show_default=True, help="Of each draft.")
+@click.option("-o", "output", required=True, type=click.Path(path_type=Path), help="The profile: an .npz.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def profile_command(
+    model: str, weights: str, text: str, tokens: int, draft_length: int, rounds: int, output: Path, as_json: bool
+) -> None:
+    """Run MODEL on a text and record its routing and how many drafted tokens it accepts."""
+    with progress(f"profile {model}") as report:
+        from moe_compiler.api import profile
+        from moe_compiler.profiling import Asked
+
+        found = profile(model, weights, text, output, Asked(tokens, draft_length, rounds), report)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    table = Table("experts, bits", "dense, bits", "resident", f"accepted of {found['draft_length']}", box=None)
+    for draft in found["drafts"]:
+        share, rate = f"{draft['expert_fraction']:.0%}", f"{draft['acceptance_rate']:.0%}"
+        table.add_row(str(draft["bits"]), str(draft["dense_bits"]), share, rate)
+    plain(100).print(table)
+    click.echo(f"{found['tokens']} tokens, written to {found['profile']}")
