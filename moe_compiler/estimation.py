@@ -330,8 +330,19 @@ def _document(
         limited_by=time.limited_by,
         draft=draft,
         profile=profile,
-        notes=list(asked.shapes.notes),
+        notes=[*asked.shapes.notes, *_rate_notes(asked)],
     )
+
+
+def _rate_notes(asked: Asked) -> list[str]:
+    """Say which weights run at another width's rate, since the hardware file has none of theirs."""
+    engine, notes = asked.machine.near.engine, []
+    assert engine is not None
+    for what, bits in (("experts", asked.format.experts), ("dense weights", asked.format.dense)):
+        width = engine.runs_as(bits)
+        if width != math.floor(bits):
+            notes.append(f"{engine.name} has no rate for {what} of {bits:g} bits: they run at that of {width} bits")
+    return notes
 
 
 def draft_seconds(routing: Routing, place: Place) -> float:

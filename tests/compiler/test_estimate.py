@@ -147,3 +147,9 @@ def test_what_decides_no_shape_decides_no_estimate(tiny, tmp_path):
     wrong = tiny("qwen3_moe", quantization_config={"quant_method": "secret"})
     with pytest.raises(InputError, match="'secret' is not known"):
         api.estimate(str(wrong), "m2-ultra")
+
+
+def test_weights_that_run_at_another_widths_rate_are_named(model):
+    found = api.estimate(model, "rtx5080-ddr5", format="experts=5.5,dense=8.5,kv=16,embedding=16")
+    assert "gpu has no rate for experts of 5.5 bits: they run at that of 8 bits" in found["notes"]
+    assert not any("dense weights" in note for note in found["notes"])

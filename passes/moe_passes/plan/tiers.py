@@ -11,7 +11,7 @@ class Processor:
 
     Attributes:
         name: in the hardware file.
-        macs_per_second: (bits of a weight, rate), ascending in bits; a weight runs at the next wider one's rate.
+        macs_per_second: (bits of a weight, rate), ascending in bits.
         bytes_per_second: at which it reads its memory.
         step_seconds: fixed, of a step.
         layer_seconds: fixed, of a layer that it works on.
@@ -30,9 +30,19 @@ class Processor:
     by_width: tuple[tuple[int, int], ...] = ()
 
     def rate(self, bits: float, tokens: float = math.inf) -> float:
-        """Return multiply-accumulates per second on weights of so many bits that meet so many tokens."""
-        wide = [rate for width, rate in self.macs_per_second if width >= bits]
-        return min(wide[0] if wide else self.macs_per_second[-1][1], rate_of_width(self.by_width, tokens))
+        """Return multiply-accumulates per second on weights of so many bits that meet so many tokens.
+
+        Args:
+            bits: of a weight, its share of scales included: 8.5 are 8.
+            tokens: that meet it.
+        """
+        rates = dict(self.macs_per_second)
+        return min(rates[self.runs_as(bits)], rate_of_width(self.by_width, tokens))
+
+    def runs_as(self, bits: float) -> int:
+        """Return the width whose rate weights of so many bits run at: their own, the next wider, or the widest."""
+        widths = [width for width, _ in self.macs_per_second]
+        return next((width for width in widths if width >= math.floor(bits)), widths[-1])
 
 
 def rate_of_width(by_width: Sequence[tuple[int, int]], tokens: float) -> float:

@@ -74,4 +74,4 @@ def test_fixed_times_are_of_step_layers_and_experts():
 
 def test_a_format_runs_at_the_rate_of_the_next_wider_weight():
     engine = Processor("gpu", ((4, 400.0), (8, 200.0), (16, 100.0)), 1.0)
-    assert [engine.rate(bits) for bits in (3.5, 4, 4.5, 8, 8.5, 16, 32)] == [400, 400, 200, 200, 100, 100, 100]
+    assert [engine.rate(bits) for bits in (3.5, 4, 4.5, 5, 8, 8.5, 16, 32)] == [400, 400, 400, 200, 200, 200, 100, 100]
