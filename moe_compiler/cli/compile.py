@@ -109,8 +109,6 @@ def summary_rows(plan: dict[str, Any], cost: dict[str, Any], record: dict[str, A
             mode += f", its dense weights in {draft['dense_bits']}"
     else:
         mode = "plain decoding, draft length 0: drafting does not pay here"
-        if not plan["hb"]["dense_bytes"]:
-            mode = "plain decoding, draft length 0: the target has no HB for a draft"
     alpha = f"{draft['acceptance_rate']:.2f} ({draft['acceptance_source']})"
     return [
         ("model", f"{cost['model']}: {len(layers)} MoE layers of {len(layers[0]['residency'])} experts"),

@@ -24,7 +24,7 @@ class StaticPlan:
         length: γ.
         bits: of a weight in the draft.
         hidden: width of the residual stream.
-        staging_bytes: size of staging (0 without HB).
+        staging_bytes: size of staging.
         draft: stages of a draft step.
         verify: stages of the verify step.
         layers: MoE layers, in order; expert stores by their position in it.

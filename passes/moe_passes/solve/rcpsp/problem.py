@@ -8,11 +8,12 @@ and cumulative storage, MPS | prec, r_j, d_j | C_max.
 
 A draft-verify round (`tasks/build.py` builds it) is such a problem:
 
-- resources k: `external` (all channels of main memory, striped, R = 1), `link` (aggregation, R = 1), `streamline`
-  (shared, R = 1000: a load takes its share, an xPU all of it or what a load leaves), one for every group of banks with
-  their elements (R = 1), and the buffer `staging` (R = bytes);
+- resources k: `external` (the far memory with the link from it, R = 1, or 2 where loads share it), `link` (aggregation,
+  R = 1), one for every group of banks with their elements (R = 1), the far engine and the deep memory where there are
+  such, and the buffer `staging` (R = bytes);
 - tasks j: dense parts, draft experts, loads, verify experts, writes of the next hot set, gathers;
-- modes M_j of an expert: near memory on the banks of each replica, or as xPU on all elements;
+- modes M_j of an expert: near memory, on the banks of each replica; or one, as it streams past all elements; or by the
+  far engine, beside a load or not. Of a load: with all of the link, or half of one that is shared;
 - precedence: the graph of the IR. A load waits for the draft router that first asked for its expert; for nothing, so it
   is released at time zero, if its expert is always needed; for verify's router otherwise. A write waits for the load,
   and for the last reader of the resident that it replaces;
