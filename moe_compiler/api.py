@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moe_compiler.allocation import allocate
+    from moe_compiler.calibration import calibrate
     from moe_compiler.compilation import Compilation, compile
     from moe_compiler.estimation import estimate
     from moe_compiler.placement import PlacementRequest, place
@@ -19,6 +20,7 @@ __all__ = [
     "Compilation",
     "PlacementRequest",
     "allocate",
+    "calibrate",
     "compile",
     "estimate",
     "pack",
@@ -32,6 +34,7 @@ _WHERE = {
     "Compilation": "compilation",
     "PlacementRequest": "placement",
     "allocate": "allocation",
+    "calibrate": "calibration",
     "compile": "compilation",
     "estimate": "estimation",
     "pack": "storing",

@@ -6,16 +6,17 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_passes.plan.errors import InputError
+from moe_passes.plan.request import CONTEXT, DRAFT_LENGTH
 
 from moe_compiler.backend.program import check_is_ours
 from moe_compiler.documents.run import RunDocument, SequenceEntry
-from moe_compiler.paths import read_text
+from moe_compiler.paths import names_of, read_arrays, read_text
 
 if TYPE_CHECKING:
     from moe_compiler.runtime.decoder import Decoder, Round
@@ -23,20 +24,12 @@ if TYPE_CHECKING:
     from moe_compiler.runtime.plan import Plan
     from moe_compiler.runtime.sampling import Sampling
     from moe_compiler.runtime.store_file import StoreFile
+    from moe_compiler.runtime.words import Words
 
 MOST_TOKENS = 1_000_000
+LARGEST_SEED = 2**31 - 1
 LARGEST_PROGRAM = 2**20
 LARGEST_PROMPT = 2**24
-UNIMPORTANT = (
-    "_name_or_path",
-    "transformers_version",
-    "architectures",
-    "auto_map",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-)
-"""Fields of a configuration that say nothing of what its weights are."""
 Hear = Callable[[int, str], None]
 """Hears new text: the number of the prompt, and the text."""
 
@@ -56,6 +49,7 @@ class Asked:
         seed: of the draws.
         check: whether to decode once more, one token at a time, and compare.
         far_bandwidth_gb_s: that reads of the store are held to (emulated); None: as fast as they are.
+        is_chat: whether prompts were made by a chat template, and have their special tokens.
     """
 
     max_new_tokens: int
@@ -64,6 +58,7 @@ class Asked:
     seed: int = 0
     check: bool = False
     far_bandwidth_gb_s: float | None = None
+    is_chat: bool = False
 
     def check_values(self) -> None:
         """Refuse values that cannot be.
@@ -75,6 +70,8 @@ class Asked:
             raise InputError(f"--max-new-tokens {self.max_new_tokens}; valid: 1 to {MOST_TOKENS:,}")
         if self.temperature is not None and not 1e-3 <= self.temperature <= 1e3:
             raise InputError(f"--temperature {self.temperature:g}; valid: 0.001 to 1000 (without --sample: greedy)")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"--seed {self.seed}; valid: 0 to {LARGEST_SEED:,}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"--top-p {self.top_p:g}; valid: above 0, at most 1")
         if self.far_bandwidth_gb_s is not None and not 1e-6 <= self.far_bandwidth_gb_s <= 1e6:
@@ -105,7 +102,7 @@ class Runner:
     draft_length: int
     store: "StoreFile"
     model: "Executable"
-    words: Any
+    words: "Words"
     ends: frozenset[int]
     baseline_bytes: int
 
@@ -116,40 +113,81 @@ class Runner:
         Raises:
             InputError: the folder is no compile of ours or edited by hand, or the store is damaged or another model's.
         """
+        from moe_compiler.runtime.huggingface import difference
         from moe_compiler.runtime.model import from_store, skeleton
         from moe_compiler.runtime.plan import Plan
         from moe_compiler.runtime.store_file import StoreFile
-        from moe_compiler.runtime.words import tokenizer
+        from moe_compiler.runtime.words import Words
 
         path = Path(folder)
-        context = _context(path)
-        constants, round_ = _program(path / "schedule.py")
+        document = _plan_document(path)
+        round_ = _program(path / "schedule.py", document)
         try:
+            read_arrays(path / "plan.npz", set(names_of(path / "plan.npz")))  # Nothing too large is unpacked.
             plan = Plan.load(path / "plan.npz")
             store = StoreFile(Path(weights), far_bandwidth_gb_s and far_bandwidth_gb_s * 1e9)
-            _check_same_model(plan.config, store.entries.config, path, Path(weights))
-            words = tokenizer(store)
-            skeleton(store.entries.config)  # What it imports is no part of what the run takes.
+            differs = difference(store.entries.config, plan.config)
+            if differs:
+                raise ValueError(
+                    f"{store.path}: is of another model than {path}: {differs} was compiled; valid: a store of the "
+                    "compiled model"
+                )
+            bare = skeleton(store.entries.config)  # What it imports is no part of what the run takes.
+            words = Words(store, bare.config.get_text_config().vocab_size)
             baseline = reset_peak()
             model = from_store(store)
-        except ValueError as error:
+        except InputError:
+            raise
+        except (KeyError, ValueError) as error:
             raise InputError(str(error)) from None
-        length, ends = constants["DRAFT_LENGTH"], _ends(store, words)
-        return Runner(plan, context, round_, length, store, model, words, ends, baseline)
+        context, length = document["context"], document["length"]
+        return Runner(plan, context, round_, length, store, model, words, _ends(store, words), baseline)
 
     def run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None = None) -> dict[str, Any]:
         """Generate what follows each prompt.
 
         Raises:
-            InputError: a prompt is empty or too long, or there are too many.
+            InputError: a prompt is empty or too long, there are too many, or the store or its tokenizer is damaged.
             CheckFailedError: a check was asked for and failed.
         """
+        asked.check_values()
+        if not 1 <= len(prompts) <= self.plan.batch:
+            raise InputError(f"{len(prompts)} prompts; valid: 1 to {self.plan.batch}, the batch that was compiled for")
+        try:
+            return self._run(prompts, asked, hear).content()
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def check_chat(self) -> None:
+        """Refuse a conversation with a model that has no template for it.
+
+        Raises:
+            InputError: it has none.
+        """
+        try:
+            self.words.chat([{"role": "user", "content": "?"}])
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def answer(self, said: list[dict[str, str]], asked: Asked, hear: Hear | None = None) -> str:
+        """Go on with a conversation; returns what the model says.
+
+        Raises:
+            InputError: as `run`, or there is no chat template.
+        """
+        try:
+            prompt = self.words.chat(said)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        found = self.run([prompt], replace(asked, is_chat=True), hear)
+        return str(found["sequences"][0]["text"])
+
+    def _run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None) -> RunDocument:
         from moe_compiler.runtime.decoder import generate
 
-        asked.check_values()
-        ids = [self._ids(number, prompt, asked.max_new_tokens) for number, prompt in enumerate(prompts)]
-        if not ids or len(ids) > self.plan.batch:
-            raise InputError(f"{len(ids)} prompts; valid: 1 to {self.plan.batch}, the batch that was compiled for")
+        ids = [self._ids(number, prompt, asked) for number, prompt in enumerate(prompts)]
         start = time.perf_counter()
         decoder = self._decoder(ids, asked, self.plan)
         said = _Said(self.words, hear)
@@ -157,16 +195,15 @@ class Runner:
             begun = time.perf_counter()
             new = generate(decoder, self.round_, asked.max_new_tokens, self.ends, said)
             seconds = time.perf_counter() - begun
-        except ValueError as error:
-            raise InputError(str(error)) from None
         finally:
             decoder.close()
+        said.end()
         peak = peak_bytes() - self.baseline_bytes
         same = self._checked(ids, new, asked) if asked.check else None
-        return self._report(prompts, new, decoder, (begun - start, seconds), peak, same).content()
+        return self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
 
-    def _ids(self, number: int, prompt: str, new_tokens: int) -> list[int]:
-        ids: list[int] = self.words(prompt)["input_ids"]
+    def _ids(self, number: int, prompt: str, asked: Asked) -> list[int]:
+        ids, new_tokens = self.words.encode(prompt, asked.is_chat), asked.max_new_tokens
         if not ids:
             raise InputError(f"prompt {number + 1} is empty; valid: at least one token")
         if len(ids) + new_tokens > self.context:
@@ -184,8 +221,8 @@ class Runner:
         capacity = max(map(len, ids)) + asked.max_new_tokens + self.draft_length + 1
         try:
             return Decoder(self.model, plan, ids, capacity, _sampling(asked))
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        except (IndexError, KeyError) as error:
+            raise InputError(f"the plan names an expert or a layer that the model does not have: {error}") from None
 
     def _checked(self, ids: list[list[int]], new: list[list[int]], asked: Asked) -> str:
         """Decode once more, one token at a time, on the same weights."""
@@ -220,7 +257,7 @@ class Runner:
         traffic, rate = decoder.store.staging.traffic, self.store.bytes_per_second
         return RunDocument(
             sequences=[
-                SequenceEntry(prompt=prompt, text=self.words.decode(tokens, skip_special_tokens=True), token_ids=tokens)
+                SequenceEntry(prompt=prompt, text=self.words.decode(tokens), token_ids=tokens)
                 for prompt, tokens in zip(prompts, new, strict=True)
             ],
             tokens_per_second=sum(map(len, new)) / seconds[1],
@@ -243,21 +280,26 @@ class Runner:
 
 
 class _Said:
-    """Turns new tokens into new text: a character may need several tokens."""
+    """Turns new tokens into new text: a character may need several tokens, so its beginning waits for its end."""
 
-    def __init__(self, words: Any, hear: Hear | None) -> None:
+    def __init__(self, words: "Words", hear: Hear | None) -> None:
         self.words, self.hear = words, hear
         self._tokens: dict[int, list[int]] = {}
         self._shown: dict[int, str] = {}
 
     def __call__(self, number: int, tokens: list[int]) -> None:
-        if self.hear is None:
-            return
-        every = self._tokens.setdefault(number, [])
-        every += tokens
-        text = self.words.decode(every, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):
-            self.hear(number, text[len(self._shown.get(number, "")) :])
+        self._tokens.setdefault(number, []).extend(tokens)
+        self._show(number, self.words.decode(self._tokens[number]).rstrip("\ufffd"))
+
+    def end(self) -> None:
+        """Say what waited."""
+        for number, tokens in self._tokens.items():
+            self._show(number, self.words.decode(tokens))
+
+    def _show(self, number: int, text: str) -> None:
+        new = text[len(self._shown.get(number, "")) :]
+        if self.hear is not None and new:
+            self.hear(number, new)
             self._shown[number] = text
 
 
@@ -267,22 +309,34 @@ def _sampling(asked: Asked) -> "Sampling | None":
     return None if asked.temperature is None else Sampling(asked.temperature, asked.top_p, asked.seed)
 
 
-def _context(folder: Path) -> int:
-    """Return the tokens in each cache that a folder was compiled for."""
+def _plan_document(folder: Path) -> dict[str, Any]:
+    """Return the parts of a plan.json that a run goes by.
+
+    Raises:
+        InputError: it is missing, damaged, or of another version.
+    """
     try:
         content = json.loads(read_text(folder / "plan.json"))
         if content["schema"] != 1:
-            raise InputError(f"{folder}: plan.json is of schema {content['schema']}; valid: 1; compile again")
-        return int(content["context"])
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"is of schema {content['schema']}; valid: 1; compile again")
+        context, length = content["context"], content["draft"]["length"]
+        CONTEXT.check("context", context)
+        DRAFT_LENGTH.check("draft.length", length)
+        counts = {layer["layer"]: len(layer["residency"]) for layer in content["layers"]}
+        return {"context": context, "length": length, "counts": counts, **content["dispatch"], **content["hot_set"]}
+    except InputError as error:
+        raise InputError(f"{folder}: plan.json: {error}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         reason = "plan.json is missing or damaged"
         raise InputError(f"{folder}: is no compile of ours: {reason}; valid: -o of moec compile") from None
 
 
-def _program(path: Path) -> tuple[dict[str, Any], "Round"]:
-    """Read a schedule.py, of which nothing but constants may differ from what we write, and return its round."""
+def _program(path: Path, plan: dict[str, Any]) -> "Round":
+    """Read a schedule.py, of which nothing but constants may differ from what we write, and return its round.
+
+    Raises:
+        InputError: it is not ours, or its constants are not those of the plan.
+    """
     try:
         text = read_text(path, LARGEST_PROGRAM)
     except (OSError, ValueError) as error:
@@ -290,25 +344,33 @@ def _program(path: Path) -> tuple[dict[str, Any], "Round"]:
     check_is_ours(text, str(path))
     space: dict[str, Any] = {"__name__": "schedule", "__file__": str(path)}
     exec(compile(ast.parse(text), str(path), "exec"), space)
-    return space, space["round_"]
+    rule, carried = space["HOT_SET"], space["CARRIED"]
+    found = {
+        "length": space["DRAFT_LENGTH"],
+        "sure_permille": space["SURE_PERMILLE"],
+        "least_permille": space["LEAST_PERMILLE"],
+        "order": space["ORDER"],
+        "engine": space["ENGINE"],
+        "most_far_tokens": space["MOST_FAR_TOKENS"],
+        "late": space["LATE"],
+        **vars(rule),
+    }
+    wrong = [name for name, value in found.items() if plan.get(name) != value]
+    if wrong or any(len(pair) != 2 or pair[1] not in range(plan["counts"].get(pair[0], 0)) for pair in carried):
+        raise InputError(f"{path}: its {wrong[0] if wrong else 'CARRIED'} is not that of plan.json; compile again")
+    if rule.every_rounds < 1:
+        raise InputError(f"{path}: every_rounds is {rule.every_rounds}; valid: 1 or more")
+    round_: Round = space["round_"]
+    return round_
 
 
-def _check_same_model(compiled: dict[str, Any], packed: dict[str, Any], folder: Path, store: Path) -> None:
-    for key in sorted({*compiled, *packed} - set(UNIMPORTANT)):
-        if compiled.get(key) != packed.get(key):
-            raise InputError(
-                f"{store}: is of another model than {folder}: {key} is {str(packed.get(key))[:60]}, and "
-                f"{str(compiled.get(key))[:60]} was compiled; valid: a store of the compiled model"
-            )
-
-
-def _ends(store: "StoreFile", words: Any) -> frozenset[int]:
+def _ends(store: "StoreFile", words: "Words") -> frozenset[int]:
     """Return the tokens that end a sequence: of the generation settings, else of the configuration or the tokenizer."""
     stated: list[Any] = []
     if "generation_config.json" in store.entries.files:
         with contextlib.suppress(ValueError, AttributeError, RecursionError):
             stated.append(json.loads(store.file("generation_config.json")).get("eos_token_id"))
-    stated += [store.entries.config.get("eos_token_id"), words.eos_token_id]
+    stated += [store.entries.config.get("eos_token_id"), words.end]
     found = next((value for value in stated if value is not None), None)
     values = found if isinstance(found, list) else [found]
     return frozenset(value for value in values if isinstance(value, int))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from moe_compiler.runtime.decoder import Decoder
     from moe_compiler.runtime.model import Executable
+    from moe_compiler.runtime.words import Words
 
 LARGEST_TEXT = 2**26
 MOST_TOKENS, LONGEST_DRAFT = 1_000_000, 64
@@ -95,14 +96,16 @@ def profile(
     source = load_model(model)
     try:
         built, words = _opened(source.config, Path(weights))
-    except ValueError as error:
+        ids = words.encode(content)[: asked.tokens]
+        if len(ids) < FEWEST_TOKENS:
+            raise InputError(f"--text {text}: has {len(ids)} tokens; valid: at least {FEWEST_TOKENS}")
+        progress("routing")
+        routing = _routing(built, ids)
+        lengths = np.stack([_lengths(built, ids, routing[0], of, asked) for of in _said(CONFIGURATIONS, progress)])
+    except InputError:
+        raise
+    except (ValueError, KeyError) as error:
         raise InputError(str(error)) from None
-    ids = words(content)["input_ids"][: asked.tokens]
-    if len(ids) < FEWEST_TOKENS:
-        raise InputError(f"--text {text}: has {len(ids)} tokens; valid: at least {FEWEST_TOKENS}")
-    progress("routing")
-    routing = _routing(built, ids)
-    lengths = np.stack([_lengths(built, ids, routing[0], of, asked) for of in _said(CONFIGURATIONS, progress)])
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -132,15 +135,20 @@ def _said(of: Sequence[tuple[int, int, float]], progress: Progress) -> Iterator[
         yield bits, dense, share
 
 
-def _opened(config: dict[str, Any], weights: Path) -> tuple["Executable", Any]:
+def _opened(config: dict[str, Any], weights: Path) -> tuple["Executable", "Words"]:
+    from moe_compiler.runtime.huggingface import configuration, difference
     from moe_compiler.runtime.model import build, from_store
     from moe_compiler.runtime.store_file import StoreFile
-    from moe_compiler.runtime.words import tokenizer
+    from moe_compiler.runtime.words import Words
 
+    vocabulary = configuration(config).get_text_config().vocab_size
     if not weights.is_file():
-        return build(config, weights, 0), tokenizer(weights)
+        return build(config, weights, 0), Words(weights, vocabulary)
     store = StoreFile(weights)
-    return from_store(store), tokenizer(store)
+    differs = difference(store.entries.config, config)
+    if differs:
+        raise ValueError(f"{weights}: is of another model: {differs} was asked for; valid: a store of that model")
+    return from_store(store), Words(store, vocabulary)
 
 
 def _routing(model: "Executable", ids: list[int]) -> tuple[Ints, Ints]:

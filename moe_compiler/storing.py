@@ -34,6 +34,8 @@ def pack(model: Any, weights: str | Path, output: str | Path, progress: Progress
 
     try:
         write(source.config, Path(weights), path, progress)
+    except KeyError as error:
+        raise InputError(f"{source.name}: transformers knows no model type {error}; valid: one that it knows") from None
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
@@ -69,8 +71,8 @@ def unpack(
         found.close()
         draft.chmod(0o755)
         draft.rename(folder)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{store}: {error}" if isinstance(error, KeyError) else str(error)) from None
     except OSError as error:
         raise InputError(f"-o {folder}: cannot be written: {error.strerror}") from None
     finally:

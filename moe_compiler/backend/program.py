@@ -262,7 +262,8 @@ def _is_alike(found: Any, ours: Any) -> bool:
     if type(found) is not type(ours):
         return False
     if isinstance(ours, ast.Constant):
-        return type(found.value) is type(ours.value) and isinstance(ours.value, int | str)
+        is_fixed = ours.value == "__main__"
+        return type(found.value) is type(ours.value) and (not is_fixed or found.value == ours.value)
     if isinstance(ours, ast.AST):
         return all(_is_alike(getattr(found, name, None), getattr(ours, name, None)) for name in ours._fields)
     if isinstance(ours, list):

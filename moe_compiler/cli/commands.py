@@ -35,6 +35,7 @@ COMMANDS = {
     "pack": "pack:pack_command",
     "unpack": "pack:unpack_command",
     "run": "run:run_command",
+    "calibrate": "calibrate:calibrate_command",
     "opt": "opt:opt_command",
     "show": "show:show_command",
     "partition": "partition:partition_command",

@@ -119,12 +119,9 @@ def _summary(found: dict[str, Any]) -> None:
 
 def _chat(runner: Any, asked: Any) -> None:
     """Answer line by line, each answer with all that was said before it."""
-    if not getattr(runner.words, "chat_template", None):
-        raise InputError("--chat: the model's tokenizer has no chat template; valid: --prompt")
+    runner.check_chat()
     said: list[dict[str, str]] = []
-    for line in sys.stdin:
-        said.append({"role": "user", "content": line.rstrip("\n")})
-        prompt = runner.words.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        found = runner.run([prompt], asked, _stream)
+    for line in sys.stdin.buffer:
+        said.append({"role": "user", "content": line.decode("utf-8", "replace").rstrip("\n")})
+        said.append({"role": "assistant", "content": runner.answer(said, asked, _stream)})
         click.echo()
-        said.append({"role": "assistant", "content": found["sequences"][0]["text"]})

@@ -57,7 +57,32 @@ class Decoder:
         self.drafted = self.accepted = self.rounds = self.promoted = self.verified = 0
         self.accepted_lengths: Counter[int] = Counter()
         self._choosers = [Chooser(sampling, number) for number in self.active]
-        self._prefill()
+        try:
+            self._check_model()
+            self._prefill()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_model(self) -> None:
+        """Refuse a model that this runtime would compute wrongly: every layer's state must be a cache that it keeps.
+
+        Raises:
+            ValueError: a layer has another state, or the model's code needs what is not here.
+        """
+        settings: Any = self.model.module.config
+        kind, layers = settings.model_type, settings.num_hidden_layers
+        try:
+            self.read(0, self.tokens[0][:1])
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"{kind} cannot be run here: {reason[0][:200]}") from error
+        missing = sorted(set(range(layers)) - set(self.kernels.keys))
+        if missing:
+            raise ValueError(
+                f"{kind} cannot be run here: layers {', '.join(map(str, missing[:8]))} keep another state than an "
+                "attention cache; it can be compiled and estimated. Valid: a model of attention layers"
+            )
 
     def begin_round(self) -> None:
         """Begin a round."""

@@ -47,6 +47,27 @@ def is_causal(model_type: str) -> bool:
     return model_type in causal_classes().values()
 
 
+UNIMPORTANT = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "output_router_logits",
+)
+"""Fields of a configuration that say nothing of what its weights are."""
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Say in what two configurations are of different weights; nothing where they are not."""
+    for key in sorted({*one, *other} - set(UNIMPORTANT)):
+        if one.get(key) != other.get(key):
+            return f"{key} is {str(one.get(key))[:60]}, and {str(other.get(key))[:60]}"
+    return ""
+
+
 def configuration(content: dict[str, Any]) -> Any:
     """Build the transformers configuration of a `config.json`; quantisation and code of its own are left out.
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moe_compiler.runtime.linear import multiply
+from moe_compiler.runtime.linear import multiply, pointwise
 from moe_compiler.runtime.quantise import Packed, quantise
 from moe_compiler.runtime.replay import Replay
 from moe_compiler.runtime.store import WHOLE, ExpertStore
 
 NOBODY = -1
+POINTWISE = ("cos", "erf", "exp", "gelu", "log", "mish", "sigmoid", "silu", "sin", "softplus", "tanh")
+"""Functions whose last digit depends on where in a tensor a value stands, by their names in torch."""
 
 
 @dataclass
@@ -199,7 +201,7 @@ class Kernels:
 
 
 class CaughtLinear(TorchFunctionMode):
-    """Send every `torch.nn.functional.linear` to our kernel."""
+    """Send every `torch.nn.functional.linear` to our kernel, and functions of single values through whole vectors."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
@@ -212,9 +214,11 @@ class CaughtLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
     ) -> Any:
-        """Catch linear; leave everything else alone."""
+        """Catch linear, and functions of single values; leave everything else alone."""
         if function is nn.functional.linear:
             return self.kernels.linear(*args, **(options or {}))
+        if getattr(function, "__name__", "") in POINTWISE and args and args[0].is_floating_point():
+            return pointwise(function, *args, **(options or {}))
         return function(*args, **(options or {}))
 
 

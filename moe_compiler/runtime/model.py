@@ -102,36 +102,56 @@ def from_store(store: StoreFile) -> Executable:
         ValueError: a tensor is damaged, or the store is not of this model.
     """
     model = skeleton(store.entries.config)
+    check_store(model, store)
     dense: dict[int, tuple[Tensor, Packed]] = {}
     for name in store.entries.dense:
-        owner, last = _owner(model, name, store)
+        owner, last = _owner(model, name)
         kept = _let_go(owner, last)
         dense[id(kept)] = (kept, store.dense(name))
     for name in store.entries.raw:
-        owner, last = _owner(model, name, store)
+        owner, last = _owner(model, name)
         values = store.raw(name).to(torch.float32)
+        if not values.isfinite().all():
+            raise ValueError(f"{store.path}: {name} holds numbers that are not finite; pack the model again")
         if last in owner._parameters:
             setattr(owner, last, nn.Parameter(values, requires_grad=False))
         else:
             owner._buffers[last] = values
     _compute_buffers(model)
-    found = tuple(find_experts(model))
-    stacked = {id(parameter) for part in found for parameter in part.module.parameters() if parameter.dim() == 3}
-    missing = [n for n, p in model.named_parameters() if p.is_meta and id(p) not in dense and id(p) not in stacked]
-    layers = {part.layer: part.experts for part in found}
-    if missing or layers != {layer: len(entry["pieces"]) for layer, entry in store.entries.experts.items()}:
-        raise ValueError(f"{store.path}: lacks {missing[0] if missing else 'experts'} of its model; pack it again")
-    return Executable(model, found, dense, store)
+    return Executable(model, tuple(find_experts(model)), dense, store)
 
 
-def _owner(model: nn.Module, name: str, store: StoreFile) -> tuple[Any, str]:
+def _owner(model: nn.Module, name: str) -> tuple[Any, str]:
     path, _, last = name.rpartition(".")
-    try:
-        owner = model.get_submodule(path)
-        getattr(owner, last)
-    except AttributeError:
-        raise ValueError(f"{store.path}: holds {name}, which its model does not have; pack it again") from None
-    return owner, last
+    return model.get_submodule(path), last
+
+
+def check_store(model: nn.Module, store: StoreFile) -> None:
+    """Refuse a store that does not hold exactly the parameters of its model, each of its shape.
+
+    Raises:
+        ValueError: something is missing, too much, or of another shape.
+    """
+    found = find_experts(model)
+    stacked = {id(parameter) for part in found for parameter in part.module.parameters() if parameter.dim() == 3}
+    kept = model.state_dict(keep_vars=True)
+    expected = {name: tuple(tensor.shape) for name, tensor in kept.items() if id(tensor) not in stacked}
+    held = {name: tuple(entry["shape"]) for name, entry in store.entries.dense.items()}
+    held |= {name: tuple(entry["shape"]) for name, entry in store.entries.raw.items()}
+    for name in sorted({*expected, *held}):
+        if expected.get(name) != held.get(name):
+            have, want = (list(of[name]) if name in of else "nothing" for of in (held, expected))
+            raise ValueError(f"{store.path}: {name} is {have}; its model has {want}; pack the model again")
+    layers = {part.layer: part for part in found}
+    if set(layers) != set(store.entries.experts):
+        raise ValueError(
+            f"{store.path}: has experts of layers {sorted(store.entries.experts)}; valid: {sorted(layers)}"
+        )
+    for layer, entry in store.entries.experts.items():
+        part = layers[layer]
+        shapes = [list(matrix.shape) for matrix in matrices(part.module, 0)]
+        if len(entry["pieces"]) != part.experts or [list(shape) for shape in entry["shapes"]] != shapes:
+            raise ValueError(f"{store.path}: the experts of layer {layer} are not those of its model; pack it again")
 
 
 def _compute_buffers(model: Any) -> None:
@@ -189,7 +209,11 @@ def _randomise(model: nn.Module, seed: int) -> None:
 
 
 def find_experts(model: nn.Module) -> list[ExpertModule]:
-    """Find experts modules, and beside each the router: the module whose matrix has a row for every expert."""
+    """Find experts modules, and beside each the router: the module whose matrix has a row for every expert.
+
+    Raises:
+        ValueError: there are none of the kind that this runtime computes.
+    """
     found = []
     for name, parent in model.named_modules():
         experts: Any = getattr(parent, "experts", None)
@@ -197,18 +221,33 @@ def find_experts(model: nn.Module) -> list[ExpertModule]:
             continue
         stacked: Any = experts.gate_up_proj
         count = int(stacked.shape[0])
-        router = next(
+        routers = [
             p
             for n, p in parent.named_parameters()
             if not n.startswith("experts.") and p.dim() == 2 and p.shape[0] == count
-        )
-        layer = int(next(part for part in name.split(".") if part.isdigit()))
-        found.append(ExpertModule(layer, experts, router, _top_k(model), count))
+        ]
+        numbers = [part for part in name.split(".") if part.isdigit()]
+        if not routers or not numbers or not hasattr(experts, "is_transposed"):
+            raise _unsupported(model, "its experts, or their router, are of a kind of their own")
+        found.append(ExpertModule(int(numbers[0]), experts, routers[0], _top_k(model), count))
+    if not found:
+        raise _unsupported(model, "it has no experts that transformers stacks")
     return found
 
 
+def _unsupported(model: Any, reason: str) -> ValueError:
+    return ValueError(
+        f"{model.config.model_type} cannot be run here: {reason}; it can be compiled and estimated. Valid: a model of "
+        "attention layers with stacked experts, qwen3_moe for example"
+    )
+
+
 def _top_k(model: nn.Module) -> int:
-    return int(model.config.num_experts_per_tok)  # type: ignore[union-attr, arg-type]
+    config: Any = model.config
+    for name in ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_num_active_primary_experts"):
+        if isinstance(getattr(config, name, None), int):
+            return int(getattr(config, name))
+    raise _unsupported(model, "how many experts a token takes is not where it is expected")
 
 
 def matrices(module: Any, expert: int) -> tuple[Tensor, Tensor]:
@@ -222,7 +261,7 @@ def _experts(module: nn.Module, hidden: Tensor, index: Tensor, weight: Tensor) -
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     kernels, window = ACTIVE[-1], int(options.get("sliding_window") or 0)
     scaling = options.get("scaling")

@@ -13,21 +13,11 @@ from torch import Tensor, nn
 
 from moe_compiler.runtime import checkpoint
 from moe_compiler.runtime.huggingface import configuration, quiet_transformers
-from moe_compiler.runtime.model import dense_matrices, find_experts, matrices, register
+from moe_compiler.runtime.model import check_store, dense_matrices, find_experts, matrices, register
 from moe_compiler.runtime.quantise import Packed, quantise
-from moe_compiler.runtime.store_file import DTYPES, StoreFile, StoreWriter
+from moe_compiler.runtime.store_file import DTYPES, LARGEST_TOKENIZER_FILE, TOKENIZER_FILES, StoreFile, StoreWriter
 
 LAYER = re.compile(r"\blayers\.(\d+)\.")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "vocab.json",
-    "merges.txt",
-)
-LARGEST_TOKENIZER_FILE = 2**26
 STACKED = ("gate_up_proj", "down_proj")
 Progress = Callable[[str], None]
 
@@ -128,8 +118,8 @@ def _write(model: nn.Module, writer: StoreWriter) -> None:
 def _packed(weight: Tensor, name: str) -> Packed:
     try:
         return quantise(weight.detach())
-    except ValueError:
-        raise ValueError(f"{name} holds numbers that are not finite; valid: finite weights") from None
+    except ValueError as error:
+        raise ValueError(f"{name} holds numbers that are not finite, or too large ({error})") from None
 
 
 def _empty(module: nn.Module, name: str) -> None:
@@ -160,6 +150,7 @@ def unpack(store: StoreFile, folder: Path, is_slice: bool, progress: Progress = 
     register()
     with quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(configuration(config))
+    check_store(model, store)
     parts = _parts(model, store, is_slice)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     places: dict[str, str] = {}
@@ -176,8 +167,7 @@ def unpack(store: StoreFile, folder: Path, is_slice: bool, progress: Progress = 
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
     for name in store.entries.files:
-        if name in TOKENIZER_FILES:
-            (folder / name).write_bytes(store.file(name))
+        (folder / name).write_bytes(store.file(name))
 
 
 def _parts(model: nn.Module, store: StoreFile, is_slice: bool) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -1,6 +1,7 @@
 """A compilation as its program sees it: `plan.npz`, beside `schedule.py`."""
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Plan:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return _plan({name: file[name] for name in file.files})
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: is not the plan of this program: {error}") from None
 
 

@@ -14,6 +14,8 @@ GROUP = 32
 LEAST_SCALE = 2.0**-24
 """The smallest FP16 above zero: no scale is lost."""
 HALF_STEP = 8
+LARGEST_WEIGHT = 127 * 65_504.0
+"""The largest FP16 times the largest INT8."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,12 @@ def quantise(weight: Tensor) -> Packed:
     """Quantise a matrix [out, in] symmetrically in groups of 32 inputs.
 
     Raises:
-        ValueError: a weight is not finite.
+        ValueError: a weight is not finite, or so large that its FP16 scale would not be.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("a weight is not a finite number")
+    if weight.numel() and weight.abs().max().item() > LARGEST_WEIGHT:
+        raise ValueError(f"a weight is beyond {LARGEST_WEIGHT:,.0f}: its scale is no finite FP16")
     out, inputs = weight.shape
     groups = -(-inputs // GROUP)
     padded = torch.zeros(out, groups * GROUP, dtype=torch.float32)

@@ -27,6 +27,8 @@ class Sampling:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the distribution that tokens are drawn from: [vocabulary] float64."""
+        if not logits.isfinite().all():
+            raise ValueError("the model's scores are not finite: nothing can be drawn from them")
         shares = torch.softmax(logits.to(torch.float64) / self.temperature, dim=-1)
         if self.top_p >= 1:
             return shares

@@ -118,6 +118,12 @@ class Staging:
             if self._closed:
                 raise RuntimeError("staging is closed")
             entry = self._entries.get(key)
+            while entry is not None and entry.pieces != pieces:
+                # What HB keeps of it has changed since: the load that is under way ends, and is not the one asked for.
+                self._drop(key)
+                if entry.state == LOADING:
+                    self._changed.wait()
+                entry = self._entries.get(key)
             if entry is None:
                 self._turn += 1
                 self._entries[key] = Entry(priority, self._turn, pieces)
@@ -142,18 +148,24 @@ class Staging:
         with self._changed:
             self._awaited = list(keys)
             self._changed.notify_all()
-            while True:
-                for key in self._awaited:
-                    entry = self._entries[key]
-                    if entry.error is not None:
-                        raise entry.error
-                    if entry.state in HELD:
-                        self.traffic.waited_seconds += time.perf_counter() - start
-                        self._awaited = []
-                        return key
-                if not self._thread.is_alive():
-                    raise RuntimeError("the thread that loads experts has ended")
-                self._changed.wait(PATIENCE_SECONDS)
+            try:
+                while (found := self._first_held()) is None:
+                    if not self._thread.is_alive():
+                        raise RuntimeError("the thread that loads experts has ended")
+                    self._changed.wait(PATIENCE_SECONDS)
+                return found
+            finally:
+                self._awaited = []
+                self.traffic.waited_seconds += time.perf_counter() - start
+
+    def _first_held(self) -> Key | None:
+        for key in self._awaited:
+            entry = self._entries[key]
+            if entry.error is not None:
+                raise entry.error
+            if entry.state in HELD:
+                return key
+        return None
 
     def is_here(self, key: Key) -> bool:
         """Say whether a load can be computed with."""
@@ -283,14 +295,14 @@ class Staging:
     def _run(self) -> None:
         while (found := self._next()) is not None:
             key, entry = found
-            start, error = time.perf_counter(), None
+            start, error, size = time.perf_counter(), None, 0
             try:
                 for piece, into in self._bytes(entry).items():
                     self._far.read(*key, piece, into)
+                size = self._far.layouts[key[0]].bytes_of(entry.pieces)
             except Exception as failure:
                 error = failure
             with self._changed:
-                size = self._far.layouts[key[0]].bytes_of(entry.pieces)
                 self.traffic.add(key, size, time.perf_counter() - start)
                 entry.error, entry.state = error, HERE
                 if entry.is_dropped:

@@ -5,6 +5,7 @@ the header: JSON that says what lies where, with a CRC-32 for every piece.
 """
 
 import json
+import math
 import os
 import struct
 import threading
@@ -27,6 +28,16 @@ from moe_compiler.runtime.staging import pages
 MAGIC, VERSION = b"MOESTORE", 1
 PREAMBLE = struct.Struct("<8sIIQQ")
 LARGEST_HEADER = 2**26
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
+)
+LARGEST_TOKENIZER_FILE = 2**26
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 Piece = tuple[int, int, int]
 """Offset, bytes, CRC-32."""
@@ -147,10 +158,10 @@ class StoreFile:
             layer: Layout(tuple((int(out), int(inputs)) for out, inputs in entry["shapes"]))
             for layer, entry in self.entries.experts.items()
         }
-        self._file, self.is_direct = _open(path)
+        self._file, self.is_direct = open_direct(path)
         self._sound: set[int] = set()
         self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
-        self._lock = threading.Lock()
+        self._lock, self._emulated = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
         """Close the file."""
@@ -162,10 +173,15 @@ class StoreFile:
         Raises:
             ValueError: the piece is truncated, or not what was written.
         """
-        start = time.perf_counter()
         found = self.entries.experts[layer]["pieces"][expert][piece]
-        self._read(tuple(found), into, f"the {piece} of expert {expert} of layer {layer}")
-        if self.bytes_per_second:
+        what = f"the {piece} of expert {expert} of layer {layer}"
+        if not self.bytes_per_second:
+            self._read(tuple(found), into, what)
+            return
+        # Whoever reads, the disk that is emulated has one rate for all.
+        with self._emulated:
+            start = time.perf_counter()
+            self._read(tuple(found), into, what)
             time.sleep(max(0.0, found[1] / self.bytes_per_second - (time.perf_counter() - start)))
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
@@ -218,7 +234,7 @@ class StoreFile:
             self._sound.add(offset)
 
 
-def _open(path: Path) -> tuple[int, bool]:
+def open_direct(path: Path) -> tuple[int, bool]:
     """Open for direct reads where the file system has them."""
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECT), True
@@ -250,7 +266,7 @@ def _entries(path: Path, size: int) -> Entries:
         )
         _check_places(found, size)
         return found
-    except (struct.error, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (struct.error, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(f"{path}: is no store, or damaged: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -265,13 +281,22 @@ def _check_places(entries: Entries, size: int) -> None:
         for expert, pieces in enumerate(entry["pieces"]):
             _check_pieces(f"expert {expert} of layer {layer}", layout, pieces, size)
     for name, entry in entries.raw.items():
-        _check_piece(name, entry["piece"], DTYPES[entry["dtype"]].itemsize * int(np.prod(entry["shape"])), size)
+        elements = math.prod(_count(value) for value in entry["shape"])
+        _check_piece(name, entry["piece"], DTYPES[entry["dtype"]].itemsize * elements, size)
     for name, piece in entries.files.items():
-        _check_piece(name, piece, int(piece[1]), size)
+        if name not in TOKENIZER_FILES or _count(piece[1]) > LARGEST_TOKENIZER_FILE:
+            raise ValueError(f"holds a file '{name[:40]}'; valid: {', '.join(TOKENIZER_FILES)}, of at most 64 MiB")
+        _check_piece(name, piece, _count(piece[1]), size)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"holds {str(value)[:40]!r} where a count is expected")
+    return value
 
 
 def _shape(values: Any) -> tuple[int, int]:
-    out, inputs = (int(value) for value in values)
+    out, inputs = (_count(value) for value in values)
     if not (0 < out < 2**31 and 0 < inputs < 2**31):
         raise ValueError(f"holds a matrix of {out} times {inputs}")
     return out, inputs
@@ -283,7 +308,7 @@ def _check_pieces(name: str, layout: Layout, entry: Mapping[str, Any], size: int
 
 
 def _check_piece(what: str, piece: Any, expected: int, size: int) -> None:
-    offset, length, _ = (int(value) for value in piece)
+    offset, length, _ = (_count(value) for value in piece)
     if length != expected or offset < PREAMBLE.size or offset % PAGE:
         raise ValueError(f"has {what} at {offset}, {length} bytes; valid: {expected} bytes that begin on a page")
     if offset + padded(length) > size:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from moe_compiler.backend.program import check_is_ours
-from moe_compiler.generation import Asked, Runner
+from moe_compiler.generation import Asked, Runner, _Said
 from moe_compiler.runtime import store_file
 from moe_compiler.runtime.decoder import Decoder, generate, plain_round
 from moe_compiler.runtime.model import from_store
@@ -77,7 +77,7 @@ def test_the_text_is_that_of_transformers_on_the_unpacked_checkpoint(folder, sto
     words = Runner.open(folder, store).words
     found = json.loads(run(folder, store, "--json", prompts=PROMPTS).stdout)
     for prompt, sequence in zip(PROMPTS, found["sequences"], strict=True):
-        ids = words(prompt)["input_ids"]
+        ids = words.encode(prompt)
         expected = model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
         assert sequence["token_ids"] == expected
         assert sequence["text"] == words.decode(expected)
@@ -192,6 +192,7 @@ def test_prompts_from_files(folder, store, tmp_path):
         (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--temperature", 0), ["--temperature 0"]),
         (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--top-p", 2), ["--top-p 2"]),
         (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--check"), ["--check with --sample"]),
+        (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--seed", 10**13), ["--seed 10000000000000"]),
         (("--prompt", "x", "--max-new-tokens", 4, "--far-bandwidth", -1), ["--far-bandwidth -1"]),
         (("--prompt-file", "nowhere.txt", "--max-new-tokens", 4), ["nowhere.txt: cannot be read"]),
     ],
@@ -258,9 +259,14 @@ def test_headers_that_lie_are_refused(store, tmp_path):
     for change, words in (
         (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 2**40), "is cut off"),
         (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(1, 5), "valid: "),
-        (lambda h: h["experts"]["0"]["shapes"].__setitem__(0, [-1, 4]), "a matrix of -1"),
+        (lambda h: h["dense"]["lm_head.weight"]["shape"].__setitem__(0, float("inf")), "where a count is expected"),
+        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 4096.0), "where a count is expected"),
+        (lambda h: h["files"].__setitem__("evil.py", [4096, 1, 0]), "holds a file 'evil.py'"),
+        (lambda h: h["files"].__setitem__("vocab.json", []), "is no store, or damaged"),
+        (lambda h: h["experts"]["0"]["shapes"].__setitem__(0, [-1, 4]), "where a count is expected"),
         (lambda h: h["experts"].__setitem__("x", {}), "x"),
         (lambda h: h["raw"].__setitem__("a", {"shape": [2**60], "dtype": "F32", "piece": [4096, 8, 0]}), "valid: "),
+        (lambda h: h["raw"].__setitem__("a", {"shape": [2**32] * 2, "dtype": "F32", "piece": [4096, 0, 0]}), "valid: "),
         (lambda h: h.pop("dense"), "dense"),
     ):
         header = json.loads(json.dumps(vars(found.entries)))
@@ -273,6 +279,41 @@ def test_headers_that_lie_are_refused(store, tmp_path):
         (tmp_path / "lies.store").write_bytes(data)
         with pytest.raises(ValueError, match=words):
             StoreFile(tmp_path / "lies.store")
+
+
+def rewritten(store, path, change):
+    """A store with another header, and the right CRC-32 of it."""
+    header = json.loads(json.dumps(vars(StoreFile(store).entries)))
+    change(header)
+    data, text = bytearray(store.read_bytes()), json.dumps(header).encode()
+    place = len(data)
+    data += text + bytes(-len(text) % 4096)
+    data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, store_file.zlib.crc32(text), place, len(text))
+    path.write_bytes(data)
+    return path
+
+
+def exchange(header):
+    dense = header["dense"]
+    dense["model.layers.0.self_attn.q_proj.weight"] = dense["model.layers.0.self_attn.k_proj.weight"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (exchange, "model.layers.0.self_attn.q_proj.weight is [64, 192]; its model has [192, 192]"),
+        (lambda h: h["experts"]["2"]["shapes"].reverse(), "the experts of layer 2 are not those of its model"),
+        (lambda h: h["experts"]["2"]["pieces"].pop(), "the experts of layer 2 are not those of its model"),
+        (lambda h: h["experts"].pop("1"), "has experts of layers [0, 2, 3]"),
+        (lambda h: h["raw"].pop("model.norm.weight"), "model.norm.weight is nothing"),
+        (lambda h: h["raw"].__setitem__("model.layers", h["raw"]["model.norm.weight"]), "model.layers is [192]"),
+    ],
+)
+def test_a_store_that_is_not_of_its_own_model_is_refused(folder, store, tmp_path, change, words):
+    path = rewritten(store, tmp_path / "odd.store", change)
+    assert_refused(run(folder, path), words)
+    assert_refused(moec("unpack", path, "-o", tmp_path / "unpacked"), words)
+    assert not (tmp_path / "unpacked").exists()
 
 
 def test_a_store_of_another_model_is_refused(folder, tmp_path):
@@ -324,11 +365,59 @@ def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
     assert_refused(run(tmp_path, store), "is no compile of ours")
     assert_refused(run(folder, tmp_path / "no.store"), "no such store")
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
-    (broken / "plan.npz").write_bytes(b"no archive")
-    assert_refused(run(broken, store), "is not the plan of this program")
+    for content in (b"no archive", b"PK\3\4 no archive either"):
+        (broken / "plan.npz").write_bytes(content)
+        assert_refused(run(broken, store), "plan.npz")
     plan = json.loads((folder / "plan.json").read_text())
-    (broken / "plan.json").write_text(json.dumps({**plan, "schema": 9}))
-    assert_refused(run(broken, store), "is of schema 9", "compile again")
+    for change, words in (
+        ({"schema": 9}, ["is of schema 9", "compile again"]),
+        ({"context": float("inf")}, ["plan.json"]),
+        ({"draft": {"length": 5}}, ["its length is not that of plan.json"]),
+        ({"layers": []}, ["CARRIED" if "CARRIED = ()" not in (folder / "schedule.py").read_text() else "plan.npz"]),
+    ):
+        (broken / "plan.json").write_text(json.dumps({**plan, **change}))
+        assert_refused(run(broken, store), *words)
+
+
+def test_a_tokenizer_that_fails_is_an_error_of_the_store(folder, store, tmp_path):
+    weights = Path(shutil.copytree(MODEL, tmp_path / "weights"))
+    tokenizer = json.loads((MODEL / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 1024, "content": "<|new|>"})
+    (weights / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
+    assert_refused(run(folder, tmp_path / "x.store", prompts=["a<|new|>"]), "gives 1024", "has 1024 tokens")
+    (weights / "tokenizer.json").write_text("{}")
+    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "y.store").returncode == 0
+    assert_refused(run(folder, tmp_path / "y.store"), "its tokenizer fails")
+
+
+def test_a_conversation_goes_through_the_chat_template(folder, tmp_path):
+    """Special tokens that the template wrote are not added once more."""
+    weights = Path(shutil.copytree(MODEL, tmp_path / "weights"))
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    settings = json.loads((MODEL / "tokenizer_config.json").read_text())
+    (weights / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
+    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
+    runner = Runner.open(folder, tmp_path / "x.store")
+    said = [{"role": "user", "content": "hello"}]
+    heard = []
+    answer = runner.answer(said, Asked(6), lambda number, text: heard.append(text))
+    assert "".join(heard) == answer
+    assert runner.words.chat(said) == "user: hello\nassistant:"
+    assert runner.run([runner.words.chat(said)], Asked(6))["sequences"][0]["text"] == answer
+
+
+def test_text_that_ends_in_the_middle_of_a_character_is_said_to_its_end():
+    class Bytes:
+        def decode(self, tokens):
+            return bytes(tokens).decode("utf-8", "replace")
+
+    heard = []
+    said = _Said(Bytes(), lambda number, text: heard.append(text))
+    for token in "a é".encode()[:-1]:
+        said(0, [token])
+    said.end()
+    assert heard == ["a", " ", "\ufffd"]
 
 
 @pytest.mark.parametrize(
@@ -343,6 +432,7 @@ def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
         lambda text: text.replace("accepted = decoder.verify", "accepted = eval"),
         lambda text: text.replace("from moe_compiler.runtime.main import main", "from os import system as main"),
         lambda text: text.replace("def round_", "@print\ndef round_"),
+        lambda text: text.replace('"__main__"', '"schedule"'),
         lambda text: "def" + text,
         lambda text: "(" * 5000,
         lambda text: "\0",

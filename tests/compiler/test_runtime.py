@@ -4,6 +4,7 @@ import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ import torch
 import moe_compiler
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
-from moe_compiler.runtime.linear import multiply
+from moe_compiler.runtime.kernels import Step
+from moe_compiler.runtime.linear import multiply, pointwise
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.quantise import Packed, quantise
 from moe_compiler.runtime.store import EngineRule
 from tests.conftest import TINY, tiny_config
+
+ARCHITECTURES = json.loads((Path(__file__).parents[1] / "architectures.json").read_text())
 
 
 def random(*shape, seed=0):
@@ -56,9 +60,51 @@ def test_a_matrix_of_many_blocks_is_multiplied_as_a_whole():
     assert (multiply(batch, packed, is_slice=False).double() - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
+@pytest.mark.parametrize("function", [torch.sigmoid, torch.nn.functional.silu, torch.exp, torch.tanh, torch.cos])
+@pytest.mark.parametrize("columns", [1, 7, 64, 100])
+def test_functions_of_values_are_batch_invariant_to_the_last_bit(function, columns):
+    """Also where a tensor is so large that threads share it, and where rows are no whole vectors."""
+    values = random(1200, columns, seed=2)
+    together = pointwise(function, values)
+    assert (together - function(values.double())).abs().max() < 1e-5
+    for n in (0, 1, 5, 16, 17, 31, 600, 1199):
+        assert torch.equal(together[n], pointwise(function, values[n : n + 1])[0])
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "deepseek_v3"])
+def test_a_block_of_many_rows_gives_each_row_what_it_gives_alone(model_type):
+    model = build(tiny_config(model_type), None, seed=0)
+    prompt = [(7 * n) % 100 + 1 for n in range(40)]
+    logits = []
+    for blocks in ([prompt], [[token] for token in prompt]):
+        decoder = Decoder(model, Plan(), [prompt[:1]], 64)
+        parts, done = [], 0
+        for block in blocks:
+            positions = torch.arange(done, done + len(block))[None]
+            parts.append(decoder._run(torch.tensor([block]), Step(False, positions, [0]))[0])
+            done += len(block)
+        logits.append(torch.cat(parts))
+        decoder.close()
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "granitemoehybrid", "lfm2_moe"])
+def test_a_model_with_another_state_than_an_attention_cache_is_refused(kind):
+    with pytest.raises(ValueError, match=rf"{kind} cannot be run here"):
+        Decoder(build(ARCHITECTURES[kind], None, 0), Plan(), [[1, 2]], 16)
+
+
+@pytest.mark.parametrize("kind", ["nemotron_h", "llama4_text", "dbrx"])
+def test_a_model_whose_experts_are_of_another_kind_is_refused(kind):
+    with pytest.raises(ValueError, match="cannot be run here"):
+        Decoder(build(ARCHITECTURES[kind], None, 0), Plan(), [[1, 2]], 16)
+
+
 def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         quantise(torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(ValueError, match="no finite FP16"):
+        quantise(torch.tensor([[1e7]]))
 
 
 def test_without_low_nibbles_there_is_only_a_slice():

@@ -130,6 +130,19 @@ def test_what_is_dropped_while_it_loads_gives_its_slots_back(made):
     assert not staging.holds((0, 0))
 
 
+def test_what_is_asked_for_in_other_pieces_while_it_loads_is_loaded_anew(made):
+    """A resident's rest is on its way and dropped; then HB keeps nothing of it, and all of it is asked for."""
+    staging, far = made(4)
+    far.go.clear()
+    staging.request((0, 3), 5, (REST,))
+    assert far.begun.wait(5)
+    staging.keep(0, [])
+    threading.Timer(0.2, far.go.set).start()
+    load(staging, (0, 3))
+    held = staging.pieces((0, 3))
+    assert {piece: int(bytes_[0]) for piece, bytes_ in held.items()} == {SLICE: 30, REST: 31}
+
+
 def test_a_failing_load_raises_where_it_is_waited_for_and_nowhere_else(made):
     staging, _ = made(4, broken=[(0, 1)])
     staging.request((0, 1), 5, BOTH)
@@ -137,6 +150,8 @@ def test_a_failing_load_raises_where_it_is_waited_for_and_nowhere_else(made):
     with pytest.raises(ValueError, match="expert 1 is damaged"):
         load(staging, (0, 1))
     assert not staging.copy((0, 1), SLICE, torch.zeros(4, dtype=torch.uint8))
+    staging.clear()
+    load(staging, (0, 2))
 
 
 def test_a_piece_is_copied_while_it_is_here(made):

@@ -1,0 +1,283 @@
+"""`moec calibrate`: measure this machine into a hardware file, as `moec run` uses it.
+
+Near is ordinary memory, far a disk that direct reads reach. What is measured is what the runtime does: its kernel's
+products by the number of rows, direct reads of an expert, and whole decoding steps of small models, from which the
+fixed times of a step, a layer and an expert follow by least squares.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from moe_passes.plan.errors import InputError
+
+from moe_compiler.backend.folder import check_file, write_file
+
+WIDTHS = (1, 2, 4, 8, 16, 64)
+"""Rows that products are measured with."""
+MATRIX = (2048, 2048)
+LEAST_SECONDS, REPEATS = 0.2, 3
+COPIED_BYTES = 2**26
+DISK_BYTES, READ_BYTES = 2**28, (2**22, 2**16, 4096)
+"""Of the file that is read, and of one read: an expert, a small one, a page."""
+STEPS = 6
+SHAPES = ((2, 2), (6, 2), (2, 8), (6, 8), (4, 4))
+"""Layers and experts a token of the models whose steps are timed."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured; SI units.
+
+    Attributes:
+        copy_bytes_per_second: of memory.
+        macs_per_second: of the kernel on INT8 weights and on slices, by rows.
+        attention_macs_per_second: of products with a cache.
+        disk_bytes_per_second: of direct reads of an expert's size.
+        disk_latency_seconds: of a direct read of a page.
+        step_seconds: fixed, of a step.
+        layer_seconds: fixed, of a layer.
+        expert_seconds: fixed, of an expert.
+        misfit: largest error of the fit of whole steps, as a share of the step.
+    """
+
+    copy_bytes_per_second: float
+    macs_per_second: dict[tuple[int, int], float]
+    attention_macs_per_second: float
+    disk_bytes_per_second: float
+    disk_latency_seconds: float
+    step_seconds: float
+    layer_seconds: float
+    expert_seconds: float
+    misfit: float
+
+
+def calibrate(
+    output: str | Path, disk: str | Path | None = None, progress: Progress = lambda text: None
+) -> dict[str, Any]:
+    """Write the hardware file of this machine; returns its content.
+
+    Args:
+        output: the file that is made; its name becomes the machine's.
+        disk: a folder on the disk that stores will be read from; None: that of the output.
+        progress: hears what is measured.
+
+    Raises:
+        InputError: a place that cannot be written.
+    """
+    path = Path(output)
+    check_file(path)
+    folder = Path(disk) if disk is not None else path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--disk {folder}: valid: a folder on the disk that stores are read from")
+    found = _measured(folder, progress)
+    content = _document(path.stem, found)
+    write_file(path, f"# {content['description']}\n" + yaml.safe_dump(content, sort_keys=False, width=120))
+    return content
+
+
+def _measured(folder: Path, progress: Progress) -> Measured:
+    progress("memory and products")
+    copied, macs = _copy(), {(bits, width): _products(bits, width) for bits in (4, 8) for width in WIDTHS}
+    attention = _attention()
+    progress("direct reads")
+    bandwidth, latency = _reads(folder)
+    progress("whole steps")
+    fixed, misfit = _fixed(macs)
+    return Measured(copied, macs, attention, bandwidth, latency, *fixed, misfit)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    """Return the shortest mean of a few measurements: what else the machine does only adds."""
+    run()
+    means = []
+    for _ in range(REPEATS):
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < LEAST_SECONDS:
+            run()
+            count += 1
+        means.append((time.perf_counter() - start) / count)
+    return min(means)
+
+
+def _copy() -> float:
+    import torch
+
+    source = torch.ones(COPIED_BYTES, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return COPIED_BYTES / _seconds(lambda: target.copy_(source))
+
+
+def _products(bits: int, width: int) -> float:
+    import torch
+
+    from moe_compiler.runtime.linear import multiply
+    from moe_compiler.runtime.quantise import quantise
+
+    out, inputs = MATRIX
+    packed, rows = quantise(torch.randn(out, inputs)), torch.randn(width, inputs)
+    return width * out * inputs / _seconds(lambda: multiply(rows, packed, bits < 8))
+
+
+def _attention() -> float:
+    import torch
+
+    keys, asked = torch.randn(4, 1024, 64), torch.randn(4, 4, 64)
+    return (
+        2 * 16 * 1024 * 64 / _seconds(lambda: torch.bmm(torch.softmax(torch.bmm(asked, keys.transpose(1, 2)), 2), keys))
+    )
+
+
+def _reads(folder: Path) -> tuple[float, float]:
+    """Return bytes per second of reads of an expert, and seconds of a page, past the page cache where that can be."""
+    from moe_compiler.runtime.staging import pages
+    from moe_compiler.runtime.store_file import open_direct
+
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".moec-calibrate.") as file:
+            block = np.random.default_rng(0).integers(0, 256, 2**22, dtype=np.uint8).tobytes()
+            for _ in range(DISK_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            handle, _ = open_direct(Path(file.name))
+            try:
+                seconds = [_read(handle, size, pages(size).numpy().data) for size in READ_BYTES]
+            finally:
+                os.close(handle)
+    except OSError as error:
+        raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
+    latency = seconds[-1]
+    return READ_BYTES[0] / max(seconds[0] - latency, 1e-9), latency
+
+
+def _read(handle: int, size: int, into: Any) -> float:
+    places = np.random.default_rng(size).permutation(DISK_BYTES // size)[:64].tolist()
+    start = time.perf_counter()
+    for place in places:
+        os.preadv(handle, [into[:size]], place * size)
+    return (time.perf_counter() - start) / len(places)
+
+
+def _fixed(macs: dict[tuple[int, int], float]) -> tuple[tuple[float, float, float], float]:
+    """Return the fixed seconds of a step, a layer and an expert, and the largest error of that fit.
+
+    A step of one token is timed on models of several depths and experts a token; what is left of it beyond the products
+    follows from those three.
+    """
+    rows, left, whole = [], [], []
+    for layers, experts in SHAPES:
+        seconds, work = _step(layers, experts)
+        rows.append((1.0, layers, layers * experts))
+        left.append(max(0.0, seconds - work / macs[8, 1]))
+        whole.append(seconds)
+    found, *_ = np.linalg.lstsq(np.array(rows), np.array(left), rcond=None)
+    fixed = np.clip(found, 0.0, None)
+    predicted = np.array(rows) @ fixed + (np.array(whole) - np.array(left))
+    misfit = float(np.abs(predicted / np.array(whole) - 1).max())
+    return (float(fixed[0]), float(fixed[1]), float(fixed[2])), misfit
+
+
+def _step(layers: int, experts: int) -> tuple[float, int]:
+    """Return seconds and multiply-accumulates of a step of one token on a small model, everything near."""
+    from moe_compiler.runtime.decoder import Decoder, plain_round
+    from moe_compiler.runtime.model import build
+    from moe_compiler.runtime.plan import Plan
+
+    hidden, width, count, vocabulary = 256, 128, 16, 1024
+    config = {
+        "model_type": "qwen3_moe",
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": hidden // 4,
+        "intermediate_size": hidden,
+        "moe_intermediate_size": width,
+        "num_experts": count,
+        "num_experts_per_tok": experts,
+        "max_position_embeddings": 512,
+    }
+    model = build(config, None, 0)
+    near = {part.layer: list(range(count)) for part in model.experts}
+    decoder = Decoder(model, Plan(draft_bits=8, resident=near, whole=near), [[1]], 64)
+    seconds = []
+    for _ in range(STEPS + 1):
+        start = time.perf_counter()
+        plain_round(decoder)
+        seconds.append(time.perf_counter() - start)
+    decoder.close()
+    work = layers * (4 * hidden**2 + count * hidden + experts * 3 * hidden * width) + vocabulary * hidden
+    return float(np.median(seconds[1:])), work
+
+
+def _document(name: str, found: Measured) -> dict[str, Any]:
+    import shutil
+
+    import torch
+
+    total = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs"
+    how = f"measured by moec calibrate: torch {torch.__version__}, {threads}"
+    rates = found.macs_per_second
+    return {
+        "schema": 2,
+        "name": name if name[:1].isalnum() else f"m{name}",
+        "description": f"This machine as moec run uses it, {how}",
+        "memories": {
+            "dram": {
+                "capacity_gb": _short(total * 1024 / 1e9),
+                "bandwidth_gb_s": _short(2 * found.copy_bytes_per_second / 1e9),
+                "latency_ns": 100,
+                "source": {"capacity_gb": "all of it", "bandwidth_gb_s": f"a copy, read and written; {how}"},
+                "assumed": {"latency_ns": "a DRAM read under load"},
+            },
+            "disk": {
+                "capacity_gb": _short(shutil.disk_usage("/").total / 1e9),
+                "bandwidth_gb_s": _short(found.disk_bytes_per_second / 1e9),
+                "latency_ns": round(found.disk_latency_seconds * 1e9),
+                "source": f"direct reads of {READ_BYTES[0]:,} bytes, and of a page; {how}",
+            },
+        },
+        "engines": {
+            "cpu": {
+                "memory": "dram",
+                "tops": {
+                    "w4a16": _tops(rates[4, WIDTHS[-1]]),
+                    "w8a16": _tops(rates[8, WIDTHS[-1]]),
+                    "attention": _tops(found.attention_macs_per_second),
+                },
+                "tops_by_width": {width: _tops(rates[8, width]) for width in WIDTHS},
+                "step_overhead_us": _short(found.step_seconds * 1e6),
+                "layer_overhead_us": _short(found.layer_seconds * 1e6),
+                "expert_overhead_us": _short(found.expert_seconds * 1e6),
+                "source": f"the runtime's kernel; fixed times of whole steps, fitted within {found.misfit:.0%}; {how}",
+            }
+        },
+        "links": {
+            "read": {
+                "from": "disk",
+                "to": "dram",
+                "bandwidth_gb_s": _short(found.disk_bytes_per_second / 1e9),
+                "latency_ns": 0,
+                "source": "of the disk's reads",
+            }
+        },
+    }
+
+
+def _tops(macs_per_second: float) -> float:
+    return _short(2 * macs_per_second / 1e12)
+
+
+def _short(value: float) -> float:
+    """Return a figure to four digits: more was not measured."""
+    return float(f"{value:.4g}")
