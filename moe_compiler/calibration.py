@@ -5,6 +5,8 @@ products by the number of rows, direct reads of an expert, and whole decoding st
 fixed times of a step, a layer and an expert follow by least squares.
 """
 
+import itertools
+import math
 import os
 import tempfile
 import time
@@ -26,8 +28,8 @@ LEAST_SECONDS, REPEATS = 0.2, 3
 COPIED_BYTES = 2**26
 DISK_BYTES, READ_BYTES = 2**28, (2**22, 2**16, 4096)
 """Of the file that is read, and of one read: an expert, a small one, a page."""
-STEPS = 6
-SHAPES = ((2, 2), (6, 2), (2, 8), (6, 8), (4, 4))
+STEPS = 16
+SHAPES = ((2, 1), (6, 1), (2, 4), (6, 4), (2, 8), (6, 8), (4, 2))
 """Layers and experts a token of the models whose steps are timed."""
 Progress = Callable[[str], None]
 
@@ -172,17 +174,22 @@ def _fixed(macs: dict[tuple[int, int], float]) -> tuple[tuple[float, float, floa
     A step of one token is timed on models of several depths and experts a token; what is left of it beyond the products
     follows from those three.
     """
-    rows, left, whole = [], [], []
-    for layers, experts in SHAPES:
-        seconds, work = _step(layers, experts)
-        rows.append((1.0, layers, layers * experts))
-        left.append(max(0.0, seconds - work / macs[8, 1]))
-        whole.append(seconds)
-    found, *_ = np.linalg.lstsq(np.array(rows), np.array(left), rcond=None)
-    fixed = np.clip(found, 0.0, None)
-    predicted = np.array(rows) @ fixed + (np.array(whole) - np.array(left))
-    misfit = float(np.abs(predicted / np.array(whole) - 1).max())
-    return (float(fixed[0]), float(fixed[1]), float(fixed[2])), misfit
+    timed = [(layers, experts, *_step(layers, experts)) for layers, experts in SHAPES]
+    whole = np.array([seconds for *_, seconds, _ in timed])
+    products = np.array([work / macs[8, 1] for *_, work in timed])
+    rows = np.array([(1.0, layers, layers * experts) for layers, experts, *_ in timed])
+    # Errors count as shares of a step, and no time is negative: the best of the fits with some of the three at zero.
+    best, misfit = np.zeros(3), math.inf
+    for kept in itertools.product((False, True), repeat=3):
+        found = np.zeros(3)
+        columns = list(kept)
+        if any(kept):
+            wanted = np.maximum(whole - products, 0.0) / whole
+            found[columns], *_ = np.linalg.lstsq(rows[:, columns] / whole[:, None], wanted, rcond=None)
+        error = float(np.abs((rows @ found + products) / whole - 1).max())
+        if (found >= 0).all() and error < misfit:
+            best, misfit = found, error
+    return (float(best[0]), float(best[1]), float(best[2])), misfit
 
 
 def _step(layers: int, experts: int) -> tuple[float, int]:

@@ -51,7 +51,9 @@ class Words:
         """Return a conversation as the model expects it."""
         if not getattr(self._words, "chat_template", None):
             raise ValueError(f"{self._source}: its tokenizer has no chat template; valid: --prompt")
-        made = lambda: self._words.apply_chat_template(said, tokenize=False, add_generation_prompt=True)  # noqa: E731
+        made: Callable[[], Any] = lambda: self._words.apply_chat_template(  # noqa: E731
+            said, tokenize=False, add_generation_prompt=True
+        )
         return self._try(lambda: str(made()))
 
     def _load(self, folder: Path) -> Any:
@@ -60,7 +62,7 @@ class Words:
         if not any(path.name.startswith(("tokenizer", "vocab")) for path in folder.iterdir()):
             raise ValueError(f"{self._source}: has no tokenizer; valid: with tokenizer.json beside the weights")
         with quiet_transformers():
-            load: Callable[..., Any] = AutoTokenizer.from_pretrained  # type: ignore[no-untyped-call, unused-ignore]
+            load: Callable[..., Any] = AutoTokenizer.from_pretrained
             return self._try(lambda: load(folder, trust_remote_code=False, local_files_only=True))
 
     def _try(self, run: Callable[[], T]) -> T:

@@ -1,0 +1,58 @@
+"""This machine as a hardware file: that it is one, and that its fixed times are those of whole steps."""
+
+import numpy as np
+import pytest
+
+from moe_compiler import calibration
+from moe_compiler.hardware.loader import load_target
+from tests.command import assert_refused, moec
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    monkeypatch.setattr(calibration, "MATRIX", (256, 256))
+    monkeypatch.setattr(calibration, "LEAST_SECONDS", 0.005)
+    monkeypatch.setattr(calibration, "COPIED_BYTES", 2**20)
+    monkeypatch.setattr(calibration, "DISK_BYTES", 2**23)
+    monkeypatch.setattr(calibration, "SHAPES", ((1, 1), (2, 1), (1, 2), (2, 2)))
+    monkeypatch.setattr(calibration, "STEPS", 2)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_what_is_measured_is_a_hardware_file_with_sources(tmp_path):
+    done = moec("calibrate", "-o", tmp_path / "host.yaml")
+    assert done.returncode == 0, done.stderr
+    loaded = load_target(str(tmp_path / "host.yaml"))
+    assert loaded.target.name == "host"
+    assert [row["path"] for row in loaded.figures() if row["source"] == "not stated"] == []
+    tiers = loaded.tiers()
+    assert [tier.name for tier in tiers.tiers] == ["dram", "disk"]
+    engine = tiers.near.engine
+    assert engine.rate(8, 1) > 0 < engine.rate(4, 64)
+    assert 0 < tiers.tiers[1].bytes_per_second < 1e12
+    assert [path.name for path in tmp_path.iterdir()] == ["host.yaml"], "what was read is gone"
+
+
+def test_fixed_times_are_found_again(monkeypatch):
+    """Steps of 2 ms, 3 ms a layer and 0.5 ms an expert, beside products of 1e9 a second."""
+
+    def step(layers, experts):
+        work = 10**6 * layers * experts
+        return 2e-3 + 3e-3 * layers + 5e-4 * layers * experts + work / 1e9, work
+
+    monkeypatch.setattr(calibration, "_step", step)
+    fixed, misfit = calibration._fixed({(8, 1): 1e9})
+    assert fixed == pytest.approx((2e-3, 3e-3, 5e-4))
+    assert misfit < 1e-9
+
+
+def test_no_fixed_time_is_negative(monkeypatch):
+    monkeypatch.setattr(calibration, "_step", lambda layers, experts: (1e-3 * layers - 1e-4 * layers * experts, 0))
+    fixed, misfit = calibration._fixed({(8, 1): 1e9})
+    assert min(fixed) >= 0
+    assert 0 < misfit < np.inf
+
+
+def test_a_place_that_is_none_is_refused(tmp_path):
+    assert_refused(moec("calibrate", "-o", tmp_path / "no" / "host.yaml"), "no/host.yaml")
+    assert_refused(moec("calibrate", "-o", tmp_path / "host.yaml", "--disk", tmp_path / "no"), "--disk")
