@@ -113,6 +113,7 @@ def test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round(store)
     """Whatever token is said to end a sequence, it ends there, with γ = 3 as with γ = 0, and the others go on."""
     model = from_store(StoreFile(store))
     resident = {part.layer: list(range(0, 16, 2)) for part in model.experts}
+    every = {part.layer: list(range(16)) for part in model.experts}
     prompts = [[5, 9, 11], [40], [7] * 20]
 
     def round_(decoder):
@@ -134,6 +135,8 @@ def test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round(store)
         expected = [tokens[: tokens.index(end) + 1] if end in tokens else tokens for tokens in free]
         assert made(Plan(staging_slots=2), plain_round, [end]) == expected
         assert made(Plan(staging_slots=3, resident=resident, dense_bits=4), round_, [end]) == expected
+        # With the target itself for a draft every round brings four tokens, and an end stands among them.
+        assert made(Plan(draft_bits=8, resident=every, whole=every), round_, [end]) == expected
 
 
 def test_slow_reads_are_emulated_and_said_to_be(folder, store):
