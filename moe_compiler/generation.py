@@ -288,6 +288,8 @@ class _Said:
         self._shown: dict[int, str] = {}
 
     def __call__(self, number: int, tokens: list[int]) -> None:
+        if self.hear is None:
+            return
         self._tokens.setdefault(number, []).extend(tokens)
         self._show(number, self.words.decode(self._tokens[number]).rstrip("\ufffd"))
 

@@ -196,13 +196,6 @@ class Staging:
             into.copy_(self._bytes(entry)[piece][: len(into)])
             return True
 
-    def drop(self, key: Key) -> None:
-        """Give the slots of a load back."""
-        with self._changed:
-            if key in self._entries:
-                self._drop(key)
-                self._changed.notify_all()
-
     def keep(self, layer: int, experts: Iterable[int]) -> None:
         """Give back the slots of what is loaded of a layer, but for these experts."""
         kept = set(experts)
@@ -252,11 +245,10 @@ class Staging:
                     key = min(queued)[3]
                     entry = self._entries[key]
                     if self._make_room(entry):
+                        assert len(self._free) >= len(entry.pieces), "staging is exceeded"
                         entry.slots = [self._free.pop() for _ in entry.pieces]
                         entry.state = LOADING
-                        used = self.slots - len(self._free)
-                        assert used <= self.slots, "staging is exceeded"
-                        self.traffic.most_slots = max(self.traffic.most_slots, used)
+                        self.traffic.most_slots = max(self.traffic.most_slots, self.slots - len(self._free))
                         return key, entry
                 self._changed.wait()
             return None

@@ -98,8 +98,8 @@ class StoreWriter:
     def _write(self, data: "np.ndarray[Any, np.dtype[np.uint8]]") -> Piece:
         offset = padded(self._file.tell())
         self._file.seek(offset)
-        self._file.write(data.tobytes())
-        return offset, len(data), zlib.crc32(data.tobytes())
+        self._file.write(data.data)
+        return offset, len(data), zlib.crc32(data.data)
 
     def _finish(self) -> None:
         header = json.dumps(self._header, sort_keys=True).encode()

@@ -73,7 +73,7 @@ def test_urgent_loads_go_first_and_prefetches_wait_for_slots(made):
     staging.wait_for_any([(0, 3)])
     held = staging.pieces((0, 3))
     assert not staging.is_here((0, 1)), "the first and the one that is needed hold all slots"
-    staging.drop((0, 0))
+    staging.keep(0, [1, 2, 3])
     staging.wait_for_any([(0, 1)])
     assert not staging.is_here((0, 2))
     assert int(held[SLICE][0]) == 30
@@ -109,7 +109,6 @@ def test_what_is_dropped_before_it_begins_is_never_loaded(made):
     for expert in (1, 2, 3):
         staging.request((0, expert), 1, BOTH)
     staging.request((1, 1), 1, BOTH)
-    staging.drop((0, 1))
     staging.keep(0, [0, 3])
     far.go.set()
     staging.wait_for_any([(0, 3)])

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from moe_passes.estimate.cost import Rates, Space
-from moe_passes.plan.machine import Machine
+from moe_passes.plan.machine import Engine, FarEngine, Machine
 from moe_passes.plan.round import Traffic
 from moe_passes.plan.tiers import rate_of_width
 
@@ -77,8 +77,7 @@ class AnalyticCost:
             (8, engine.w8a8_macs_per_second),
             (math.inf, engine.attention_macs_per_second),
         )
-        widths = list(zip(engine.widths, engine.width_macs_per_second, strict=True))
-        peak = min(next(rate for most, rate in rates if bits <= most), rate_of_width(widths, tokens))
+        peak = min(next(rate for most, rate in rates if bits <= most), _rate_of_width(engine, tokens))
         return macs / (peak * min(1.0, elements / self.machine.hb.banks))
 
     def aggregate_seconds(self, size_bytes: float) -> float:
@@ -102,8 +101,7 @@ class AnalyticCost:
             rate = min(rate, self.machine.external.bytes_per_second - self._load_bytes_per_second())
         if rate <= 0:
             return None
-        widths = list(zip(engine.widths, engine.width_macs_per_second, strict=True))
-        peak = min(engine.macs_per_second, rate_of_width(widths, tokens))
+        peak = min(engine.macs_per_second, _rate_of_width(engine, tokens))
         return max(size_bytes / rate, macs / peak) + engine.expert_seconds
 
     def deep_seconds(self, size_bytes: float) -> float:
@@ -154,3 +152,7 @@ class AnalyticCost:
 
     def _load_bytes_per_second(self) -> float:
         return min(self._stream_bytes_per_second(), MOST_WRITE_SHARE * self.machine.hb.bytes_per_second)
+
+
+def _rate_of_width(engine: Engine | FarEngine, tokens: float) -> float:
+    return rate_of_width(list(zip(engine.widths, engine.width_macs_per_second, strict=True)), tokens)

@@ -1,9 +1,9 @@
-"""When an expert is better computed where it lies in the far memory than loaded."""
+"""What may become of an expert in the far memory beside being loaded, and when it is better computed where it lies."""
 
 from collections.abc import Iterable, Sequence
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.plan.decisions import MOST_FAR_TOKENS
+from moe_passes.plan.decisions import LATE, MOST_FAR_TOKENS
 from moe_passes.plan.model import ExpertLayer
 from moe_passes.plan.place import Place
 
@@ -16,6 +16,11 @@ def far_tokens(cost: CostModel, layers: Sequence[ExpertLayer], place: Place | No
     if place is None:
         return tuple(sorted({0, most_far_tokens(cost, layers)}))
     return (0,) if place.loads or not cost.rates().computes_far else (MOST_FAR_TOKENS,)
+
+
+def late_ways(cost: CostModel) -> tuple[str, ...]:
+    """Return what may become of an expert that is neither near nor loaded ahead, of `LATE`."""
+    return LATE if cost.rates().streams else LATE[:1]
 
 
 def most_far_tokens(cost: CostModel, layers: Iterable[ExpertLayer]) -> int:

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.estimate.far import far_tokens
-from moe_passes.plan.decisions import LATE, DispatchPlan
+from moe_passes.estimate.far import far_tokens, late_ways
+from moe_passes.plan.decisions import DispatchPlan
 from moe_passes.plan.place import Place
 from moe_passes.routing.likelihood import likelihoods, share_needed, table
 from moe_passes.routing.traces import RoutingTrace
@@ -37,7 +37,7 @@ def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel, place:
     rounds = take_rounds(trace, plan, "train", STATISTICS_ROUNDS)
     shares = share_needed(rounds)
     far = far_tokens(cost, [layer.shape for layer in plan.layers], place)
-    of = Abilities(far, LATE if cost.rates().streams else LATE[:1])
+    of = Abilities(far, late_ways(cost))
     judges = rounds[:: max(1, len(rounds) // JUDGES)][:JUDGES]
 
     def unknown(dispatch: DispatchPlan) -> list[Unknown]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moe_passes.estimate.cost import CostModel
-from moe_passes.plan.decisions import ENGINES, LATE, ORDERS, DispatchPlan
+from moe_passes.estimate.far import late_ways
+from moe_passes.plan.decisions import ENGINES, ORDERS, DispatchPlan
 from moe_passes.routing.likelihood import table
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace, evenly, membership, popularity, split_of
@@ -51,8 +52,8 @@ def prefill(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, prompt_token
         trace: routing.
         prompt_tokens: of each sequence, at least 1.
     """
-    ways = LATE if cost.rates().streams else LATE[:1]
-    return min((_prefill(cost, plan, trace, prompt_tokens, late) for late in ways), key=lambda found: found.seconds)
+    found = (_prefill(cost, plan, trace, prompt_tokens, late) for late in late_ways(cost))
+    return min(found, key=lambda prompt: prompt.seconds)
 
 
 def _prefill(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, prompt_tokens: int, late: str) -> Prefill:
