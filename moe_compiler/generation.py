@@ -123,8 +123,8 @@ class Runner:
         document = _plan_document(path)
         round_ = _program(path / "schedule.py", document)
         try:
-            read_arrays(path / "plan.npz", set(names_of(path / "plan.npz")))  # Nothing too large is unpacked.
-            plan = Plan.load(path / "plan.npz")
+            data = path / "plan.npz"
+            plan = Plan.of(read_arrays(data, set(names_of(data))), data)
             store = StoreFile(Path(weights), far_bandwidth_gb_s and far_bandwidth_gb_s * 1e9)
             differs = difference(store.entries.config, plan.config)
             if differs:

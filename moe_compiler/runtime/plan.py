@@ -107,8 +107,21 @@ class Plan:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return _plan({name: file[name] for name in file.files})
-        except (OSError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: is not the plan of this program: {error}") from None
+        return Plan.of(arrays, path)
+
+    @staticmethod
+    def of(arrays: dict[str, Any], path: Path) -> "Plan":
+        """Make a plan of the arrays of `plan.npz`.
+
+        Raises:
+            ValueError: they are not those of a plan.
+        """
+        try:
+            return _plan(arrays)
+        except (LookupError, ValueError, TypeError) as error:
             raise ValueError(f"{path}: is not the plan of this program: {error}") from None
 
 
