@@ -4,6 +4,7 @@ A mutant makes one function return something else at once (`returns`), or replac
 once (`old`, `new`). It is caught if a test of its own folder fails.
 """
 
+import ast
 from dataclasses import dataclass
 
 SOLVE = "passes/moe_passes/solve"
@@ -42,6 +43,26 @@ def noop(name: str, file: str, tests: str, function: str, returns: str = "None",
 def wrong(name: str, file: str, tests: str, old: str, new: str, fast: bool = False) -> Mutant:
     """Replace a piece of text."""
     return Mutant(name, file, tests, old=old, new=new, fast=fast)
+
+
+def mutated(mutant: Mutant, text: str) -> str:
+    """Return the text of a file with the mutant in it.
+
+    Raises:
+        ValueError: what it changes is not there, or not once.
+    """
+    if not mutant.function:
+        if text.count(mutant.old) != 1:
+            raise ValueError(f"{mutant.name}: its text stands {text.count(mutant.old)} times in {mutant.file}")
+        return text.replace(mutant.old, mutant.new)
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == mutant.function]
+    found = [n for n in functions if n.col_offset == 0] or functions
+    if len(found) != 1:
+        raise ValueError(f"{mutant.name}: {len(found)} functions {mutant.function} in {mutant.file}")
+    lines = text.splitlines(keepends=True)
+    first = found[0].body[0]
+    lines.insert(first.lineno - 1, " " * first.col_offset + f"return {mutant.returns}\n")
+    return "".join(lines)
 
 
 RCPSP, PLACEMENT, DRAFT = "tests/passes/solve/rcpsp", "tests/passes/solve/placement", "tests/passes/solve/draft"
@@ -235,7 +256,7 @@ MUTANTS = (
     wrong("whole residents are loaded all the same", f"{SOLVE}/draft/history.py", DRAFT, "residents, sliced = kept > NONE, kept == MSB", "residents, sliced = kept > NONE, kept > NONE", fast=True),
     wrong("coverage counts nothing", f"{SOLVE}/draft/solve.py", DRAFT, "covered = setting.coverage_weight * chosen", "covered = 0 * chosen", fast=True),
     wrong("what is computed far takes no time", f"{SOLVE}/draft/bound.py", DRAFT, "np.maximum(near, computed) + swapped", "near + swapped", fast=True),
-    noop("nothing is computed far", "passes/moe_passes/tasks/build.py", TASKS, "_computed_far", "{}", fast=True),
+    noop("nothing is computed far", "passes/moe_passes/tasks/build.py", TASKS, "_late", "{}", fast=True),
     wrong("what is loaded ahead is computed far", "passes/moe_passes/tasks/build.py", TASKS, "verify, ahead.union(promoted))", "verify, set(promoted))", fast=True),
     wrong("what becomes resident is computed far", "passes/moe_passes/tasks/build.py", TASKS, "verify, ahead.union(promoted))", "verify, ahead)", fast=True),
     wrong("nothing is sent to the far engine", "passes/moe_passes/tasks/build.py", TASKS, "            seconds += self.cost.send_seconds(len(verify) * self.plan.hidden * BYTES_PER_ACTIVATION)\n", "            pass\n", fast=True),

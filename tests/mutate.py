@@ -6,7 +6,6 @@ python tests/mutate.py --only rcpsp # those whose name or file holds a word
 """
 
 import argparse
-import ast
 import json
 import os
 import shutil
@@ -18,32 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mutants import MUTANTS, Mutant
+from mutants import MUTANTS, Mutant, mutated
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("passes", "moe_compiler", "tests", "benchmarks", "targets", "examples", "pyproject.toml")
 EXIT_FAILED = 5
 MINUTES = 10
-
-
-def mutated(mutant: Mutant, text: str) -> str:
-    """Return the text of a file with the mutant in it.
-
-    Raises:
-        ValueError: what it changes is not there, or not once.
-    """
-    if not mutant.function:
-        if text.count(mutant.old) != 1:
-            raise ValueError(f"{mutant.name}: its text stands {text.count(mutant.old)} times in {mutant.file}")
-        return text.replace(mutant.old, mutant.new)
-    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == mutant.function]
-    found = [n for n in functions if n.col_offset == 0] or functions
-    if len(found) != 1:
-        raise ValueError(f"{mutant.name}: {len(found)} functions {mutant.function} in {mutant.file}")
-    lines = text.splitlines(keepends=True)
-    first = found[0].body[0]
-    lines.insert(first.lineno - 1, " " * first.col_offset + f"return {mutant.returns}\n")
-    return "".join(lines)
 
 
 def run(mutant: Mutant) -> dict[str, Any]:
