@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import json
+import os
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.request import CONTEXT, DRAFT_LENGTH
+from pydantic import ValidationError
 
+from moe_compiler.backend.folder import write_bytes
 from moe_compiler.backend.program import check_is_ours
+from moe_compiler.documents.base import to_json
+from moe_compiler.documents.cost import CostDocument
+from moe_compiler.documents.json_file import malformed, read_json
 from moe_compiler.documents.run import RunDocument, SequenceEntry
 from moe_compiler.paths import names_of, read_arrays, read_text
 
@@ -85,7 +91,9 @@ class Runner:
     """A compiled folder with a store: what prompts are given to.
 
     Attributes:
+        folder: that was compiled.
         plan: of the folder.
+        predicted: what it is said to cost.
         context: tokens in each cache that was compiled for.
         round_: one round of its schedule.
         draft_length: γ.
@@ -96,7 +104,9 @@ class Runner:
         baseline_bytes: of memory that the process had before.
     """
 
+    folder: Path
     plan: "Plan"
+    predicted: CostDocument
     context: int
     round_: "Round"
     draft_length: int
@@ -114,13 +124,14 @@ class Runner:
             InputError: the folder is no compile of ours or edited by hand, or the store is damaged or another model's.
         """
         from moe_compiler.runtime.huggingface import difference
+        from moe_compiler.runtime.linear import warm_up
         from moe_compiler.runtime.model import from_store, skeleton
         from moe_compiler.runtime.plan import Plan
         from moe_compiler.runtime.store_file import StoreFile
         from moe_compiler.runtime.words import Words
 
         path = Path(folder)
-        document = _plan_document(path)
+        document, cost = _plan_document(path), _cost_document(path)
         round_ = _program(path / "schedule.py", document)
         try:
             data = path / "plan.npz"
@@ -132,7 +143,9 @@ class Runner:
                     f"{store.path}: is of another model than {path}: {differs} was compiled; valid: a store of the "
                     "compiled model"
                 )
-            bare = skeleton(store.entries.config)  # What it imports is no part of what the run takes.
+            # What is imported and compiled is no part of what the run takes.
+            warm_up()
+            bare = skeleton(store.entries.config)
             words = Words(store, bare.config.get_text_config().vocab_size)
             baseline = reset_peak()
             model = from_store(store)
@@ -141,7 +154,7 @@ class Runner:
         except (KeyError, ValueError) as error:
             raise InputError(str(error)) from None
         context, length = document["context"], document["length"]
-        return Runner(plan, context, round_, length, store, model, words, _ends(store, words), baseline)
+        return Runner(path, plan, cost, context, round_, length, store, model, words, _ends(store, words), baseline)
 
     def run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None = None) -> dict[str, Any]:
         """Generate what follows each prompt.
@@ -200,6 +213,7 @@ class Runner:
         said.end()
         peak = peak_bytes() - self.baseline_bytes
         same = self._checked(ids, new, asked) if asked.check else None
+        self._write_measured(decoder, sum(map(len, ids)), begun - start)
         return self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
 
     def _ids(self, number: int, prompt: str, asked: Asked) -> list[int]:
@@ -243,6 +257,19 @@ class Runner:
                 )
         return "equal"
 
+    def _write_measured(self, decoder: "Decoder", prompt_tokens: int, prompt_seconds: float) -> None:
+        """Write what was recorded beside what was predicted, unless the folder may only be read."""
+        from moe_compiler.backend.measured import MeasuredRun, measured_document, measured_timeline
+
+        if not os.access(self.folder, os.W_OK):
+            return
+        record, rate = decoder.store.record, self.store.bytes_per_second
+        run = MeasuredRun(record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate)
+        document = measured_document(run, self.plan, self.draft_length, self.predicted)
+        write_bytes(self.folder / "measured.json", to_json(document.content()).encode())
+        trace = measured_timeline(record, self.draft_length, f"{self.predicted.model}, measured")
+        write_bytes(self.folder / "measured.perfetto-trace", trace)
+
     def _report(
         self,
         prompts: Sequence[str],
@@ -262,7 +289,7 @@ class Runner:
             ],
             tokens_per_second=sum(map(len, new)) / seconds[1],
             prompt_seconds=seconds[0],
-            acceptance_rate=decoder.accepted / decoder.drafted if decoder.drafted else None,
+            acceptance_rate=decoder.acceptance_rate,
             draft_length=self.draft_length,
             rounds=decoder.rounds,
             bytes_loaded=traffic.bytes,
@@ -331,6 +358,14 @@ def _plan_document(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         reason = "plan.json is missing or damaged"
         raise InputError(f"{folder}: is no compile of ours: {reason}; valid: -o of moec compile") from None
+
+
+def _cost_document(folder: Path) -> CostDocument:
+    path = folder / "cost.json"
+    try:
+        return CostDocument.model_validate(read_json(path, str(path)), strict=False)
+    except ValidationError as error:
+        raise malformed(error, str(path)) from None
 
 
 def _program(path: Path, plan: dict[str, Any]) -> "Round":

@@ -1,84 +1,75 @@
-"""The predicted timeline as a Perfetto trace: protobuf TrackEvents, one track per resource.
+"""The predicted timeline as a Perfetto trace: phases, one track per resource, staging and bandwidth."""
 
-A resource that tasks share has as many tracks as there are tasks on it at once: slices on a track must not overlap.
-"""
+from collections.abc import Iterator
 
 from moe_passes.ir.round import Round
-from moe_passes.plan.round import Schedule, Work
+from moe_passes.plan.round import EXTERNAL, Schedule, Task, Work
 from moe_passes.solve.rcpsp.problem import Problem
-from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
-SEQUENCE = 1
-ROOT_TRACK = 1
-FIRST_TRACK = 16
+from moe_compiler.backend.phases import BANDWIDTH, PHASES, label, phase
+from moe_compiler.backend.trace_file import Slice, summed, write_trace
+
+STAGING = "staging"
 
 
 def timeline(round_: Round, title: str) -> bytes:
     """Serialise a scheduled round; a task is a slice on the track of every resource that it occupies."""
-    trace = proto.Trace()
-    _describe(trace, ROOT_TRACK, title, None)
     problem, schedule = round_.problem, round_.schedule("emit")
-    lanes = _lanes(problem, schedule)
-    tracks: dict[tuple[int, int], int] = {}
-    for resource, lane in sorted(set(lanes.values()) | {(r, 0) for r in _shared_in_time(problem)}):
-        tracks[resource, lane] = FIRST_TRACK + len(tracks)
-        name = problem.names[resource] + (f" ({lane + 1})" if lane else "")
-        _describe(trace, tracks[resource, lane], name, ROOT_TRACK)
-    # Ends before starts at one moment: slices on a track then nest properly.
-    events = []
-    for number, work in enumerate(round_.work):
-        mode = problem.tasks[number].modes[schedule.modes[number]]
-        start, end = schedule.starts[number], schedule.starts[number] + mode.duration
-        for resource, amount in mode.uses:
-            if amount and mode.duration:
-                track = tracks[lanes[number, resource]]
-                events.append((start, 1, number, track, label(work)))
-                events.append((end, 0, number, track, ""))
-    for time, is_start, _, track, name in sorted(events):
-        packet = trace.packet.add()
-        packet.timestamp = time
-        packet.trusted_packet_sequence_id = SEQUENCE
-        event = packet.track_event
-        event.track_uuid = track
-        event.type = proto.TrackEvent.TYPE_SLICE_BEGIN if is_start else proto.TrackEvent.TYPE_SLICE_END
-        if is_start:
-            event.name = name
-    data: bytes = trace.SerializeToString(deterministic=True)
-    return data
+    length = max((work.step for work in round_.work), default=0)
+    spans = [(start, schedule.end(problem, n)) for n, start in enumerate(schedule.starts)]
+    held = [
+        (spans[buffer.first][0], spans[buffer.last][1], float(buffer.amount))
+        for buffer, _ in zip(problem.buffers, round_.offsets("emit"), strict=True)
+    ]
+    rates = [
+        (start, end, work.traffic.external_read_bytes / (end - start))
+        for work, (start, end) in zip(round_.work, spans, strict=True)
+        if work.traffic.external_read_bytes and end > start
+    ]
+    shared = {buffer.resource for buffer in problem.buffers}
+    tracks = [name for number, name in enumerate(problem.names) if number not in shared and name != STAGING]
+    slices = [*_phases(round_.work, spans, length), *_slices(round_, schedule, length)]
+    levels = [*summed(STAGING, "bytes", held), *summed(BANDWIDTH, "GB/s", rates)]
+    return write_trace(title, [PHASES, *tracks], slices, levels)
 
 
-def _shared_in_time(problem: Problem) -> list[int]:
-    """Return the resources that are not held as bytes."""
-    held = {b.resource for b in problem.buffers}
-    return [r for r, name in enumerate(problem.names) if r not in held and name != "staging"]
+def _phases(work: tuple[Work, ...], spans: list[tuple[int, int]], length: int) -> Iterator[Slice]:
+    """Give every step a slice from the start of its first computation to the end of its last."""
+    for step in range(length + 1):
+        of = [span for part, span in zip(work, spans, strict=True) if part.step == step and part.kind != "load"]
+        if of:
+            yield Slice(PHASES, phase(step, length), min(start for start, _ in of), max(end for _, end in of))
 
 
-def _lanes(problem: Problem, schedule: Schedule) -> dict[tuple[int, int], tuple[int, int]]:
-    """Return (resource, lane) of every task on every resource, such that no two in a lane overlap."""
-    busy_until: dict[int, list[int]] = {}
-    result: dict[tuple[int, int], tuple[int, int]] = {}
-    for number in sorted(range(len(problem.tasks)), key=lambda n: (schedule.starts[n], n)):
-        mode = problem.tasks[number].modes[schedule.modes[number]]
-        for resource, amount in mode.uses:
-            if amount and mode.duration:
-                ends = busy_until.setdefault(resource, [])
-                lane = next((n for n, end in enumerate(ends) if end <= schedule.starts[number]), len(ends))
-                ends[lane : lane + 1] = [schedule.end(problem, number)]
-                result[number, resource] = (resource, lane)
-    return result
+def _slices(round_: Round, schedule: Schedule, length: int) -> Iterator[Slice]:
+    problem = round_.problem
+    is_load = [work.kind == "load" for work in round_.work]
+    used = {before for task in problem.tasks for before in task.after if is_load[before]}
+    for number, (task, work) in enumerate(zip(problem.tasks, round_.work, strict=True)):
+        loads = tuple(before + 1 for before in task.after if is_load[before])
+        for place, name in enumerate(_tracks(problem, task, schedule.modes[number], work)):
+            yield Slice(
+                name,
+                label(work.kind, work.step, length, -1 if work.kind == "head" else work.layer, work.expert),
+                schedule.starts[number],
+                schedule.end(problem, number),
+                _details(number, work),
+                (number + 1,) if number in used and not place else (),
+                loads if not place else (),
+            )
 
 
-def label(work: Work) -> str:
-    """Name a task for people."""
-    where = f"L{work.layer}" + (f" expert {work.expert}" if work.expert >= 0 else "")
-    return f"{work.kind} {where} (step {work.step})"
+def _tracks(problem: Problem, task: Task, mode: int, work: Work) -> list[str]:
+    """Return the tracks of a task; that of a load's source comes first: arrows start there."""
+    names = [problem.names[resource] for resource, amount in task.modes[mode].uses if amount]
+    return sorted(names, key=lambda name: name != EXTERNAL) if work.kind == "load" else names
 
 
-def _describe(trace: proto.Trace, uuid: int, name: str, parent: int | None) -> None:
-    packet = trace.packet.add()
-    packet.timestamp = 0
-    packet.trusted_packet_sequence_id = SEQUENCE
-    packet.track_descriptor.uuid = uuid
-    packet.track_descriptor.name = name
-    if parent is not None:
-        packet.track_descriptor.parent_uuid = parent
+def _details(number: int, work: Work) -> tuple[tuple[str, int | str], ...]:
+    traffic = work.traffic
+    found: dict[str, int | str] = {"task": number, "layer": work.layer}
+    found |= {"expert": work.expert} if work.expert >= 0 else {}
+    found |= {"replaces": work.replaces} if work.replaces >= 0 else {}
+    found |= {name: amount for name, amount in vars(traffic).items() if amount}
+    found |= {"operation": work.where} if work.where else {}
+    return tuple(found.items())

@@ -27,12 +27,12 @@ from moe_passes.tasks.build import build, build_unknown
 from moe_passes.tasks.problem import StaticPlan
 from moe_passes.tasks.rounds import follow_rounds, split_tokens, without_wrong_asks
 
+from moe_compiler.evaluate.report import confidence
+
 ROUNDS, TOKENS = 8, 32
 """Rounds, and tokens of a sequence, that are dispatched at least, where the trace has them."""
 CLAIRVOYANT_SECONDS = 4.0
 """Deterministic solver seconds, shared by the held-out rounds."""
-RESAMPLED = 2000
-"""Times that rounds are drawn anew for the confidence interval."""
 
 
 class Executed(NamedTuple):
@@ -74,10 +74,7 @@ class HeldOut:
 
     def confidence(self) -> tuple[float, float]:
         """Return the 95 % confidence interval of the mean seconds, by drawing rounds anew."""
-        random = np.random.default_rng(0)
-        drawn = random.choice(np.array(self.seconds), (RESAMPLED, len(self.seconds))).mean(axis=1)
-        low, high = np.percentile(drawn, (2.5, 97.5))
-        return float(low), float(high)
+        return confidence(self.seconds)
 
 
 def evaluate(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, seed: int) -> HeldOut:

@@ -2,11 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from moe_passes.estimate.cost import CostModel, Rates
 from moe_passes.plan.machine import Machine
 from moe_passes.plan.round import Schedule, Traffic, Work
 from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.verify.expected import named_banks
+
+RESAMPLED = 2000
+"""Times that rounds are drawn anew for a confidence interval."""
+
+
+def confidence(seconds: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean seconds of rounds, by drawing them anew."""
+    random = np.random.default_rng(0)
+    drawn = random.choice(np.array(seconds), (RESAMPLED, len(seconds))).mean(axis=1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def knobs(machine: Machine) -> dict[str, str]:

@@ -84,6 +84,11 @@ class Decoder:
                 "attention cache; it can be compiled and estimated. Valid: a model of attention layers"
             )
 
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Share of drafted tokens that verify accepted; None where nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else None
+
     def begin_round(self) -> None:
         """Begin a round."""
         self.store.begin_round()
@@ -203,11 +208,13 @@ class Decoder:
 
     def _run(self, rows: Tensor, step: Step) -> Tensor:
         self.kernels.step = step
+        self.store.record.step_begins(step.number, step.is_draft)
         ACTIVE.append(self.kernels)
         try:
             with torch.inference_mode(), CaughtLinear(self.kernels):
                 output: Any = self.model.module(input_ids=rows, position_ids=step.positions, use_cache=False)
                 logits: Tensor = output.logits
+                self.store.record.so_far("head")
                 return logits
         finally:
             ACTIVE.pop()
@@ -238,9 +245,14 @@ def generate(
         The new tokens of every sequence.
     """
     start = [len(sequence) for sequence in decoder.tokens]
+    record, traffic = decoder.store.record, decoder.store.staging.traffic
+    record.begin()
     while decoder.active:
         before = {number: len(decoder.tokens[number]) for number in decoder.active}
+        begun, loaded = record.now(), traffic.bytes
         round_(decoder)
+        brought = sum(len(decoder.tokens[number]) - had for number, had in before.items())
+        record.round_ends(begun, len(before), brought, traffic.bytes - loaded)
         for number, had in before.items():
             sequence = decoder.tokens[number]
             last = next((n for n in range(had, len(sequence)) if sequence[n] in ends), len(sequence) - 1)

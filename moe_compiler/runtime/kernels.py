@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moe_compiler.runtime.linear import multiply, pointwise
+from moe_compiler.runtime.linear import attend, multiply, pointwise
 from moe_compiler.runtime.quantise import Packed, quantise
 from moe_compiler.runtime.replay import Replay
 from moe_compiler.runtime.store import WHOLE, ExpertStore
+from moe_compiler.runtime.uncaught import uncaught
 
 NOBODY = -1
 POINTWISE = ("cos", "erf", "exp", "gelu", "log", "mish", "sigmoid", "silu", "sin", "softplus", "tanh")
@@ -75,6 +76,7 @@ class Kernels:
     replay: Replay | None = None
     routed: Callable[[int, bool, Tensor], None] | None = None
 
+    @uncaught
     def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute a dense layer or a router, row by row independent."""
         is_slice = self.step is not None and self.step.is_draft and self.store.plan.dense_bits < WHOLE
@@ -109,21 +111,21 @@ class Kernels:
             index = self.replay.routing(self.step.number, layer)
         if self.routed is not None and not self.step.is_draft:
             self.routed(layer, False, index)
-        parts = torch.zeros(*index.shape, hidden.shape[1], dtype=torch.float32)
+        record = self.store.record
+        record.so_far("attention", layer)
         experts = sorted(set(index.flatten().tolist()) - {NOBODY})
+        parts: list[Part] = []
         for expert in self._in_order(layer, experts, index):
-            rows, slots = torch.where(index == expert)
-            parts[rows, slots] = self._expert(module, layer, expert, hidden[rows])
+            rows, slots, asked = _rows_of(expert, hidden, index)
+            parts.append((rows, slots, self._expert(module, layer, expert, asked)))
             if self.replay is not None and not self.step.is_draft:
                 self.replay.ran("expert", self.step.number, layer, expert)
         if self.replay is not None:
             self.replay.computed(self.step.number, layer, bool(experts))
-        # The choice is summed slot by slot: a row's order of summation is its own.
-        weights = torch.nan_to_num(weight.to(torch.float32)) if self.step.is_draft else weight.to(torch.float32)
-        total = torch.zeros(hidden.shape[0], hidden.shape[1], dtype=torch.float32)
-        for slot in range(index.shape[1]):
-            total = total + parts[:, slot] * weights[:, slot, None]
-        return total.to(hidden.dtype)
+        # A draft of which nothing is resident has no weights.
+        total = _summed(parts, hidden, torch.nan_to_num(weight) if self.step.is_draft else weight)
+        record.so_far("draft-experts" if self.step.is_draft else "gather", layer)
+        return total
 
     def _in_order(self, layer: int, experts: list[int], index: Tensor) -> Iterable[int]:
         """Return the experts of a layer in the order in which they are to be computed."""
@@ -141,10 +143,13 @@ class Kernels:
         assert self.step is not None
         is_slice = self.step.is_draft and self.store.plan.draft_bits < WHOLE
         with self._weights(layer, expert) as (first, down):
+            self.store.record.mark()
             gate_up = multiply(rows, first, is_slice)
             if module.has_bias:
                 gate_up = gate_up + module.gate_up_proj_bias[expert]
             result = multiply(module._apply_gate(gate_up), down, is_slice)
+        if not self.step.is_draft:
+            self.store.record.so_far("expert", layer, expert)
         return result + module.down_proj_bias[expert] if module.has_bias else result
 
     def _weights(self, layer: int, expert: int) -> AbstractContextManager[tuple[Packed, ...]]:
@@ -157,7 +162,7 @@ class Kernels:
     def attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int, sinks: Tensor | None
     ) -> Tensor:
-        """Attend, one row at a time, over the cache up to the row's own position.
+        """Attend, every row over its cache up to its own position.
 
         Args:
             module: the attention module; its `layer_idx` names the cache.
@@ -174,23 +179,14 @@ class Kernels:
         assert self.step is not None
         if self.replay is not None:
             self.replay.reached(self.step.number, int(module.layer_idx))
-        rows, heads, width, _ = query.shape
+        batch, heads, width, _ = query.shape
         keys, values = self._cache(module.layer_idx, key, value)
-        result = torch.empty(rows, width, heads, value.shape[3], dtype=torch.float32)
-        of_heads = key.shape[1], heads // key.shape[1]
-        for row, sequence in enumerate(self.step.sequences):
-            for t in range(width):
-                position = int(self.step.positions[row, t])
-                keys[sequence, :, position], values[sequence, :, position] = key[row, :, t], value[row, :, t]
-                seen = slice(max(0, position + 1 - window) if window else 0, position + 1)
-                # A row's products have one shape, whatever is computed beside it.
-                asked = query[row, :, t].reshape(*of_heads, -1)
-                scores = torch.bmm(asked, keys[sequence, :, seen].transpose(1, 2)) * scaling
-                if sinks is not None:
-                    scores = torch.cat([scores, sinks.to(scores.dtype).view(*of_heads, 1)], dim=2)
-                share = torch.softmax(scores, dim=2)[:, :, : seen.stop - seen.start]
-                result[row, t] = torch.bmm(share, values[sequence, :, seen]).reshape(heads, -1)
-        return result
+        caches = torch.tensor(self.step.sequences)[:, None].expand(batch, width)
+        places = self.step.positions.expand(batch, width)
+        keys[caches, :, places], values[caches, :, places] = key.transpose(1, 2), value.transpose(1, 2)
+        rows = caches.flatten(), places.flatten()
+        asked = query.transpose(1, 2).reshape(batch * width, heads, -1)
+        return attend(asked, (keys, values), rows, window, scaling, sinks).reshape(batch, width, heads, -1)
 
     def _cache(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self.keys:
@@ -198,6 +194,29 @@ class Kernels:
             self.keys[layer] = torch.zeros(self.sequences, heads, self.capacity, key.shape[3])
             self.values[layer] = torch.zeros(self.sequences, heads, self.capacity, value.shape[3])
         return self.keys[layer], self.values[layer]
+
+
+Part = tuple[Tensor, Tensor, Tensor]
+"""Rows that chose an expert, the slots of their choice that it is in, and its result: [row], [row], [row, hidden]."""
+
+
+@uncaught
+def _rows_of(expert: int, hidden: Tensor, index: Tensor) -> Part:
+    """Return the rows that chose an expert, in which slot, and what they ask of it."""
+    rows, slots = torch.where(index == expert)
+    return rows, slots, hidden[rows]
+
+
+@uncaught
+def _summed(parts: list[Part], hidden: Tensor, weight: Tensor) -> Tensor:
+    """Sum the choice of every row slot by slot: the order is the row's own."""
+    results = torch.zeros(*weight.shape, hidden.shape[1], dtype=torch.float32)
+    for rows, slots, result in parts:
+        results[rows, slots] = result
+    weights, total = weight.to(torch.float32), torch.zeros(hidden.shape, dtype=torch.float32)
+    for slot in range(weight.shape[1]):
+        total = total + results[:, slot] * weights[:, slot, None]
+    return total.to(hidden.dtype)
 
 
 class CaughtLinear(TorchFunctionMode):

@@ -1,25 +1,33 @@
-"""Products and functions of rows, each row by itself, so that a row does not depend on what runs with it.
-
-A block of the matrix becomes float32 in a buffer that stays in the cache, and every row is multiplied with it: one
-matrix-vector product of one shape, on aligned rows, in whichever batch a row stands.
-"""
+"""Products and functions of rows, each row by itself, so that a row does not depend on what runs with it."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime.quantise import Packed, scale
+from moe_compiler.runtime import compiled
+from moe_compiler.runtime.quantise import GROUP, Packed, quantise
+from moe_compiler.runtime.uncaught import uncaught
 
-BLOCK_VALUES = 2**20
-"""Weights that are float32 at a time: four MiB."""
 VECTOR_VALUES, THREAD_VALUES = 64, 2**14
 """Values that fill whole vectors of any machine; and fewer than ATen gives to more than one thread."""
-KERNEL = "torch.mv on blocks dequantised to float32"
+numba.set_num_threads(min(numba.get_num_threads(), torch.get_num_threads()))
+NOTHING = torch.empty(0, dtype=torch.uint8)
+KERNEL = f"fused dequantise and multiply, Numba {numba.__version__}"
 
 
+def warm_up() -> None:
+    """Compile the kernels, or read what was compiled before: it takes time and memory that are no part of a run."""
+    row, one = torch.zeros(1, GROUP), torch.zeros(1, dtype=torch.int64)
+    for is_slice in (False, True):
+        multiply(row, quantise(row), is_slice)
+    attend(row[None], (row[None, None], row[None, None]), (one, one), 0, 1.0, None)
+
+
+@uncaught
 def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
     """Multiply [row, in] with a packed matrix [out, in]: [row, out] float32, batch-invariant.
 
@@ -27,18 +35,48 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
         rows: activations.
         packed: the matrix.
         is_slice: whether to compute with its most significant slice.
+
+    Raises:
+        ValueError: the low nibbles are needed and not there.
     """
-    out, columns = len(packed.top), 2 * packed.top.shape[1]
-    aligned = torch.zeros(len(rows), columns, dtype=torch.float32)
-    aligned[:, : packed.inputs] = rows
+    out, half = packed.top.shape
+    if packed.low is None and not is_slice:
+        raise ValueError("only the most significant slice of this matrix is here")
+    low = NOTHING.expand(out, 0) if is_slice or packed.low is None else packed.low
+    aligned = rows.detach().to(torch.float32).contiguous()
+    if packed.inputs != 2 * half:
+        aligned = torch.nn.functional.pad(aligned, (0, 2 * half - packed.inputs))
     result = torch.empty(len(rows), out, dtype=torch.float32)
-    step = max(1, BLOCK_VALUES // columns)
-    for first in range(0, out, step):
-        block = packed.rows(first, first + step)
-        values, weights, product = _buffers(len(block.top), columns)
-        scale(weights.copy_(block.fill(values, is_slice)), block.scale)
-        for row in range(len(rows)):
-            result[row, first : first + step] = torch.mv(weights, aligned[row], out=product)
+    scales = packed.scale.to(torch.float32)
+    compiled.multiply(packed.top.numpy(), low.numpy(), scales.numpy(), aligned.numpy(), result.numpy())
+    return result
+
+
+@uncaught
+def attend(
+    query: Tensor,
+    cache: tuple[Tensor, Tensor],
+    rows: tuple[Tensor, Tensor],
+    window: int,
+    scaling: float,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attend, each row over its cache up to its own position: [row, heads, value dim] float32.
+
+    Args:
+        query: [row, heads, dim].
+        cache: keys [cache, kv heads, position, dim] and values [cache, kv heads, position, value dim].
+        rows: the cache and the position of every row: [row] each.
+        window: positions that a row looks at; 0: all.
+        scaling: of the scores.
+        sinks: [heads], extra scores that take part in the softmax only.
+    """
+    result = torch.empty(*query.shape[:2], cache[1].shape[3], dtype=torch.float32)
+    extra = torch.empty(0) if sinks is None else sinks.detach().to(torch.float32).contiguous()
+    arrays = (query.detach().to(torch.float32), *cache, *rows)
+    compiled.attend(
+        *(part.contiguous().numpy() for part in arrays), window, np.float32(scaling), extra.numpy(), result.numpy()
+    )
     return result
 
 
@@ -56,10 +94,3 @@ def pointwise(function: Callable[..., Tensor], values: Tensor, *args: Any, **opt
     parts = [function(piece, *args, **options) for piece in pieces]
     result = torch.cat(parts).view(padded.shape)[:, : rows.shape[1]]
     return result.reshape(values.shape)
-
-
-@lru_cache(maxsize=8)
-def _buffers(out: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return room for a block: as bytes, as float32, and for its product with a row."""
-    with torch.inference_mode(False):
-        return torch.empty(out, columns, dtype=torch.uint8), torch.empty(out, columns), torch.empty(out)

@@ -90,7 +90,7 @@ def _decode(
         "rounds": decoder.rounds,
         "drafted": decoder.drafted,
         "accepted": decoder.accepted,
-        "acceptance_rate": decoder.accepted / decoder.drafted if decoder.drafted else None,
+        "acceptance_rate": decoder.acceptance_rate,
         "loads": len(decoder.store.loads),
         "computed_far": decoder.store.computed_far,
         "promoted": decoder.promoted,

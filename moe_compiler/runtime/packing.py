@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_compiler.runtime.quantise import GROUP, Packed
+from moe_compiler.runtime.uncaught import uncaught
 
 SLICE, REST = "slice", "rest"
 """The pieces of an expert: its most significant slice with scales, and its low nibbles."""
@@ -64,6 +65,7 @@ class Layout:
         lows = [matrix.low.flatten() for matrix in matrices if matrix.low is not None]
         return _in_pages([*tops, *scales]), _in_pages(lows)
 
+    @uncaught
     def views(self, piece: Tensor, rest: Tensor | None = None) -> tuple[Packed, ...]:
         """Return the matrices that lie in bytes, without a copy.
 

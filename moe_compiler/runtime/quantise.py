@@ -34,54 +34,30 @@ class Packed:
     scale: Tensor
     low: Tensor | None = None
 
-    def whole(self) -> Tensor:
-        """Return 16·m + l: [out, n] int8.
-
-        Raises:
-            ValueError: the low nibbles are not there.
-        """
-        values = torch.empty(len(self.top), 2 * self.top.shape[1], dtype=torch.uint8)
-        return self.fill(values, is_slice=False)
-
-    def sliced(self) -> Tensor:
-        """Return 16·m + 8: [out, n] int8."""
-        values = torch.empty(len(self.top), 2 * self.top.shape[1], dtype=torch.uint8)
-        return self.fill(values, is_slice=True)
-
-    def fill(self, values: Tensor, is_slice: bool) -> Tensor:
-        """Write what is computed with, scales apart, into [out, n] bytes; returns them as int8.
+    def weights(self, is_slice: bool) -> Tensor:
+        """Return what is computed with: [out, in] float32, exactly.
 
         Raises:
             ValueError: the low nibbles are needed and not there.
         """
-        half = self.top.shape[1]
-        first, second = values[:, :half], values[:, half:]
-        torch.bitwise_left_shift(self.top, 4, out=first)
-        torch.bitwise_and(self.top, 240, out=second)
-        if is_slice:
-            # Stored are m + 8: 16·(m + 8) − 128 + 8.
-            return values.sub_(128 - HALF_STEP).view(torch.int8)
+        values = self.sliced() if is_slice else self.whole()
+        grouped = values.view(len(values), -1, GROUP).to(torch.float32) * self.scale.to(torch.float32)[:, :, None]
+        return grouped.view(values.shape)[:, : self.inputs]
+
+    def whole(self) -> Tensor:
+        """Return 16·m + l: [out, n] int16."""
         if self.low is None:
             raise ValueError("only the most significant slice of this matrix is here")
-        first.bitwise_or_(self.low & 15)
-        second.bitwise_or_(self.low >> 4)
-        return values.bitwise_xor_(128).view(torch.int8)
+        return 16 * (_values(self.top) - 8) + _values(self.low)
 
-    def rows(self, first: int, last: int) -> "Packed":
-        """Return some of its rows."""
-        low = None if self.low is None else self.low[first:last]
-        return Packed(self.inputs, self.top[first:last], self.scale[first:last], low)
-
-    def weights(self, is_slice: bool) -> Tensor:
-        """Return what is computed with: [out, in] float32, exactly."""
-        values = self.sliced() if is_slice else self.whole()
-        return scale(values.to(torch.float32), self.scale)[:, : self.inputs]
+    def sliced(self) -> Tensor:
+        """Return 16·m + 8: [out, n] int16."""
+        return 16 * (_values(self.top) - 8) + HALF_STEP
 
 
-def scale(values: Tensor, factors: Tensor) -> Tensor:
-    """Multiply [out, n] float32 by the scales of their groups, in place; exact, since a product has at most 19 bits."""
-    values.view(len(values), -1, GROUP).mul_(factors.to(torch.float32)[:, :, None])
-    return values
+def _values(nibbles: Tensor) -> Tensor:
+    """Return [out, n] int16 of [out, n/2] bytes."""
+    return torch.cat([nibbles & 15, nibbles >> 4], dim=1).to(torch.int16)
 
 
 def quantise(weight: Tensor) -> Packed:

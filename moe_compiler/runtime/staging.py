@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moe_compiler.runtime.far import FarMemory
 from moe_compiler.runtime.packing import padded
+from moe_compiler.runtime.record import Record, Span
 
 Key = tuple[int, int]
 """Decoder layer, expert."""
@@ -38,6 +39,7 @@ class Entry:
         state: `QUEUED`, `LOADING`, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept while there is room.
         error: why it failed.
         is_dropped: whether nobody wants it any more while it is loading.
+        span: in which it was loaded.
     """
 
     priority: int
@@ -47,6 +49,7 @@ class Entry:
     state: int = QUEUED
     error: Exception | None = None
     is_dropped: bool = False
+    span: Span | None = None
 
 
 @dataclass
@@ -88,8 +91,9 @@ class Staging:
         traffic: what was loaded.
     """
 
-    def __init__(self, far: FarMemory, slots: int) -> None:
+    def __init__(self, far: FarMemory, slots: int, record: Record | None = None) -> None:
         self.slots, self.traffic = slots, Traffic()
+        self._record = record or Record()
         self._far = far
         sizes = [padded(max(layout.slice_bytes, layout.rest_bytes)) for layout in far.layouts.values()]
         self._size = max(sizes, default=0)
@@ -144,22 +148,26 @@ class Staging:
         Raises:
             ValueError: one of them failed: what it read is damaged.
         """
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), self._record.now()
         with self._changed:
-            self._awaited = list(keys)
+            awaited = list(keys)
+            if (found := self._first_held(awaited)) is not None:
+                return found
+            self._awaited = awaited
             self._changed.notify_all()
             try:
-                while (found := self._first_held()) is None:
+                while (found := self._first_held(awaited)) is None:
                     if not self._thread.is_alive():
                         raise RuntimeError("the thread that loads experts has ended")
                     self._changed.wait(PATIENCE_SECONDS)
+                self._record.add("wait", begun, *found)
                 return found
             finally:
                 self._awaited = []
                 self.traffic.waited_seconds += time.perf_counter() - start
 
-    def _first_held(self) -> Key | None:
-        for key in self._awaited:
+    def _first_held(self, keys: Iterable[Key]) -> Key | None:
+        for key in keys:
             entry = self._entries[key]
             if entry.error is not None:
                 raise entry.error
@@ -178,6 +186,7 @@ class Staging:
         with self._changed:
             entry = self._entries[key]
             entry.state = BUSY
+            self._is_used(entry)
             return self._bytes(entry)
 
     def used(self, key: Key) -> None:
@@ -194,6 +203,7 @@ class Staging:
             if entry is None or entry.state not in HELD or entry.error is not None or piece not in entry.pieces:
                 return False
             into.copy_(self._bytes(entry)[piece][: len(into)])
+            self._is_used(entry)
             return True
 
     def keep(self, layer: int, experts: Iterable[int]) -> None:
@@ -223,6 +233,11 @@ class Staging:
             piece: self._arena[slot * self._size : (slot + 1) * self._size]
             for piece, slot in zip(entry.pieces, entry.slots, strict=True)
         }
+
+    @staticmethod
+    def _is_used(entry: Entry) -> None:
+        if entry.span is not None:
+            entry.span.is_wasted = False
 
     def _drop(self, key: Key) -> None:
         entry = self._entries[key]
@@ -287,7 +302,7 @@ class Staging:
     def _run(self) -> None:
         while (found := self._next()) is not None:
             key, entry = found
-            start, error, size = time.perf_counter(), None, 0
+            start, begun, error, size = time.perf_counter(), self._record.now(), None, 0
             try:
                 for piece, into in self._bytes(entry).items():
                     self._far.read(*key, piece, into)
@@ -296,6 +311,8 @@ class Staging:
                 error = failure
             with self._changed:
                 self.traffic.add(key, size, time.perf_counter() - start)
+                entry.span = self._record.add("load", begun, *key, size)
+                entry.span.is_wasted = True  # Until something is computed with it.
                 entry.error, entry.state = error, HERE
                 if entry.is_dropped:
                     self._drop(key)

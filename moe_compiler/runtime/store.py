@@ -18,6 +18,7 @@ from moe_compiler.runtime.packing import REST, SLICE, padded
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
 from moe_compiler.runtime.quantise import Packed
+from moe_compiler.runtime.record import Record
 from moe_compiler.runtime.staging import WAITED_FOR, Key, Staging, pages
 
 WHOLE = 8
@@ -92,10 +93,11 @@ class ExpertStore:
         order: of loads.
         rule: how verify computes experts.
         computed_far: experts that were computed where they lie.
+        record: of what is done.
     """
 
     def __init__(self, plan: Plan, far: FarMemory) -> None:
-        self.plan, self.far = plan, far
+        self.plan, self.far, self.record = plan, far, Record()
         self.hot_set = HotSet(plan.resident, plan.needed_permille)
         self.dispatched, self.dispatch_seconds = 0, 0.0
         self.least_permille, self.order = NEVER, "ready"
@@ -104,7 +106,7 @@ class ExpertStore:
         """What verify reads from the far memory as it computes; whether it moves past the engine."""
         self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
         self.near = Near(plan, far)
-        self.staging = Staging(far, plan.half_slots)
+        self.staging = Staging(far, plan.half_slots, self.record)
 
     @property
     def loads(self) -> list[Key]:
@@ -226,17 +228,21 @@ class ExpertStore:
             self.staging.used(key)
 
     def _passing(self, key: Key) -> tuple[Packed, ...]:
-        start = time.perf_counter()
+        begun = self.record.now()
         matrices = self.far.matrices(*key)
         if self._unstaged.pop(key):
-            self._waited(key, (SLICE, REST), time.perf_counter() - start)
+            self._waited(key, (SLICE, REST), begun)
         else:
             self.computed_far += 1
         return matrices
 
-    def _waited(self, key: Key, pieces: tuple[str, ...], seconds: float) -> None:
+    def _waited(self, key: Key, pieces: tuple[str, ...], begun: int) -> None:
         """Count what was read while computation stood still."""
-        self.staging.traffic.add(key, self.far.layouts[key[0]].bytes_of(pieces), seconds, seconds)
+        size = self.far.layouts[key[0]].bytes_of(pieces)
+        self.record.add("wait", begun, *key)
+        span = self.record.add("load", begun, *key, size)
+        seconds = (span.end - span.start) * 1e-9
+        self.staging.traffic.add(key, size, seconds, seconds)
 
     def update_hot_set(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
         """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""
@@ -249,10 +255,12 @@ class ExpertStore:
         """Write as much of an expert as HB keeps of another over that one: from staging, or loaded once more."""
         key = (layer, new)
         for piece, into in self.near.replace(key, (layer, old)).items():
+            begun = self.record.now()
             if not self.staging.copy(key, piece, into):
-                start = time.perf_counter()
                 self.far.read(layer, new, piece, into)
-                self._waited(key, (piece,), time.perf_counter() - start)
+                self._waited(key, (piece,), begun)
+                begun = self.record.now()
+            self.record.add("write", begun, *key)
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""

@@ -137,26 +137,6 @@ def test_verify_plan_rejects_a_tampered_plan(output):
     assert_refused(moec("opt", "-", "-p", "verify-plan", stdin="\n".join(lines)), "the plan is wrong", "starts before")
 
 
-def test_the_timeline_has_one_track_a_resource_and_no_overlap(output):
-    from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
-
-    folder, _ = output
-    trace = proto.Trace()
-    trace.ParseFromString((folder / "out" / "timeline.perfetto-trace").read_bytes())
-    names = {p.track_descriptor.name for p in trace.packet if p.HasField("track_descriptor")}
-    assert {"external", "link"} <= names
-    assert any(name.startswith("banks0") for name in names)
-    depth = {}
-    for packet in trace.packet:
-        if packet.HasField("track_event"):
-            event = packet.track_event
-            step = 1 if event.type == proto.TrackEvent.TYPE_SLICE_BEGIN else -1
-            depth[event.track_uuid] = depth.get(event.track_uuid, 0) + step
-            assert 0 <= depth[event.track_uuid] <= 1
-    assert depth
-    assert set(depth.values()) == {0}
-
-
 def test_plain_decoding_on_the_xpu(output, tmp_path):
     folder, _ = output
     result = moec("compile", folder / "tiny", "--target", "xpu-lpddr5", "--draft-length", "0", "-o", tmp_path / "out")

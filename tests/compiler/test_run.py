@@ -20,6 +20,7 @@ from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
 from tests.conftest import tiny_config
+from tests.decoded import check_arrows, decode
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
 PROMPTS = ("def main():\n    ", "import os\nimport sys\n\n\nclass Reader:\n    def __init__(self", "x")
@@ -155,6 +156,57 @@ def test_staging_and_residents_take_what_the_plan_says(folder, store):
     # Pieces lie in whole pages: a slice takes 11 of them instead of 10.1, the rest 9.
     assert found["staging_bytes"] <= 1.25 * plan["draft"]["staging_bytes"]
     assert found["near_bytes"] <= 1.1 * plan["hb"]["expert_bytes"]
+
+
+def test_what_was_measured_has_the_form_of_what_was_predicted(folder, store):
+    found = json.loads(run(folder, store, "--json", "--far-bandwidth", 0.05, prompts=PROMPTS).stdout)
+    measured, cost = (json.loads((folder / f"{name}.json").read_text()) for name in ("measured", "cost"))
+    for name in ("model", "batch"):
+        assert measured[name] == cost[name]
+    assert measured["round"].keys() - cost["round"].keys() == {"rounds", "draft_seconds", "verify_seconds"}
+    assert measured["token"].keys() <= cost["token"].keys()
+    assert measured["bytes"].keys() <= cost["bytes"].keys()
+    assert measured["draft"].keys() <= cost["draft"].keys()
+    assert measured["is_emulated"] is True
+    round_, length = measured["round"], measured["draft"]["length"]
+    assert round_["ci95_seconds"][0] <= round_["seconds"] <= round_["ci95_seconds"][1]
+    assert round_["draft_seconds"] + round_["verify_seconds"] == pytest.approx(round_["seconds"])
+    assert measured["token"]["seconds"] == pytest.approx(round_["seconds"] / round_["tokens"])
+    assert 0 < round_["rounds"] <= found["rounds"]
+    assert 0 < measured["busy_fraction"]["external"] < 1 > measured["busy_fraction"]["engine"] > 0
+    assert measured["predicted"]["round_seconds"] == cost["round"]["seconds"]
+    assert measured["predicted"]["error"] == pytest.approx(cost["round"]["seconds"] / round_["seconds"] - 1)
+    tracks, slices, counters = decode((folder / "measured.perfetto-trace").read_bytes())
+    assert {"rounds", "phases", "external", "engine"} <= set(tracks)
+    rounds = [part for part in slices if part.track == "rounds"]
+    assert len(rounds) == found["rounds"]
+    phases = [part.name for part in slices if part.track == "phases"]
+    assert phases == [*(f"draft {n + 1}" for n in range(length)), "verify"] * found["rounds"]
+    loads = [part for part in slices if part.name.startswith("load")]
+    assert 0 < sum(part.details["bytes"] for part in loads) <= found["bytes_loaded"]
+    assert {part.details["wasted"] for part in loads} == {"true", "false"}
+    used = [part for part in loads if part.details["wasted"] == "false"]
+    assert 0 < check_arrows(slices) == len(used)
+    # Nothing runs faster than the throttle lets it.
+    first, last = min(part.start for part in loads), max(part.end for part in loads)
+    assert sum(part.details["bytes"] for part in loads) < 0.05 * (last - first)
+    assert counters["bandwidth of the far memory"][-1][1] == 0
+    waits = sum(part.end - part.start for part in slices if part.name.startswith("wait"))
+    assert waits * 1e-9 <= found["load_seconds"]
+
+
+def test_a_folder_that_may_only_be_read_is_run_and_left_alone(folder, store, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "measured.json").unlink(missing_ok=True)
+    monkeypatch.setattr("moe_compiler.generation.os.access", lambda path, mode: False)
+    assert Runner.open(copy, store).run(PROMPTS[:1], Asked(4))["sequences"]
+    assert not (copy / "measured.json").exists()
+
+
+def test_one_sequence_is_not_compared_with_what_was_predicted_of_three(folder, store):
+    assert run(folder, store, tokens=4).returncode == 0
+    assert json.loads((folder / "measured.json").read_text())["predicted"] is None
 
 
 def test_drawn_text_depends_on_the_seed_alone(folder, store):

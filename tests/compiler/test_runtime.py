@@ -14,7 +14,7 @@ import moe_compiler
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import Step
-from moe_compiler.runtime.linear import multiply, pointwise
+from moe_compiler.runtime.linear import attend, multiply, pointwise
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.plan import Plan
@@ -52,6 +52,24 @@ def test_products_are_batch_invariant_to_the_last_bit(rows, is_slice):
         assert torch.equal(together[n], multiply(batch[n : n + 1], packed, is_slice)[0])
     exact = batch.double() @ packed.weights(is_slice).double().T
     assert (together.double() - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("sinks", [None, random(4, seed=4)])
+@pytest.mark.parametrize("window", [0, 8])
+def test_attention_is_that_of_torch_and_batch_invariant_to_the_last_bit(window, sinks):
+    """Six rows of two caches: each sees its own cache, up to itself, and at most the window; two heads share a key."""
+    query, keys, values = random(6, 4, 32), random(2, 2, 40, 32, seed=1), random(2, 2, 40, 16, seed=2)
+    caches, places = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 4, 5, 6, 30, 39])
+    together = attend(query, (keys, values), (caches, places), window, 0.3, sinks)
+    for n, (cache, place) in enumerate(zip(caches.tolist(), places.tolist(), strict=True)):
+        alone = attend(query[n : n + 1], (keys, values), (caches[n : n + 1], places[n : n + 1]), window, 0.3, sinks)
+        assert torch.equal(together[n], alone[0])
+        seen = slice(max(0, place + 1 - window) if window else 0, place + 1)
+        key, value = (part[cache, :, seen].double().repeat_interleave(2, 0) for part in (keys, values))
+        scores = (query[n, :, None].double() @ key.transpose(1, 2))[:, 0] * 0.3
+        scores = scores if sinks is None else torch.cat([scores, sinks[:, None].double()], dim=1)
+        expected = torch.softmax(scores, dim=1)[:, None, : key.shape[1]] @ value
+        assert (together[n] - expected[:, 0]).abs().max() < 1e-5
 
 
 def test_a_matrix_of_many_blocks_is_multiplied_as_a_whole():
@@ -109,8 +127,12 @@ def test_weights_that_are_not_finite_are_refused():
 
 def test_without_low_nibbles_there_is_only_a_slice():
     packed = quantise(random(4, 32))
+    half = Packed(packed.inputs, packed.top, packed.scale)
     with pytest.raises(ValueError, match="most significant slice"):
-        Packed(packed.inputs, packed.top, packed.scale).whole()
+        half.whole()
+    with pytest.raises(ValueError, match="most significant slice"):
+        multiply(random(1, 32), half, is_slice=False)
+    assert torch.equal(multiply(random(1, 32), half, True), multiply(random(1, 32), packed, True))
 
 
 def rounds(length):
