@@ -2,7 +2,7 @@
 
 Near is ordinary memory, far a disk that direct reads reach. What is measured is what the runtime does: its kernel's
 products by the number of rows, direct reads of an expert, and whole decoding steps of small models, from which the
-fixed times of a step, a layer and an expert follow by least squares.
+fixed times of a step, a layer, an expert and a token follow by least squares.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -21,7 +21,10 @@ from moe_passes.plan.errors import InputError
 
 from moe_compiler.backend.folder import check_file, write_file
 
-WIDTHS = (1, 2, 4, 8, 16, 64)
+if TYPE_CHECKING:
+    from moe_compiler.runtime.decoder import Decoder
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 """Rows that products are measured with."""
 MATRIX = (2048, 2048)
 LEAST_SECONDS, REPEATS = 0.2, 3
@@ -29,8 +32,12 @@ COPIED_BYTES = 2**26
 DISK_BYTES, READ_BYTES = 2**28, (2**22, 2**16, 4096)
 """Of the file that is read, and of one read: an expert, a small one, a page."""
 STEPS = 16
+HIDDEN, WIDTH, COUNT, VOCABULARY, CAPACITY = 256, 128, 16, 1024, 512
+"""Of the models whose steps are timed: width, width of an expert, experts, tokens it knows, and positions."""
+VERIFIED, WHOLE = (4, 16), 8
+"""Tokens of the verify steps that are timed, and bits of a whole weight."""
 SHAPES = ((2, 1), (6, 1), (2, 4), (6, 4), (2, 8), (6, 8), (4, 2))
-"""Layers and experts a token of the models whose steps are timed."""
+"""Layers of those models, and experts a token."""
 Progress = Callable[[str], None]
 
 
@@ -47,6 +54,7 @@ class Measured:
         step_seconds: fixed, of a step.
         layer_seconds: fixed, of a layer.
         expert_seconds: fixed, of an expert.
+        token_seconds: fixed, of a step for every token that it takes.
         misfit: largest error of the fit of whole steps, as a share of the step.
     """
 
@@ -58,6 +66,7 @@ class Measured:
     step_seconds: float
     layer_seconds: float
     expert_seconds: float
+    token_seconds: float
     misfit: float
 
 
@@ -131,10 +140,12 @@ def _products(bits: int, width: int) -> float:
 def _attention() -> float:
     import torch
 
-    keys, asked = torch.randn(4, 1024, 64), torch.randn(4, 4, 64)
-    return (
-        2 * 16 * 1024 * 64 / _seconds(lambda: torch.bmm(torch.softmax(torch.bmm(asked, keys.transpose(1, 2)), 2), keys))
-    )
+    from moe_compiler.runtime.linear import attend
+
+    heads, places, dim = 16, 1024, 64
+    cache, asked = torch.randn(1, heads, places, dim), torch.randn(1, heads, dim)
+    row = torch.zeros(1, dtype=torch.int64), torch.tensor([places - 1])
+    return 2 * heads * places * dim / _seconds(lambda: attend(asked, (cache, cache), row, 0, 1.0, None))
 
 
 def _reads(folder: Path) -> tuple[float, float]:
@@ -168,20 +179,20 @@ def _read(handle: int, size: int, into: Any) -> float:
     return (time.perf_counter() - start) / len(places)
 
 
-def _fixed(macs: dict[tuple[int, int], float]) -> tuple[tuple[float, float, float], float]:
-    """Return the fixed seconds of a step, a layer and an expert, and the largest error of that fit.
+def _fixed(macs: dict[tuple[int, int], float]) -> tuple[tuple[float, float, float, float], float]:
+    """Return the fixed seconds of a step, a layer, an expert and a token, and the largest error of that fit.
 
-    A step of one token is timed on models of several depths and experts a token; what is left of it beyond the products
-    follows from those three.
+    Steps are timed on models of several depths and experts a token: plain ones, those that verify several tokens, and
+    draft steps; what is left of them beyond the products follows from those four.
     """
-    timed = [(layers, experts, *_step(layers, experts)) for layers, experts in SHAPES]
-    whole = np.array([seconds for *_, seconds, _ in timed])
-    products = np.array([work / macs[8, 1] for *_, work in timed])
-    rows = np.array([(1.0, layers, layers * experts) for layers, experts, *_ in timed])
-    # Errors count as shares of a step, and no time is negative: the best of the fits with some of the three at zero.
-    best, misfit = np.zeros(3), math.inf
-    for kept in itertools.product((False, True), repeat=3):
-        found = np.zeros(3)
+    timed = [step for layers, experts in SHAPES for step in _steps(layers, experts, macs)]
+    whole = np.array([step.seconds for step in timed])
+    products = np.array([step.product_seconds for step in timed])
+    rows = np.array([(1.0, step.layers, step.experts, step.tokens) for step in timed])
+    # Errors count as shares of a step, and no time is negative: the best of the fits with some of the four at zero.
+    best, misfit = np.zeros(4), math.inf
+    for kept in itertools.product((False, True), repeat=4):
+        found = np.zeros(4)
         columns = list(kept)
         if any(kept):
             wanted = np.maximum(whole - products, 0.0) / whole
@@ -189,41 +200,98 @@ def _fixed(macs: dict[tuple[int, int], float]) -> tuple[tuple[float, float, floa
         error = float(np.abs((rows @ found + products) / whole - 1).max())
         if (found >= 0).all() and error < misfit:
             best, misfit = found, error
-    return (float(best[0]), float(best[1]), float(best[2])), misfit
+    return (float(best[0]), float(best[1]), float(best[2]), float(best[3])), misfit
 
 
-def _step(layers: int, experts: int) -> tuple[float, int]:
-    """Return seconds and multiply-accumulates of a step of one token on a small model, everything near."""
-    from moe_compiler.runtime.decoder import Decoder, plain_round
+@dataclass(frozen=True)
+class Step:
+    """Steps of one kind on a small model, everything near: medians.
+
+    Attributes:
+        seconds: that one took.
+        product_seconds: that its products take by themselves.
+        layers: of the model.
+        experts: that were computed, in all layers.
+        tokens: that it took.
+    """
+
+    seconds: float
+    product_seconds: float
+    layers: int
+    experts: float
+    tokens: int
+
+
+def _steps(layers: int, experts: int, macs: dict[tuple[int, int], float]) -> list[Step]:
+    """Time plain steps, verify steps and draft steps of a small model."""
+    from moe_compiler.runtime.decoder import Decoder
     from moe_compiler.runtime.model import build
     from moe_compiler.runtime.plan import Plan
 
-    hidden, width, count, vocabulary = 256, 128, 16, 1024
-    config = {
-        "model_type": "qwen3_moe",
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "head_dim": hidden // 4,
-        "intermediate_size": hidden,
-        "moe_intermediate_size": width,
-        "num_experts": count,
-        "num_experts_per_tok": experts,
-        "max_position_embeddings": 512,
-    }
+    config = _small_model(layers, experts)
     model = build(config, None, 0)
-    near = {part.layer: list(range(count)) for part in model.experts}
-    decoder = Decoder(model, Plan(draft_bits=8, resident=near, whole=near), [[1]], 64)
+    near = {part.layer: list(range(COUNT)) for part in model.experts}
+    found = []
+    for tokens, bits in ((1, 8), *((width, 8) for width in VERIFIED), (1, 4)):
+        decoder = Decoder(model, Plan(draft_bits=bits, dense_bits=bits, resident=near, whole=near), [[1]], CAPACITY)
+        computed = _count_experts(decoder)
+        seconds = _median(lambda decoder=decoder, tokens=tokens, bits=bits: _one(decoder, tokens, bits < WHOLE))  # type: ignore[misc]
+        decoder.close()
+        count = sum(computed) / (STEPS + 1)
+        dense = layers * (4 * HIDDEN**2 + COUNT * HIDDEN) + VOCABULARY * HIDDEN
+        each = max(width for width in WIDTHS if width <= tokens * layers * experts / count)
+        products = tokens * dense / macs[bits, tokens]
+        products += tokens * layers * experts * 3 * HIDDEN * WIDTH / macs[bits, each]
+        found.append(Step(seconds, products, layers, count, tokens))
+    return found
+
+
+def _one(decoder: "Decoder", tokens: int, is_draft: bool) -> None:
+    """Run one step of so many tokens."""
+    import torch
+
+    had = len(decoder.tokens[0])
+    decoder.begin_round()
+    if is_draft:
+        decoder.draft(0, [])
+    else:
+        decoder.verify([torch.tensor([n % VOCABULARY]) for n in range(1, tokens)])
+    decoder.release_staging()
+    del decoder.tokens[0][had + 1 :]
+
+
+def _count_experts(decoder: "Decoder") -> list[int]:
+    """Return a list that gets the number of experts that every layer computes from now on."""
+    found: list[int] = []
+    decoder.kernels.routed = lambda layer, is_draft, chosen: found.append(len(set(chosen.flatten().tolist())))
+    return found
+
+
+def _median(run: Callable[[], None]) -> float:
+    """Return the median seconds of steps, but for the first."""
     seconds = []
     for _ in range(STEPS + 1):
         start = time.perf_counter()
-        plain_round(decoder)
+        run()
         seconds.append(time.perf_counter() - start)
-    decoder.close()
-    work = layers * (4 * hidden**2 + count * hidden + experts * 3 * hidden * width) + vocabulary * hidden
-    return float(np.median(seconds[1:])), work
+    return float(np.median(seconds[1:]))
+
+
+def _small_model(layers: int, experts: int) -> dict[str, Any]:
+    return {
+        "model_type": "qwen3_moe",
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": HIDDEN // 4,
+        "intermediate_size": HIDDEN,
+        "moe_intermediate_size": WIDTH,
+        "num_experts": COUNT,
+        "num_experts_per_tok": experts,
+        "max_position_embeddings": CAPACITY,
+    }
 
 
 def _document(name: str, found: Measured) -> dict[str, Any]:
@@ -266,6 +334,7 @@ def _document(name: str, found: Measured) -> dict[str, Any]:
                 "step_overhead_us": _short(found.step_seconds * 1e6),
                 "layer_overhead_us": _short(found.layer_seconds * 1e6),
                 "expert_overhead_us": _short(found.expert_seconds * 1e6),
+                "width_overhead_us": _short(found.token_seconds * 1e6),
                 "source": f"the runtime's kernel; fixed times of whole steps, fitted within {found.misfit:.0%}; {how}",
             }
         },

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LARGEST_TEXT = 2**26
 MOST_TOKENS, LONGEST_DRAFT = 1_000_000, 64
 FEWEST_TOKENS = 64
-CONFIGURATIONS = tuple((bits, bits, share) for bits in (4, 8) for share in (0.25, 0.5, 0.75, 1.0))
+CONFIGURATIONS = tuple((bits, bits, share) for bits in (4, 8) for share in (0.125, 0.25, 0.5, 0.75, 1.0))
 """Drafts that are measured: bits of experts, bits of dense weights, and the share of experts that are resident."""
 PROMPT_TOKENS = 32
 """Of the text, before each stretch that is drafted on."""

@@ -18,7 +18,7 @@ Examples:
 
 \b
 The profile holds the routing of the target and of a draft, token by token, and how many drafted tokens are accepted
-with experts and dense weights in 4 or 8 bits and a quarter to all of the experts resident (docs/profiles.md).
+with experts and dense weights in 4 or 8 bits and an eighth to all of the experts resident (docs/profiles.md).
 """
 
 

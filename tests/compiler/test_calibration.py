@@ -34,23 +34,41 @@ def test_what_is_measured_is_a_hardware_file_with_sources(tmp_path):
 
 
 def test_fixed_times_are_found_again(monkeypatch):
-    """Steps of 2 ms, 3 ms a layer and 0.5 ms an expert, beside products of 1e9 a second."""
+    """Steps of 2 ms, 3 ms a layer, 0.5 ms an expert and 0.1 ms a token, beside products."""
 
-    def step(layers, experts):
-        work = 10**6 * layers * experts
-        return 2e-3 + 3e-3 * layers + 5e-4 * layers * experts + work / 1e9, work
+    def steps(layers, experts, macs):
+        for tokens in (1, 4):
+            computed = layers * experts * (1 + tokens) / 2
+            fixed = 2e-3 + 3e-3 * layers + 5e-4 * computed + 1e-4 * tokens
+            yield calibration.Step(fixed + 1e-3 * computed, 1e-3 * computed, layers, computed, tokens)
 
-    monkeypatch.setattr(calibration, "_step", step)
-    fixed, misfit = calibration._fixed({(8, 1): 1e9})
-    assert fixed == pytest.approx((2e-3, 3e-3, 5e-4))
+    monkeypatch.setattr(calibration, "_steps", steps)
+    fixed, misfit = calibration._fixed({})
+    assert fixed == pytest.approx((2e-3, 3e-3, 5e-4, 1e-4))
     assert misfit < 1e-9
 
 
 def test_no_fixed_time_is_negative(monkeypatch):
-    monkeypatch.setattr(calibration, "_step", lambda layers, experts: (1e-3 * layers - 1e-4 * layers * experts, 0))
-    fixed, misfit = calibration._fixed({(8, 1): 1e9})
+    def steps(layers, experts, macs):
+        yield calibration.Step(1e-3 * layers - 1e-5 * layers * experts, 0.0, layers, layers * experts, 1)
+
+    monkeypatch.setattr(calibration, "_steps", steps)
+    fixed, misfit = calibration._fixed({})
     assert min(fixed) >= 0
     assert 0 < misfit < np.inf
+
+
+def test_steps_that_are_timed_are_what_they_are_said_to_be(monkeypatch):
+    """A plain step computes what a token chooses; one that verifies 16 tokens more, but not 16 times as many experts."""
+    monkeypatch.setattr(calibration, "STEPS", 2)
+    rates = {(bits, width): 1e9 for bits in (4, 8) for width in calibration.WIDTHS}
+    plain, few, many, draft = calibration._steps(2, 4, rates)
+    assert (plain.experts, plain.tokens, draft.experts, draft.tokens) == (8, 1, 8, 1)
+    assert 8 < few.experts < many.experts <= 2 * 16
+    assert (few.tokens, many.tokens) == (4, 16)
+    assert plain.product_seconds == pytest.approx(draft.product_seconds)
+    assert many.product_seconds == pytest.approx(16 * plain.product_seconds)
+    assert all(step.layers == 2 and step.seconds > 0 for step in (plain, few, many, draft))
 
 
 def test_a_place_that_is_none_is_refused(tmp_path):

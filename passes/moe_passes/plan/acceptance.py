@@ -82,7 +82,7 @@ class Acceptance:
         if not length:
             return 0.0
         if self.measured:
-            return min((_distance(of, draft), n, _measured(of, length)) for n, of in enumerate(self.measured))[2]
+            return self._of_measured(length, draft)
         unsliced = self.dense_share * (not draft.is_dense_sliced)
         unsliced += (1 - self.dense_share) * (not draft.are_experts_sliced)
         rates = []
@@ -90,6 +90,16 @@ class Acceptance:
             kept = 1 - (1 - UNSLICED_GAIN * unsliced) * (1 - of.full)
             rates.append(min(1.0, of.rate(draft.coverage) * kept / of.full) if of.full else 0.0)
         return expected_accepted(float(np.mean(rates)), self.length, length)
+
+    def _of_measured(self, length: int, draft: Draft) -> float:
+        """Interpolate by the share of experts between the drafts that were measured with as much of a weight."""
+        least = min(_differs(of, draft) for of in self.measured)
+        rows = [of for of in self.measured if _differs(of, draft) == least]
+        if len(rows) == 1:
+            return _measured(rows[0], length)
+        # Without any expert nothing is taken to be accepted.
+        known = {0.0: 0.0} | {of.share: _measured(of, length) for of in sorted(rows, key=lambda of: of.share)}
+        return float(np.interp(draft.share, list(known), list(known.values())))
 
     def most_accepted(self, length: int, draft: Draft) -> float:
         """Return the most that any draft of this coverage or less could have accepted."""
@@ -104,11 +114,10 @@ def _measured(of: MeasuredAcceptance, length: int) -> float:
     return expected_accepted(of.rate, of.length, length)
 
 
-def _distance(of: MeasuredAcceptance, draft: Draft) -> tuple[int, float]:
-    """Say how far a draft is from one that was measured: what is sliced counts before what is resident."""
+def _differs(of: MeasuredAcceptance, draft: Draft) -> int:
+    """Count the weights, dense and of experts, of which a draft computes with another part than was measured."""
     pairs = ((of.dense_bits, draft.is_dense_sliced), (of.expert_bits, draft.are_experts_sliced))
-    other = sum((bits < WHOLE_BITS) != is_sliced for bits, is_sliced in pairs if bits)
-    return other, abs(of.share - draft.share) if of.expert_bits else 0.0
+    return sum((bits < WHOLE_BITS) != is_sliced for bits, is_sliced in pairs if bits)
 
 
 def expected_accepted(rate: float, of_length: int, length: int) -> float:

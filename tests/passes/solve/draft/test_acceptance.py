@@ -83,12 +83,12 @@ def test_what_was_measured_counts_whatever_is_covered():
     assert given.accepted(2, BOTH) == pytest.approx(0.75)
 
 
-def test_the_draft_that_was_measured_and_is_nearest_counts():
-    """What is sliced counts before what is resident."""
+def test_between_drafts_that_were_measured_the_share_of_experts_decides():
+    """Those that slice the same count; without any expert nothing is accepted; one draft alone says it for all."""
     drafts = (measured(4, 4, 0.9, 100_000), measured(4, 8, 0.4, 200_000), measured(4, 8, 0.8, 300_000))
     made = Acceptance((), 0, 0.5, "measured", drafts)
     assert made.accepted(1, replace(BOTH, share=0.1)) == pytest.approx(0.1)
     partly = replace(BOTH, is_dense_sliced=False)
-    assert made.accepted(1, replace(partly, share=0.5)) == pytest.approx(0.2)
-    assert made.accepted(1, replace(partly, share=0.7)) == pytest.approx(0.3)
+    found = [made.accepted(1, replace(partly, share=share)) for share in (0.2, 0.4, 0.5, 0.8, 1.0)]
+    assert found == pytest.approx([0.1, 0.2, 0.225, 0.3, 0.3])
     assert made.most_accepted(1, replace(BOTH, share=0.1)) == pytest.approx(0.3)

@@ -1,0 +1,379 @@
+"""The emitted schedule beside what people use instead, in one run, side by side. Table, or --json.
+
+    python benchmarks/run.py tiny                    # examples/tiny-moe, reads of the store held to a rate (emulated)
+    python benchmarks/run.py predicted               # seconds a round: predicted, and measured
+    python benchmarks/run.py olmoe --folder /big     # a model of OLMoE-1B-7B's shape on the real disk, 60 GB of it
+
+(a) plain decoding, experts loaded on demand into a least-recently-used cache of the same bytes; (b) the compiled plan
+without overlap: an expert is read when it is computed; (c) the compiled schedule; (d) transformers with accelerate's
+disk offload in the same memory (olmoe). Greedy tokens of (a), (b) and (c) must be the same, or the benchmark fails.
+What is compiled for is this machine as `moec calibrate` measures it first. Every figure is of a process of its own.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MOEC = Path(sys.executable).parent / "moec"
+TINY = Path(__file__).parents[1] / "examples" / "tiny-moe"
+KINDS = {"lru": "(a) LRU on demand", "serial": "(b) no overlap", "ours": "(c) our schedule"}
+CONTEXT, PROMPT_CHARACTERS, GENERATED_TOKENS = 256, 60, 128
+LEAST_PROMPTS = 4
+"""That a figure is of: what one text routes says little."""
+EXIT_FAILED = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run.
+
+    Attributes:
+        batch: sequences.
+        near_gb: capacity of the near memory that is compiled for.
+        far_gb_s: that reads are held to; None: the disk as it is.
+        draft_length: γ, or `auto`.
+        tokens: new ones of each sequence.
+    """
+
+    batch: int
+    near_gb: float
+    far_gb_s: float | None
+    draft_length: str = "auto"
+    tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is compiled and run.
+
+    Attributes:
+        source: a MODEL of `moec compile`.
+        store: its weights, packed.
+        profile: its routing and accepted lengths, measured; None: synthetic routing.
+        host: hardware file of this machine.
+        prompts: as many as the largest batch.
+    """
+
+    source: str
+    store: str
+    profile: str | None
+    host: str
+    prompts: tuple[str, ...]
+
+
+def moec(*arguments: Any) -> str:
+    """Run a command of ours."""
+    done = subprocess.run([str(MOEC), *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"moec {' '.join(map(str, arguments))}\n{done.stderr}")
+    return done.stdout
+
+
+def compiled(model: Model, setting: Setting, folder: Path) -> Path:
+    """Compile for a setting; returns the folder."""
+    out = folder / f"b{setting.batch}-n{setting.near_gb:g}-f{setting.far_gb_s or 0:g}-g{setting.draft_length}"
+    options = ["--set", f"memories.dram.capacity_gb={setting.near_gb:g}"]
+    if setting.far_gb_s:
+        for place in ("links.read", "memories.disk"):
+            options += ["--set", f"{place}.bandwidth_gb_s={setting.far_gb_s:g}"]
+    options += ["--batch", setting.batch, "--context", CONTEXT, "--draft-length", setting.draft_length]
+    options += ["--profile", model.profile] if model.profile else []
+    moec("compile", model.source, "--target", model.host, *options, "-o", out)
+    return out
+
+
+def measured(kind: str, out: Path, model: Model, setting: Setting, slots: int = 0) -> dict[str, Any]:
+    """Run once, in a process of its own; `slots` are the experts that a cache holds."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_run, kind, str(out), model, setting, slots).result()
+
+
+def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dict[str, Any]:
+    from unittest.mock import patch
+
+    from moe_compiler.generation import Asked, Runner
+    from moe_compiler.runtime import decoder
+
+    runner = Runner.open(out, model.store, setting.far_gb_s)
+    if kind == "lru":
+        stores, runner.round_, runner.draft_length = _lru_store(slots), _lru_round, 0
+    elif kind == "serial":
+        stores, runner.round_ = _serial_store(), _serial_round(out, runner.draft_length)
+    else:
+        stores = decoder.ExpertStore
+    asked, groups = Asked(setting.tokens, far_bandwidth_gb_s=setting.far_gb_s), max(1, LEAST_PROMPTS // setting.batch)
+    runs = []
+    with patch.object(decoder, "ExpertStore", stores):
+        for number in range(groups):
+            found = runner.run(model.prompts[number * setting.batch : (number + 1) * setting.batch], asked)
+            runs.append(found | {"measured": json.loads((Path(out) / "measured.json").read_text())})
+    return _combined(runs)
+
+
+def _combined(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return several runs as one."""
+    seconds = [sum(len(s["token_ids"]) for s in run["sequences"]) / run["tokens_per_second"] for run in runs]
+    added = {name: sum(run[name] for run in runs) for name in ("bytes_loaded", "load_seconds", "hidden_load_seconds")}
+    tokens = sum(rate * time for rate, time in zip((run["tokens_per_second"] for run in runs), seconds, strict=True))
+    rounds = [(run["measured"]["round"]["rounds"], run["measured"]["round"]["seconds"]) for run in runs]
+    rates = [run["acceptance_rate"] for run in runs]
+    return {
+        **runs[0],
+        **added,
+        "tokens_per_second": tokens / sum(seconds),
+        "sequences": [sequence for run in runs for sequence in run["sequences"]],
+        "acceptance_rate": None if None in rates else statistics.mean(rates),
+        "peak_bytes": max(run["peak_bytes"] for run in runs),
+        "round_seconds": sum(count * time for count, time in rounds) / sum(count for count, _ in rounds),
+        "predicted": runs[0]["measured"]["predicted"]["round_seconds"],
+    }
+
+
+def _lru_round(decoder: Any) -> list[list[int]]:
+    return decoder.verify([])  # type: ignore[no-any-return]
+
+
+def _serial_round(out: str, length: int) -> Callable[[Any], list[list[int]]]:
+    """Return the compiled round without anything that is loaded ahead."""
+    from moe_compiler.runtime.hot_set import HotSetRule
+
+    rule = HotSetRule(**json.loads((Path(out) / "plan.json").read_text())["hot_set"])
+
+    def round_(decoder: Any) -> list[list[int]]:
+        decoder.begin_round()
+        drafts: list[Any] = []
+        for step in range(length):
+            drafts.append(decoder.draft(step, drafts))
+        accepted: list[list[int]] = decoder.verify(drafts)
+        decoder.update_hot_set(rule)
+        decoder.release_staging()
+        return accepted
+
+    return round_
+
+
+def _serial_store() -> type:
+    from moe_compiler.runtime.store import WAITED_FOR, ExpertStore
+
+    class SerialStore(ExpertStore):
+        """Reads an expert when it is computed, and not before."""
+
+        def _prefetch(self, key: tuple[int, int], priority: int) -> None:
+            """Load nothing ahead."""
+
+        def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
+            """Compute in program order."""
+            yield from experts
+
+        @contextmanager
+        def verified(self, layer: int, expert: int) -> Iterator[Any]:
+            """Read what is missing of an expert, and hold it."""
+            if not self.is_whole((layer, expert)):
+                ExpertStore._prefetch(self, (layer, expert), WAITED_FOR)
+            with super().verified(layer, expert) as matrices:
+                yield matrices
+
+    return SerialStore
+
+
+def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
+    from moe_compiler.runtime.packing import REST, SLICE, padded
+    from moe_compiler.runtime.plan import Plan
+    from moe_compiler.runtime.staging import pages
+    from moe_compiler.runtime.store import ExpertStore
+
+    class LruStore(ExpertStore):
+        """Whole experts, read on demand into a cache that forgets what was used longest ago."""
+
+        def __init__(self, plan: Any, far: Any) -> None:
+            super().__init__(Plan(), far)
+            sizes = [(layout.slice_bytes, layout.rest_bytes) for layout in far.layouts.values()]
+            self.free = [
+                tuple(pages(padded(max(size[piece] for size in sizes))) for piece in (0, 1)) for _ in range(slots)
+            ]
+            self.near.bytes = sum(len(part) for pair in self.free for part in pair)
+            self.cached: OrderedDict[tuple[int, int], Any] = OrderedDict()
+
+        def decided(self, layer: int, experts: Iterable[int]) -> None:
+            """Load nothing ahead."""
+
+        def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
+            """Compute what is here first: what is loaded for this token may need its place."""
+            yield from sorted(experts, key=lambda expert: (layer, expert) not in self.cached)
+
+        @contextmanager
+        def verified(self, layer: int, expert: int) -> Iterator[Any]:
+            """Hold an expert, read if it is not here."""
+            key = (layer, expert)
+            if key not in self.cached:
+                buffers = self.free.pop() if self.free else self.cached.popitem(last=False)[1]
+                begun = self.record.now()
+                for piece, into in zip((SLICE, REST), buffers, strict=True):
+                    self.far.read(layer, expert, piece, into)
+                self._waited(key, (SLICE, REST), begun)
+                self.cached[key] = buffers
+            self.cached.move_to_end(key)
+            yield self.far.layouts[layer].views(*self.cached[key])
+
+    return LruStore
+
+
+def beside(model: Model, setting: Setting, folder: Path, repeats: int) -> dict[str, Any]:
+    """Measure (a), (b) and (c) in turns; medians of their tokens a second."""
+    out = compiled(model, setting, folder)
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for _ in range(repeats):
+        runs["ours"].append(measured("ours", out, model, setting))
+        budget = runs["ours"][0]["near_bytes"] + runs["ours"][0]["staging_bytes"]
+        runs["lru"].append(measured("lru", out, model, setting, budget // expert_bytes(model.store)))
+        runs["serial"].append(measured("serial", out, model, setting))
+    tokens = {json.dumps([s["token_ids"] for s in run["sequences"]]) for found in runs.values() for run in found}
+    rows = {kind: _row(found) for kind, found in runs.items()}
+    speed = {kind: row["tokens_per_second"] for kind, row in rows.items()}
+    ours = runs["ours"]
+    return {
+        "setting": vars(setting),
+        "draft_length": ours[0]["draft_length"],
+        "runs": rows,
+        "over_lru": round(speed["ours"] / speed["lru"], 2),
+        "over_serial": round(speed["ours"] / speed["serial"], 2),
+        "predicted_round_ms": round(ours[0]["predicted"] * 1e3, 2),
+        "measured_round_ms": round(statistics.median(run["round_seconds"] for run in ours) * 1e3, 2),
+        "same_tokens": len(tokens) == 1,
+    }
+
+
+def expert_bytes(store: str) -> int:
+    """Return the bytes of a whole expert in memory."""
+    from moe_compiler.runtime.packing import padded
+    from moe_compiler.runtime.store_file import StoreFile
+
+    file = StoreFile(Path(store))
+    sizes = [padded(layout.slice_bytes) + padded(layout.rest_bytes) for layout in file.layouts.values()]
+    file.close()
+    return max(sizes)
+
+
+def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    first = runs[0]
+    hidden = [run["hidden_load_seconds"] / run["load_seconds"] for run in runs if run["load_seconds"]]
+    return {
+        "tokens_per_second": round(statistics.median(run["tokens_per_second"] for run in runs), 2),
+        "acceptance_rate": first["acceptance_rate"],
+        "mb_loaded": round(first["bytes_loaded"] / 1e6, 1),
+        "hidden_share": round(statistics.median(hidden), 2) if hidden else None,
+        "peak_mb": round(max(run["peak_bytes"] for run in runs) / 1e6, 1),
+        "near_and_staging_mb": round((first["near_bytes"] + first["staging_bytes"]) / 1e6, 1),
+        "is_emulated": first["is_emulated"],
+    }
+
+
+def tiny_model(folder: Path, host: str | None) -> Model:
+    """Pack, profile and calibrate for examples/tiny-moe.
+
+    Prompts are of sources that it was not trained on. What is profiled is what it generates after prompts of other
+    files than those that are measured with: that is what a decoder routes.
+    """
+    store, profile = folder / "tiny.store", folder / "tiny.npz"
+    moec("pack", TINY, "--weights", TINY, "-o", store)
+    others = [prompt for name in ("clique", "cycles", "dag") for prompt in prompts_of(name)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), others).result())
+    options = ("--tokens", 4096, "--draft-length", 8, "--rounds", 64)
+    moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
+    return Model(str(TINY), str(store), str(profile), host or calibrated(folder), prompts_of("matching"))
+
+
+def prompts_of(name: str) -> tuple[str, ...]:
+    """Return beginnings of 16 pieces of a module of networkx."""
+    import networkx
+
+    text = (Path(networkx.__file__).parent / "algorithms" / f"{name}.py").read_text()
+    step = (len(text) - PROMPT_CHARACTERS) // 16
+    return tuple(text[n * step : n * step + PROMPT_CHARACTERS] for n in range(16))
+
+
+def _generated(store: str, prompts: list[str]) -> str:
+    """Return prompts and what the model says after each, everything near."""
+    from moe_compiler.runtime.decoder import Decoder, decode, plain_round
+    from moe_compiler.runtime.model import from_store
+    from moe_compiler.runtime.plan import Plan
+    from moe_compiler.runtime.store_file import StoreFile
+    from moe_compiler.runtime.words import Words
+
+    file = StoreFile(Path(store))
+    model, words = from_store(file), Words(file, int(file.entries.config["vocab_size"]))
+    near = {part.layer: list(range(part.experts)) for part in model.experts}
+    texts = []
+    for prompt in prompts:
+        decoder = Decoder(model, Plan(resident=near, whole=near), [words.encode(prompt)], CONTEXT)
+        texts.append(prompt + words.decode(decode(decoder, plain_round, GENERATED_TOKENS)[0]))
+        decoder.close()
+    return "\n".join(texts)
+
+
+def calibrated(folder: Path) -> str:
+    """Measure this machine; returns its hardware file."""
+    moec("calibrate", "-o", folder / "host.yaml", "--disk", folder)
+    return str(folder / "host.yaml")
+
+
+def tiny(model: Model, folder: Path) -> dict[str, Any]:
+    """Compare on examples/tiny-moe, its store held to rates at which loading dominates, and at which it does not."""
+    settings = [Setting(batch, near, rate) for rate in (0.02, 0.1) for near in (0.0028, 0.004) for batch in (1, 4, 16)]
+    return {"rows": [_said(beside(model, setting, folder, repeats=3)) for setting in settings]}
+
+
+def predicted(model: Model, folder: Path) -> dict[str, Any]:
+    """Compare predicted with measured seconds a round: batch × γ × near budget, on the disk as it is and held back."""
+    rows = []
+    for far in (None, 0.05):
+        for near in (0.003, 0.0045):
+            for batch in (1, 4, 16):
+                for length in ("0", "2", "4"):
+                    setting = Setting(batch, near, far, length, tokens=96)
+                    out = compiled(model, setting, folder)
+                    found = measured("ours", out, model, setting)
+                    said, seconds = found["predicted"], found["round_seconds"]
+                    row = {"setting": vars(setting), "predicted_ms": said * 1e3, "measured_ms": seconds * 1e3}
+                    rows.append(_said(row | {"error": said / seconds - 1}))
+    return {"rows": rows, "median_error": statistics.median(abs(row["error"]) for row in rows)}
+
+
+def _said(row: dict[str, Any]) -> dict[str, Any]:
+    """Print a row as it is there, to stderr."""
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("tiny", "predicted"))
+    parser.add_argument("--folder", type=Path, help="where files go (default: a temporary folder)")
+    parser.add_argument("--host", help="hardware file of this machine (default: it is measured)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        model = tiny_model(folder, options.host)
+        found = {"tiny": tiny, "predicted": predicted}[options.what](model, folder)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    sys.exit(0 if all(row.get("same_tokens", True) for row in found["rows"]) else EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()
