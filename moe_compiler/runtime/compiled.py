@@ -1,7 +1,7 @@
 """Loops that Numba compiles for the machine that it runs on: products with packed weights, and attention.
 
-Every row of activations meets the same instructions in the same order, whichever rows are computed with it, so a row's
-result does not depend on its batch.
+Every row of activations meets the same instructions in the same order, whichever rows are computed with it and on
+however many threads, so a row's result does not depend on its batch.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "parallel": True, "error_model": "numpy"}
+ALONE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+TOGETHER = ALONE | {"parallel": True}
 SUMS = {"reassoc", "contract", "nsz"}
 """What sums may do: run in lanes and fuse products; the order is then that of the compiled loop, always."""
 OUTPUTS = 16
@@ -53,9 +54,23 @@ def _scale(weights: Any, scales: Any) -> None:
             weights[group * 32 + j] *= factor
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def multiply(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
-    """Multiply rows with a packed matrix, of which a row is float32 at a time.
+@njit(**ALONE)  # type: ignore[untyped-decorator]
+def _outputs(block: int, top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
+    """Compute some outputs of every row: a row of the matrix is float32 at a time."""
+    weights = np.empty(rows.shape[1], np.float32)
+    for out in range(block * OUTPUTS, min(top.shape[0], (block + 1) * OUTPUTS)):
+        if low.shape[1]:
+            _whole(top[out], low[out], weights)
+        else:
+            _slice(top[out], weights)
+        _scale(weights, scales[out])
+        for row in range(rows.shape[0]):
+            result[row, out] = _dot(weights, rows[row])
+
+
+@njit(**ALONE)  # type: ignore[untyped-decorator]
+def multiply_alone(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
+    """Multiply rows with a packed matrix, on one thread.
 
     Args:
         top: [out, n/2] uint8, two top nibbles m + 8 to a byte: inputs j and j + n/2.
@@ -64,57 +79,68 @@ def multiply(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
         rows: [row, n] float32, activations.
         result: [row, out] float32, is filled.
     """
-    outputs = top.shape[0]
-    count, columns = rows.shape
-    is_whole = low.shape[1] > 0
-    for block in prange((outputs + OUTPUTS - 1) // OUTPUTS):
-        weights = np.empty(columns, np.float32)
-        for out in range(block * OUTPUTS, min(outputs, (block + 1) * OUTPUTS)):
-            if is_whole:
-                _whole(top[out], low[out], weights)
-            else:
-                _slice(top[out], weights)
-            _scale(weights, scales[out])
-            for row in range(count):
-                result[row, out] = _dot(weights, rows[row])
+    for block in range((top.shape[0] + OUTPUTS - 1) // OUTPUTS):
+        _outputs(block, top, low, scales, rows, result)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def attend(
-    query: Any, keys: Any, values: Any, caches: Any, last: Any, window: int, scaling: Any, sinks: Any, result: Any
-) -> None:
-    """Attend over caches, each row up to its own position.
+@njit(**TOGETHER)  # type: ignore[untyped-decorator]
+def multiply(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
+    """Do what `multiply_alone` does, on all threads."""
+    for block in prange((top.shape[0] + OUTPUTS - 1) // OUTPUTS):
+        _outputs(block, top, low, scales, rows, result)
+
+
+@njit(**ALONE)  # type: ignore[untyped-decorator]
+def _head(query: Any, keys: Any, values: Any, window: int, scaling: Any, sinks: Any, result: Any) -> None:
+    """Attend with one head of one row over the positions up to its own."""
+    places = keys.shape[0]
+    first = max(0, places - window) if window else 0
+    scores = np.empty(places - first, np.float32)
+    highest = sinks[0] if sinks.shape[0] else np.float32(-np.inf)
+    for n in range(scores.shape[0]):
+        scores[n] = _dot(query, keys[first + n]) * scaling
+        highest = max(highest, scores[n])
+    total = np.exp(sinks[0] - highest) if sinks.shape[0] else np.float32(0)
+    for n in range(scores.shape[0]):
+        scores[n] = np.exp(scores[n] - highest)
+        total += scores[n]
+    for d in range(result.shape[0]):
+        result[d] = np.float32(0)
+    for n in range(scores.shape[0]):
+        share = scores[n] / total
+        for d in range(result.shape[0]):
+            result[d] += share * values[first + n, d]
+
+
+@njit(**ALONE)  # type: ignore[untyped-decorator]
+def _task(task: int, query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
+    heads, (keys, values), (window, scaling) = query.shape[1], cache, how
+    row, head = task // heads, task % heads
+    kv, seen = head // (heads // keys.shape[1]), last[row] + 1
+    extra = sinks[head : head + 1]
+    key, value = keys[of[row], kv, :seen], values[of[row], kv, :seen]
+    _head(query[row, head], key, value, window, scaling, extra, result[row, head])
+
+
+@njit(**ALONE)  # type: ignore[untyped-decorator]
+def attend_alone(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
+    """Attend over caches, each row up to its own position, on one thread.
 
     Args:
         query: [row, heads, dim] float32.
-        keys: [cache, kv heads, position, dim] float32.
-        values: [cache, kv heads, position, value dim] float32.
-        caches: [row] int64, whose cache a row looks at.
+        cache: keys [cache, kv heads, position, dim] and values [cache, kv heads, position, value dim], float32.
+        of: [row] int64, whose cache a row looks at.
         last: [row] int64, the position of a row.
-        window: positions that a row looks at; 0: all.
-        scaling: of the scores, float32.
+        how: positions that a row looks at, 0 for all; and the scaling of its scores, float32.
         sinks: [heads] float32, scores that take part in the softmax only; or none.
         result: [row, heads, value dim] float32, is filled.
     """
-    count, heads, _ = query.shape
-    shared = heads // keys.shape[1]
-    for task in prange(count * heads):
-        row, head = task // heads, task % heads
-        cache, kv = caches[row], head // shared
-        first = max(0, last[row] + 1 - window) if window else 0
-        seen = last[row] + 1 - first
-        scores = np.empty(seen, np.float32)
-        highest = sinks[head] if sinks.shape[0] else np.float32(-np.inf)
-        for n in range(seen):
-            scores[n] = _dot(query[row, head], keys[cache, kv, first + n]) * scaling
-            highest = max(highest, scores[n])
-        total = np.exp(sinks[head] - highest) if sinks.shape[0] else np.float32(0)
-        for n in range(seen):
-            scores[n] = np.exp(scores[n] - highest)
-            total += scores[n]
-        for d in range(result.shape[2]):
-            result[row, head, d] = np.float32(0)
-        for n in range(seen):
-            share = scores[n] / total
-            for d in range(result.shape[2]):
-                result[row, head, d] += share * values[cache, kv, first + n, d]
+    for task in range(query.shape[0] * query.shape[1]):
+        _task(task, query, cache, of, last, how, sinks, result)
+
+
+@njit(**TOGETHER)  # type: ignore[untyped-decorator]
+def attend(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
+    """Do what `attend_alone` does, on all threads."""
+    for task in prange(query.shape[0] * query.shape[1]):
+        _task(task, query, cache, of, last, how, sinks, result)

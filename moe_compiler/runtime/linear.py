@@ -16,15 +16,17 @@ VECTOR_VALUES, THREAD_VALUES = 64, 2**14
 """Values that fill whole vectors of any machine; and fewer than ATen gives to more than one thread."""
 numba.set_num_threads(min(numba.get_num_threads(), torch.get_num_threads()))
 NOTHING = torch.empty(0, dtype=torch.uint8)
+WORTH_THREADS = 2**20
+"""Products of a call that more than one thread computes."""
 KERNEL = f"fused dequantise and multiply, Numba {numba.__version__}"
 
 
 def warm_up() -> None:
     """Compile the kernels, or read what was compiled before: it takes time and memory that are no part of a run."""
-    row, one = torch.zeros(1, GROUP), torch.zeros(1, dtype=torch.int64)
-    for is_slice in (False, True):
-        multiply(row, quantise(row), is_slice)
-    attend(row[None], (row[None, None], row[None, None]), (one, one), 0, 1.0, None)
+    for rows in (1, WORTH_THREADS // GROUP):
+        some, places = torch.zeros(rows, GROUP), torch.zeros(rows, dtype=torch.int64)
+        multiply(some, quantise(some[:1]), False)
+        attend(some[:, None], (some[None, None, :1], some[None, None, :1]), (places, places), 0, 1.0, None)
 
 
 @uncaught
@@ -48,7 +50,8 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
         aligned = torch.nn.functional.pad(aligned, (0, 2 * half - packed.inputs))
     result = torch.empty(len(rows), out, dtype=torch.float32)
     scales = packed.scale.to(torch.float32)
-    compiled.multiply(packed.top.numpy(), low.numpy(), scales.numpy(), aligned.numpy(), result.numpy())
+    kernel = compiled.multiply if result.numel() * aligned.shape[1] >= WORTH_THREADS else compiled.multiply_alone
+    kernel(packed.top.numpy(), low.numpy(), scales.numpy(), aligned.numpy(), result.numpy())
     return result
 
 
@@ -73,9 +76,15 @@ def attend(
     """
     result = torch.empty(*query.shape[:2], cache[1].shape[3], dtype=torch.float32)
     extra = torch.empty(0) if sinks is None else sinks.detach().to(torch.float32).contiguous()
-    arrays = (query.detach().to(torch.float32), *cache, *rows)
-    compiled.attend(
-        *(part.contiguous().numpy() for part in arrays), window, np.float32(scaling), extra.numpy(), result.numpy()
+    places = min(window, cache[0].shape[2]) or cache[0].shape[2]
+    kernel = compiled.attend if query.numel() * places >= WORTH_THREADS else compiled.attend_alone
+    kernel(
+        query.detach().to(torch.float32).contiguous().numpy(),
+        (cache[0].numpy(), cache[1].numpy()),
+        *(part.contiguous().numpy() for part in rows),
+        (window, np.float32(scaling)),
+        extra.numpy(),
+        result.numpy(),
     )
     return result
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import moe_compiler
+from moe_compiler.runtime import linear
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import Step
@@ -70,6 +71,18 @@ def test_attention_is_that_of_torch_and_batch_invariant_to_the_last_bit(window, 
         scores = scores if sinks is None else torch.cat([scores, sinks[:, None].double()], dim=1)
         expected = torch.softmax(scores, dim=1)[:, None, : key.shape[1]] @ value
         assert (together[n] - expected[:, 0]).abs().max() < 1e-5
+
+
+def test_threads_change_nothing(monkeypatch):
+    packed, batch = quantise(random(300, 256)), random(3, 256, seed=1)
+    query, cache = random(3, 4, 32), (random(1, 2, 40, 32, seed=1), random(1, 2, 40, 16, seed=2))
+    rows = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 17, 39])
+    found = []
+    for least in (0, 2**40):
+        monkeypatch.setattr(linear, "WORTH_THREADS", least)
+        products = [multiply(batch, packed, is_slice) for is_slice in (False, True)]
+        found.append([*products, attend(query, cache, rows, 0, 0.3, None)])
+    assert all(torch.equal(alone, together) for alone, together in zip(*found, strict=True))
 
 
 def test_a_matrix_of_many_blocks_is_multiplied_as_a_whole():
