@@ -29,6 +29,9 @@ MOEC = Path(sys.executable).parent / "moec"
 TINY = Path(__file__).parents[1] / "examples" / "tiny-moe"
 KINDS = {"lru": "(a) LRU on demand", "serial": "(b) no overlap", "ours": "(c) our schedule"}
 CONTEXT, PROMPT_CHARACTERS, GENERATED_TOKENS = 256, 60, 128
+OLMOE_GB, OLMOE_TOKENS, PROFILED_TOKENS, OFFLOADED_TOKENS = 2.0, 24, 512, 2
+ROUTER_SKEW = 0.5
+"""Standard deviation of the logarithm of a router row's length: the larger, the more some experts are preferred."""
 LEAST_PROMPTS = 4
 """That a figure is of: what one text routes says little."""
 EXIT_FAILED = 5
@@ -44,6 +47,7 @@ class Setting:
         far_gb_s: that reads are held to; None: the disk as it is.
         draft_length: γ, or `auto`.
         tokens: new ones of each sequence.
+        temperature: that they are drawn with; None: the likeliest.
     """
 
     batch: int
@@ -51,6 +55,7 @@ class Setting:
     far_gb_s: float | None
     draft_length: str = "auto"
     tokens: int = 64
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,16 @@ def compiled(model: Model, setting: Setting, folder: Path) -> Path:
     if setting.far_gb_s:
         for place in ("links.read", "memories.disk"):
             options += ["--set", f"{place}.bandwidth_gb_s={setting.far_gb_s:g}"]
-    options += ["--batch", setting.batch, "--context", CONTEXT, "--draft-length", setting.draft_length]
+    options += [
+        "--format",
+        "int8-sliced,kv=32",
+        "--batch",
+        setting.batch,
+        "--context",
+        CONTEXT,
+        "--draft-length",
+        setting.draft_length,
+    ]
     options += ["--profile", model.profile] if model.profile else []
     moec("compile", model.source, "--target", model.host, *options, "-o", out)
     return out
@@ -113,7 +127,10 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
         stores, runner.round_ = _serial_store(), _serial_round(out, runner.draft_length)
     else:
         stores = decoder.ExpertStore
-    asked, groups = Asked(setting.tokens, far_bandwidth_gb_s=setting.far_gb_s), max(1, LEAST_PROMPTS // setting.batch)
+    asked, groups = (
+        Asked(setting.tokens, setting.temperature, far_bandwidth_gb_s=setting.far_gb_s),
+        max(1, LEAST_PROMPTS // setting.batch),
+    )
     runs = []
     with patch.object(decoder, "ExpertStore", stores):
         for number in range(groups):
@@ -353,6 +370,127 @@ def predicted(model: Model, folder: Path) -> dict[str, Any]:
     return {"rows": rows, "median_error": statistics.median(abs(row["error"]) for row in rows)}
 
 
+def olmoe(model: Model, folder: Path) -> dict[str, Any]:
+    """Compare on a model of OLMoE-1B-7B's shape and the disk as it is: what does not fit 2 GB is read."""
+    rows = []
+    for batch in (1, 4, 16):
+        row = beside(model, Setting(batch, OLMOE_GB, None, "0", OLMOE_TOKENS, temperature=1.0), folder, repeats=1)
+        rows.append(row | {"offload": offloaded(folder / "checkpoint", batch, row["runs"]["ours"]["peak_mb"])})
+        _said(rows[-1])
+    return {"rows": rows}
+
+
+def olmoe_model(folder: Path, host: str | None) -> Model:
+    """Write, pack and profile a model of that shape with random weights, whose routers prefer some experts."""
+    checkpoint, store, profile = folder / "checkpoint", folder / "olmoe.store", folder / "olmoe.npz"
+    write_olmoe(checkpoint)
+    moec("pack", checkpoint, "--weights", checkpoint, "-o", store)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        pool.submit(_record_routing, str(store), str(profile)).result()
+    return Model(str(checkpoint), str(store), str(profile), host or calibrated(folder), prompts_of("matching"))
+
+
+def write_olmoe(checkpoint: Path) -> None:
+    """Write a checkpoint in BF16, a layer to a file; the tokenizer is that of examples/tiny-moe."""
+    import shutil
+
+    import torch
+    from safetensors.torch import save_file
+
+    from moe_compiler.frontend.models import raw_config
+
+    checkpoint.mkdir()
+    _, config = raw_config("olmoe-1b-7b")
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, checkpoint / name)
+    torch.manual_seed(0)
+    hidden, width = config["hidden_size"], config["intermediate_size"]
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=torch.bfloat16).normal_(std=0.02)
+
+    def ones() -> torch.Tensor:
+        return torch.ones(hidden, dtype=torch.bfloat16)
+
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        tensors = {f"{at}.self_attn.{name}_proj.weight": made(hidden, hidden) for name in "qkvo"}
+        norms = ("self_attn.q_norm", "self_attn.k_norm", "input_layernorm", "post_attention_layernorm")
+        tensors |= {f"{at}.{name}.weight": ones() for name in norms}
+        preference = torch.exp(ROUTER_SKEW * torch.randn(config["num_experts"], 1)).to(torch.bfloat16)
+        tensors[f"{at}.mlp.gate.weight"] = made(config["num_experts"], hidden) * preference
+        for expert in range(config["num_experts"]):
+            part = f"{at}.mlp.experts.{expert}"
+            tensors |= {f"{part}.{name}_proj.weight": made(width, hidden) for name in ("gate", "up")}
+            tensors[f"{part}.down_proj.weight"] = made(hidden, width)
+        save_file(tensors, checkpoint / f"model-{layer:05d}.safetensors")
+    ends = {f"{name}.weight": made(config["vocab_size"], hidden) for name in ("model.embed_tokens", "lm_head")}
+    save_file(ends | {"model.norm.weight": ones()}, checkpoint / "model-ends.safetensors")
+
+
+def _record_routing(store: str, profile: str) -> None:
+    """Record the routing of tokens that the model draws, in blocks, everything near."""
+    import numpy as np
+    import torch
+
+    from moe_compiler.runtime.decoder import Decoder
+    from moe_compiler.runtime.model import from_store
+    from moe_compiler.runtime.plan import Plan
+    from moe_compiler.runtime.store_file import StoreFile
+
+    model = from_store(StoreFile(Path(store)))
+    near = {part.layer: list(range(part.experts)) for part in model.experts}
+    ids = torch.randint(0, 1000, (PROFILED_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+    found: dict[int, list[Any]] = {}
+    decoder = Decoder(model, Plan(resident=near, whole=near), [[1]], len(ids) + 1)
+    decoder.kernels.routed = lambda layer, is_draft, chosen: found.setdefault(layer, []).append(chosen.numpy().copy())
+    decoder.read(0, ids)
+    decoder.close()
+    experts = np.stack([np.concatenate(found[layer]) for layer in sorted(found)], axis=1)
+    np.savez_compressed(profile, experts=experts.astype(np.uint8), kind=np.array("real"))
+
+
+def offloaded(checkpoint: Path, batch: int, most_mb: float) -> dict[str, Any]:
+    """Time transformers with accelerate's disk offload, in a control group of as much memory as ours took at most."""
+    command = [sys.executable, __file__, "offload", "--folder", str(checkpoint), "--batch", str(batch)]
+    done = subprocess.run([*command, "--memory-mb", str(most_mb)], capture_output=True, text=True, check=False)
+    return json.loads(done.stdout) if not done.returncode else {"failed": done.stderr.strip()[-300:]}  # type: ignore[no-any-return]
+
+
+def offload(checkpoint: Path, batch: int, memory_mb: float) -> None:
+    """Generate with transformers and accelerate, every layer on disk; prints seconds a token."""
+    import os
+    import time
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    group = Path("/sys/fs/cgroup/memory/moec-benchmark")
+    folder = tempfile.mkdtemp(dir=checkpoint.parent)
+    layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
+    where = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    where |= {f"model.layers.{layer}": "disk" for layer in range(layers)}
+    options = {"dtype": torch.bfloat16, "device_map": where, "offload_folder": folder}
+    lines = Path("/proc/self/status").read_text().splitlines()
+    baseline = int(next(line.split()[1] for line in lines if "VmRSS" in line))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
+    ids = torch.randint(0, 1000, (batch, 16), generator=torch.Generator().manual_seed(0))
+    group.mkdir(exist_ok=True)
+    limit = int(memory_mb * 1e6) + baseline * 1024
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    seconds = []
+    with torch.inference_mode():
+        for tokens in (1, 1 + OFFLOADED_TOKENS):
+            start = time.perf_counter()
+            model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+            seconds.append(time.perf_counter() - start)
+    rate = batch * OFFLOADED_TOKENS / (seconds[1] - seconds[0])
+    print(json.dumps({"tokens_per_second": rate, "limit_mb": limit / 1e6, "baseline_mb": baseline / 1e3}))
+
+
 def _said(row: dict[str, Any]) -> dict[str, Any]:
     """Print a row as it is there, to stderr."""
     print(json.dumps(row), file=sys.stderr, flush=True)
@@ -361,15 +499,21 @@ def _said(row: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tiny", "predicted"))
+    parser.add_argument("what", choices=("tiny", "predicted", "olmoe", "offload"))
     parser.add_argument("--folder", type=Path, help="where files go (default: a temporary folder)")
+    parser.add_argument("--batch", type=int, default=1, help="of offload")
+    parser.add_argument("--memory-mb", type=float, default=0.0, help="of offload, beside what it starts with")
     parser.add_argument("--host", help="hardware file of this machine (default: it is measured)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
+    if options.what == "offload":
+        offload(options.folder, options.batch, options.memory_mb)
+        return
+    measure = {"tiny": tiny, "predicted": predicted, "olmoe": olmoe}[options.what]
+    make = olmoe_model if options.what == "olmoe" else tiny_model
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        model = tiny_model(folder, options.host)
-        found = {"tiny": tiny, "predicted": predicted}[options.what](model, folder)
+        found = measure(make(folder, options.host), folder)
     if options.json:
         print(json.dumps(found, indent=1))
     sys.exit(0 if all(row.get("same_tokens", True) for row in found["rows"]) else EXIT_FAILED)

@@ -3,7 +3,6 @@
 Slices of a track never overlap: where they do, the track has as many lanes as there are slices at once.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,13 +87,21 @@ def write_trace(title: str, tracks: Iterable[str], slices: Sequence[Slice], leve
 
 def summed(counter: str, unit: str, parts: Iterable[tuple[int, int, float]]) -> list[Level]:
     """Return the levels of a counter that adds up (start, end, value) while each lasts."""
-    changes: dict[int, float] = {}
+    changes: dict[int, list[float]] = {}
     for start, end, value in parts:
-        changes[start] = changes.get(start, 0.0) + value
-        changes[end] = changes.get(end, 0.0) - value
-    times = sorted(changes)
-    totals = itertools.accumulate(changes[time] for time in times)
-    return [Level(counter, unit, time, max(0.0, total)) for time, total in zip(times, totals, strict=True)]
+        changes.setdefault(start, []).append(value)
+        changes.setdefault(end, []).append(-value)
+    lasting: list[float] = []
+    levels = []
+    for time in sorted(changes):
+        for change in changes[time]:
+            # Added up anew, so that no rounding error stays behind.
+            if -change in lasting:
+                lasting.remove(-change)
+            else:
+                lasting.append(change)
+        levels.append(Level(counter, unit, time, sum(lasting)))
+    return levels
 
 
 def lanes(slices: Sequence[Slice]) -> list[int]:

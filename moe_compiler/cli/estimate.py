@@ -19,7 +19,8 @@ Examples:
   moec estimate qwen3-30b-a3b --target elmoe3d-8gb --draft-length 4 --alpha 0.8
 
 \b
---format: a name (docs/formats.md), or bits by class: experts=4.5,dense=8.5,kv=16,embedding=16.
+--format: a name (docs/estimate.md), bits by class (experts=4.5,dense=8.5,kv=16,embedding=16), or a name
+and what differs (int8-sliced,kv=32).
 --place: all-near; experts=far (computed by the far engine); experts=loaded; layers=N:far (the last N
 MoE layers); near-share=0.3[:popular|random|front]; cache=SLOTS (least recently used, slots a layer).
 """

@@ -233,9 +233,12 @@ class CaughtLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
     ) -> Any:
-        """Catch linear, and functions of single values; leave everything else alone."""
+        """Catch linear, embeddings, and functions of single values; leave everything else alone."""
         if function is nn.functional.linear:
             return self.kernels.linear(*args, **(options or {}))
+        if function is nn.functional.embedding:
+            # Embeddings stay as they were stored, half the bytes of what is computed with.
+            return function(*args, **(options or {})).to(torch.float32)
         if getattr(function, "__name__", "") in POINTWISE and args and args[0].is_floating_point():
             return pointwise(function, *args, **(options or {}))
         return function(*args, **(options or {}))

@@ -110,7 +110,8 @@ def from_store(store: StoreFile) -> Executable:
         dense[id(kept)] = (kept, store.dense(name))
     for name in store.entries.raw:
         owner, last = _owner(model, name)
-        values = store.raw(name).to(torch.float32)
+        values = store.raw(name)
+        values = values if isinstance(owner, nn.Embedding) else values.to(torch.float32)
         if not values.isfinite().all():
             raise ValueError(f"{store.path}: {name} holds numbers that are not finite; pack the model again")
         if last in owner._parameters:

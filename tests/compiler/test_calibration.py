@@ -59,7 +59,7 @@ def test_no_fixed_time_is_negative(monkeypatch):
 
 
 def test_steps_that_are_timed_are_what_they_are_said_to_be(monkeypatch):
-    """A plain step computes what a token chooses; one that verifies 16 tokens more, but not 16 times as many experts."""
+    """A plain step computes what a token chooses; one of 16 tokens more, but not 16 times as many experts."""
     monkeypatch.setattr(calibration, "STEPS", 2)
     rates = {(bits, width): 1e9 for bits in (4, 8) for width in calibration.WIDTHS}
     plain, few, many, draft = calibration._steps(2, 4, rates)

@@ -1,6 +1,6 @@
 """Weight formats: how many bits each class of weights takes, scales included, and whether experts can be sliced."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.names import nearest
@@ -81,25 +81,46 @@ def of_quantization(method: str | None) -> Format:
 
 
 def parse_format(text: str) -> Format:
-    """Read a format: a name, or `experts=4.5,dense=8.5,kv=16,embedding=16`.
+    """Read a format: a name, bits by class (`experts=4.5,dense=8.5`), or a name and what differs (`int8-sliced,kv=32`).
 
     Raises:
         InputError: no such format or class, or bits out of range.
     """
-    if "=" not in text:
-        if text not in FORMATS:
-            raise InputError(f"--format {text[:60]}: no such format{nearest(text, FORMATS)}, or bits by class")
-        return FORMATS[text]
-    bits: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in CLASSES or name in bits:
-            raise InputError(f"--format {text[:60]}: '{part[:40]}'; valid: {', '.join(CLASSES)}, each once")
-        bits[name] = _bits(text, name, value)
+    first, *others = text.split(",")
+    if "=" not in first:
+        if first.strip() not in FORMATS:
+            raise InputError(f"--format {text[:60]}: no such format{nearest(first, FORMATS)}, or bits by class")
+        return _changed(FORMATS[first.strip()], text, _by_class(text, others))
+    bits = _by_class(text, [first, *others])
     missing = [name for name in ("experts", "dense") if name not in bits]
     if missing:
         raise InputError(f"--format {text[:60]}: says nothing of {' and '.join(missing)}; valid: bits of both")
     return Format(text, bits["experts"], bits["dense"], bits.get("kv", 16), bits.get("embedding", 16))
+
+
+def _changed(of: Format, text: str, bits: dict[str, float]) -> Format:
+    """Return a format some of whose classes have other bits; what has other bits than the slices are of has none."""
+    found = replace(
+        of,
+        name=text,
+        experts=bits.get("experts", of.experts),
+        dense=bits.get("dense", of.dense),
+        kv=bits.get("kv", of.kv),
+        embedding=bits.get("embedding", of.embedding),
+        sliced=0.0 if "experts" in bits else of.sliced,
+        dense_sliced=0.0 if "dense" in bits else of.dense_sliced,
+    )
+    return found if bits else of
+
+
+def _by_class(text: str, parts: list[str]) -> dict[str, float]:
+    bits: dict[str, float] = {}
+    for part in parts:
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in CLASSES or name in bits:
+            raise InputError(f"--format {text[:60]}: '{part[:40]}'; valid: {', '.join(CLASSES)}, each once")
+        bits[name] = _bits(text, name, value)
+    return bits
 
 
 def _bits(text: str, name: str, value: str) -> float:

@@ -38,6 +38,9 @@ def test_bits_may_be_given_by_class():
     of = parse_format("experts=4.5,dense=8.5,kv=8")
     assert (of.experts, of.dense, of.kv, of.embedding, of.sliced) == (4.5, 8.5, 8, 16, 0)
     assert parse_format("int8-sliced").sliced == 4.5
+    changed = parse_format("int8-sliced,kv=32")
+    assert (changed.name, changed.kv, changed.experts, changed.sliced) == ("int8-sliced,kv=32", 32, 8.5, 4.5)
+    assert (parse_format("int8-sliced,experts=4").sliced, parse_format("int8-sliced,dense=4").dense_sliced) == (0, 0)
 
 
 @pytest.mark.parametrize(
