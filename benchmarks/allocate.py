@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moe_passes.solve.allocation.check import violations
 from moe_passes.solve.allocation.problem import Problem
-from moe_passes.solve.allocation.solve import solve
+from moe_passes.solve.allocation.solver import solve
 from ortools.sat.python import cp_model
 from public import FOLDER
 

@@ -27,10 +27,10 @@ from moe_passes.plan.errors import InfeasibleError
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.request import AUTO_LENGTH, Request
 from moe_passes.routing.traces import RoutingTrace, cut_rounds, evenly, popularity
-from moe_passes.solve.dispatch.choose import mean_makespan
+from moe_passes.solve.dispatch.solver import mean_makespan
 from moe_passes.solve.draft import prepare
 from moe_passes.solve.draft.problem import Candidate, Choice, Problem
-from moe_passes.solve.draft.solve import Search, refill, solve
+from moe_passes.solve.draft.solver import Search, refill, solve
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.rounds import follow_rounds, split_tokens

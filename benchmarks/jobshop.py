@@ -23,7 +23,7 @@ from typing import Any
 from instances import job_shop, psplib
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.problem import Budget
-from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.solve.rcpsp.solver import solve
 
 from moe_compiler.formats.schedule_file import from_document
 

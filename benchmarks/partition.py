@@ -40,7 +40,7 @@ from moe_passes.routing.traces import cut, split_of
 from moe_passes.solve.placement.bound import any_residency_bound, lower_bound
 from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.problem import Layer, LayerProblem, Problem, Rates, Solution
-from moe_passes.solve.placement.solve import compare, solve
+from moe_passes.solve.placement.solver import compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 from moe_passes.solve.placement.trial import trial_of
 from public import FOLDER, public

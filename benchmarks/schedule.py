@@ -34,13 +34,13 @@ from moe_passes.plan.request import ProfileRecord
 from moe_passes.plan.round import add_up
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.solve.dispatch.choose import nothing_ahead
 from moe_passes.solve.dispatch.online import dispatch
+from moe_passes.solve.dispatch.solver import nothing_ahead
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
 from moe_passes.solve.rcpsp.problem import Problem
-from moe_passes.solve.rcpsp.solve import round_budget, solve
+from moe_passes.solve.rcpsp.solver import round_budget, solve
 from moe_passes.tasks.build import build, build_unknown
 from moe_passes.tasks.problem import StaticPlan
 from moe_passes.tasks.rounds import take_rounds

@@ -21,7 +21,7 @@ from measure import compile_once
 from moe_passes.plan import acceptance
 from moe_passes.plan.decisions import FROZEN
 from moe_passes.solve.draft import prepare
-from moe_passes.solve.draft.solve import solve
+from moe_passes.solve.draft.solver import solve
 
 from moe_compiler.hardware.loader import load_target
 from moe_compiler.traces import synthetic

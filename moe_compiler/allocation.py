@@ -47,7 +47,7 @@ def allocate(
 def _solve(table: Table, capacity: int, seed: int, time_limit: float) -> tuple[dict[str, Any], tuple[int, ...] | None]:
     from moe_passes.solve.allocation.check import violations
     from moe_passes.solve.allocation.problem import Problem
-    from moe_passes.solve.allocation.solve import solve
+    from moe_passes.solve.allocation.solver import solve
 
     document: dict[str, Any] = {"status": "infeasible", "capacity": capacity, "peak": None, "lower_bound": None}
     document |= {"gap": None, "greedy": None, "seed": seed, "conflict": [], "buffers": []}

@@ -22,7 +22,7 @@ from moe_passes.solve.placement.prepare import rates as placement_rates
 from moe_passes.solve.placement.problem import IntArray, Layer, Problem, Solution
 from moe_passes.solve.placement.replan import Plan, Replanned, replan
 from moe_passes.solve.placement.slots import solve_slots
-from moe_passes.solve.placement.solve import WORK, compare, solve
+from moe_passes.solve.placement.solver import WORK, compare, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 from moe_passes.solve.placement.trial import trial_of, unseen
 

@@ -57,7 +57,7 @@ def schedule(
 
 def _solve(loaded: Loaded, budget: "Budget") -> dict[str, Any]:
     from moe_passes.solve.rcpsp.check import violations
-    from moe_passes.solve.rcpsp.solve import solve
+    from moe_passes.solve.rcpsp.solver import solve
 
     answer = solve(loaded.problem, budget)
     document: dict[str, Any] = {

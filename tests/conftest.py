@@ -132,7 +132,7 @@ def little_effort() -> Iterator[None]:
     from moe_passes.ir.module import text_of
     from moe_passes.ir.passes import partition_experts
     from moe_passes.solve.draft import history, prepare
-    from moe_passes.solve.draft import solve as draft
+    from moe_passes.solve.draft import solver as draft
 
     from moe_compiler import placement
     from moe_compiler.evaluate import held_out

@@ -16,11 +16,11 @@ from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import restrict
 from moe_passes.solve.allocation.problem import Lifetime
 from moe_passes.solve.allocation.problem import Problem as Allocation
-from moe_passes.solve.allocation.solve import solve as allocate
+from moe_passes.solve.allocation.solver import solve as allocate
 from moe_passes.solve.hot_set.follow import hottest_for_coldest
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.greedy import list_schedule
-from moe_passes.solve.steady_state.solve import addressed, may_cross, steady_state
+from moe_passes.solve.steady_state.solver import addressed, may_cross, steady_state
 from moe_passes.tasks.build import build
 from moe_passes.tasks.problem import StaticPlan
 from moe_passes.tasks.stages import stages

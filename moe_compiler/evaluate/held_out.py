@@ -18,11 +18,11 @@ from moe_passes.plan.decisions import ORDERS, SolverRecord
 from moe_passes.plan.round import Schedule, Work
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace, evenly, popularity
-from moe_passes.solve.dispatch.choose import mean_makespan
 from moe_passes.solve.dispatch.online import Dispatched, dispatch
+from moe_passes.solve.dispatch.solver import mean_makespan
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.problem import Problem
-from moe_passes.solve.rcpsp.solve import PASS, checked, record, round_budget, solve
+from moe_passes.solve.rcpsp.solver import PASS, checked, record, round_budget, solve
 from moe_passes.tasks.build import build, build_unknown
 from moe_passes.tasks.problem import StaticPlan
 from moe_passes.tasks.rounds import follow_rounds, split_tokens, without_wrong_asks

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from moe_passes.plan.round import Mode, Task
 from moe_passes.solve.rcpsp.problem import Budget, Problem
-from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.solve.rcpsp.solver import solve
 
 from tests.passes.solve.rcpsp.shops import random_jobs
 

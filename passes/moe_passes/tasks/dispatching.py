@@ -8,8 +8,8 @@ from moe_passes.plan.decisions import DispatchPlan
 from moe_passes.plan.place import Place
 from moe_passes.routing.likelihood import likelihoods, share_needed, table
 from moe_passes.routing.traces import RoutingTrace
-from moe_passes.solve.dispatch.choose import Abilities, choose, choose_late, nothing_ahead
 from moe_passes.solve.dispatch.problem import Unknown
+from moe_passes.solve.dispatch.solver import Abilities, choose_late, nothing_ahead, solve
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.problem import StaticPlan
 from moe_passes.tasks.rounds import take_rounds
@@ -46,4 +46,4 @@ def with_dispatch(plan: StaticPlan, trace: RoutingTrace, cost: CostModel, place:
 
     if not plan.length or 0 not in far:
         return plan.with_needs(shares, choose_late(table(), unknown, of))
-    return plan.with_needs(shares, choose(likelihoods(rounds, shares), unknown, of))
+    return plan.with_needs(shares, solve(likelihoods(rounds, shares), unknown, of))

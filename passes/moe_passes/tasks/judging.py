@@ -12,10 +12,10 @@ from moe_passes.plan.request import Request
 from moe_passes.routing.likelihood import likelihoods, share_needed
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import BoolArray, IntArray, RoutingTrace, evenly
-from moe_passes.solve.dispatch.choose import mean_makespan
+from moe_passes.solve.dispatch.solver import mean_makespan
 from moe_passes.solve.draft.history import dispatched, round_tokens
 from moe_passes.solve.draft.problem import Choice, Problem
-from moe_passes.solve.draft.solve import deep_of
+from moe_passes.solve.draft.solver import deep_of
 from moe_passes.tasks.build import build_unknown
 from moe_passes.tasks.dispatching import NOTHING_AHEAD
 from moe_passes.tasks.problem import StaticPlan

@@ -10,8 +10,8 @@ from moe_passes.plan.decisions import ENGINES, ORDERS, DispatchPlan
 from moe_passes.routing.likelihood import table
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import RoutingTrace, evenly, membership, popularity, split_of
-from moe_passes.solve.dispatch.choose import NEVER
 from moe_passes.solve.dispatch.online import dispatch
+from moe_passes.solve.dispatch.solver import NEVER
 from moe_passes.tasks.build import build_prefill
 from moe_passes.tasks.problem import StaticPlan
 

@@ -9,7 +9,7 @@ from moe_passes.plan.phase import Operation
 from moe_passes.plan.round import Mode, Schedule, Traffic, nanoseconds
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.problem import Problem
-from moe_passes.solve.steady_state.solve import may_cross, steady_state
+from moe_passes.solve.steady_state.solver import may_cross, steady_state
 from moe_passes.verify.check import violations
 
 from tests.plans import BANKS, cost, made, small_machine, with_deep_memory, with_far_engine

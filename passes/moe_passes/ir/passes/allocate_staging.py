@@ -14,7 +14,7 @@ from moe_passes.plan.errors import infeasible
 from moe_passes.plan.request import Request
 from moe_passes.solve.allocation.check import violations
 from moe_passes.solve.allocation.problem import Lifetime, Problem
-from moe_passes.solve.allocation.solve import record, solve
+from moe_passes.solve.allocation.solver import record, solve
 
 
 @dataclass(frozen=True)

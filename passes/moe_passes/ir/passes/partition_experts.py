@@ -16,7 +16,7 @@ from moe_passes.plan.request import Request
 from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.prepare import prepare
 from moe_passes.solve.placement.problem import Problem, Solution
-from moe_passes.solve.placement.solve import place_baseline, record, solve
+from moe_passes.solve.placement.solver import place_baseline, record, solve
 from moe_passes.solve.placement.step_time import chosen_replicas
 
 WORK = 16_000_000

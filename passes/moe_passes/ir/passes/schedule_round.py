@@ -11,7 +11,7 @@ from moe_passes.ir.module import only, write_records
 from moe_passes.ir.round import read_round, reopen, write_schedule
 from moe_passes.ir.states import Addressed, Scheduled, Steady, Tasks
 from moe_passes.plan.request import WORKERS, Request, check_seconds
-from moe_passes.solve.rcpsp.solve import checked, record, round_budget, solve
+from moe_passes.solve.rcpsp.solver import checked, record, round_budget, solve
 
 
 @dataclass(frozen=True)

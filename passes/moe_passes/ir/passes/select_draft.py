@@ -21,8 +21,8 @@ from moe_passes.routing.traces import IntArray, popularity
 from moe_passes.solve.draft.check import violations
 from moe_passes.solve.draft.prepare import prepare
 from moe_passes.solve.draft.problem import Choice, Problem, Solution
-from moe_passes.solve.draft.solve import deep_of, knapsack, level_of, record, refill, solve
-from moe_passes.solve.residency import solve as residency
+from moe_passes.solve.draft.solver import deep_of, knapsack, level_of, record, refill, solve
+from moe_passes.solve.residency import solver as residency
 from moe_passes.solve.residency.check import violations as residency_violations
 from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.stages import parts

@@ -12,7 +12,7 @@ from moe_passes.ir.states import Addressed, Scheduled, Steady, Tasks
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
-from moe_passes.solve.steady_state.solve import addressed, may_cross, steady_state
+from moe_passes.solve.steady_state.solver import addressed, may_cross, steady_state
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from moe_passes.solve.placement.problem import (
     parts,
 )
 from moe_passes.solve.placement.search import State, is_significant, runs_sum
-from moe_passes.solve.placement.solve import WORK, solve
+from moe_passes.solve.placement.solver import WORK, solve
 from moe_passes.solve.placement.step_time import external_seconds, mean_seconds, served
 
 UNITS = 1_000_000

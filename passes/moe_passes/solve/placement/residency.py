@@ -14,7 +14,7 @@ import numpy as np
 
 from moe_passes.solve.placement.problem import FloatArray, IntArray, Layer, Problem
 from moe_passes.solve.residency.problem import Problem as Knapsack
-from moe_passes.solve.residency.solve import solve
+from moe_passes.solve.residency.solver import solve
 
 
 def most_popular(problem: Problem, share: float = 1.0) -> list[IntArray]:

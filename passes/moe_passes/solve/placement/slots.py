@@ -15,7 +15,7 @@ from moe_passes.solve.placement.bound import lower_bound
 from moe_passes.solve.placement.problem import LayerProblem, Placement, Problem, Solution, parts
 from moe_passes.solve.placement.replicate import Copies, swap
 from moe_passes.solve.placement.search import State
-from moe_passes.solve.placement.solve import PACKED, WORK, layer_problems, sample, spread
+from moe_passes.solve.placement.solver import PACKED, WORK, layer_problems, sample, spread
 from moe_passes.solve.placement.step_time import mean_seconds, trial_seconds
 
 NAMES = baselines.REPLICATED

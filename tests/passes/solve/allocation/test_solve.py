@@ -9,7 +9,7 @@ from moe_passes.solve.allocation.bound import lower_bound
 from moe_passes.solve.allocation.canonical import search
 from moe_passes.solve.allocation.check import violations
 from moe_passes.solve.allocation.problem import Lifetime, Problem
-from moe_passes.solve.allocation.solve import ORDERS, first_fit, peak, solve
+from moe_passes.solve.allocation.solver import ORDERS, first_fit, peak, solve
 
 lifetimes = st.builds(
     lambda lower, length, size: Lifetime(lower, lower + length, size),

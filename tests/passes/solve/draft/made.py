@@ -8,7 +8,7 @@ from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, HotSetRule
 from moe_passes.solve.draft.bound import round_seconds
 from moe_passes.solve.draft.history import cut_rounds, dispatched, replay
 from moe_passes.solve.draft.problem import COVERAGE_WEIGHTS, Choice, Problem, Rates, Setting, Slice
-from moe_passes.solve.draft.solve import room_bytes
+from moe_passes.solve.draft.solver import room_bytes
 
 LAYERS, EXPERTS, TOP_K = 2, 4, 2
 RULES = (FROZEN, HotSetRule(4, 1, 1), HotSetRule(8, 2, 2))

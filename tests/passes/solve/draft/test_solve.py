@@ -12,7 +12,7 @@ from moe_passes.solve.draft.bound import lower_bound
 from moe_passes.solve.draft.check import recomputed, violations
 from moe_passes.solve.draft.history import cut_rounds, replay
 from moe_passes.solve.draft.problem import COVERAGE_WEIGHTS, SLICES_FIRST, Choice
-from moe_passes.solve.draft.solve import Search, break_even, fill, room_bytes, solve
+from moe_passes.solve.draft.solver import Search, break_even, fill, room_bytes, solve
 
 from tests.passes.solve.draft.made import EXPERTS, LAYERS, estimator, every_choice, every_setting, random_problem
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.plan.decisions import ALL
-from moe_passes.solve.placement import solve as solving
+from moe_passes.solve.placement import solver as solving
 from moe_passes.solve.placement.bound import lower_bound
 from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.concentrate import narrowed, spans
 from moe_passes.solve.placement.problem import Layer, LayerProblem, Problem, Rates, parts
 from moe_passes.solve.placement.replicate import Copies, replicate
 from moe_passes.solve.placement.search import State, run
-from moe_passes.solve.placement.solve import layer_problems, solve
+from moe_passes.solve.placement.solver import layer_problems, solve
 from moe_passes.solve.placement.step_time import chosen_replicas, mean_seconds, step_seconds
 
 SIZE = 100

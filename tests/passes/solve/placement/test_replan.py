@@ -7,7 +7,7 @@ from moe_passes.plan.errors import InputError
 from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.problem import Layer, Problem, Rates
 from moe_passes.solve.placement.replan import Plan, moved_bytes, replan
-from moe_passes.solve.placement.solve import place_baseline, solve
+from moe_passes.solve.placement.solver import place_baseline, solve
 from moe_passes.solve.placement.step_time import chosen_replicas
 
 SIZE = 100

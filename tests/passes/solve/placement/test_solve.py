@@ -15,7 +15,7 @@ from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.groups import run_lengths
 from moe_passes.solve.placement.problem import Layer, LayerProblem, Problem, Rates
 from moe_passes.solve.placement.search import State, is_significant, run
-from moe_passes.solve.placement.solve import layer_problems, place_baseline, solve, solve_layer
+from moe_passes.solve.placement.solver import layer_problems, place_baseline, solve, solve_layer
 from moe_passes.solve.placement.step_time import chosen_replicas, mean_seconds, missing_bytes, step_seconds
 
 SIZE = 100

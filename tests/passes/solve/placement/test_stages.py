@@ -14,7 +14,7 @@ from moe_passes.solve.placement.problem import Layer, LayerProblem, Placement, P
 from moe_passes.solve.placement.replicate import replicate
 from moe_passes.solve.placement.residency import most_popular
 from moe_passes.solve.placement.search import State, exchange, rebuild, relocate, search
-from moe_passes.solve.placement.solve import solve_layer
+from moe_passes.solve.placement.solver import solve_layer
 from moe_passes.solve.placement.starts import starts
 from moe_passes.solve.placement.step_time import chosen_replicas, mean_seconds, step_seconds
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moe_passes.plan.decisions import ALL
 from moe_passes.solve.placement.check import violations
 from moe_passes.solve.placement.problem import NOBODY, Layer, Problem, Rates
-from moe_passes.solve.placement.solve import layer_problems, solve, solve_layer
+from moe_passes.solve.placement.solver import layer_problems, solve, solve_layer
 from moe_passes.solve.placement.step_time import chosen_replicas, step_seconds
 from moe_passes.solve.placement.trial import cut_trial, unseen, with_prior
 

@@ -8,7 +8,7 @@ from moe_passes.solve.rcpsp.bound import _preemptive, lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
 from moe_passes.solve.rcpsp.problem import Budget, Problem
-from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.solve.rcpsp.solver import solve
 
 INSTANCES = 10_000
 EXACT_EVERY = 25

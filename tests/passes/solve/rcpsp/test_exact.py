@@ -12,7 +12,7 @@ from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.exact import search
 from moe_passes.solve.rcpsp.model import horizon
 from moe_passes.solve.rcpsp.problem import Budget, Problem
-from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.solve.rcpsp.solver import solve
 
 from tests.passes.solve.rcpsp.shops import best_list_schedule, random_shop
 

@@ -9,7 +9,7 @@ from moe_passes.solve.rcpsp import exact, pairwise
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.model import horizon
 from moe_passes.solve.rcpsp.problem import Budget
-from moe_passes.solve.rcpsp.solve import METHODS, solve
+from moe_passes.solve.rcpsp.solver import METHODS, solve
 
 from moe_compiler.formats.schedule_file import read
 from tests.conftest import public_data

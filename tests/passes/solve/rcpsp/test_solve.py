@@ -9,7 +9,7 @@ from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import list_schedule
 from moe_passes.solve.rcpsp.problem import Budget, Problem
-from moe_passes.solve.rcpsp.solve import METHODS, solve
+from moe_passes.solve.rcpsp.solver import METHODS, solve
 
 from tests.passes.solve.rcpsp.shops import SMALL, random_shop, shop
 

@@ -9,7 +9,7 @@ from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
 from moe_passes.solve.rcpsp.problem import Budget, Problem
-from moe_passes.solve.rcpsp.solve import solve
+from moe_passes.solve.rcpsp.solver import solve
 
 from tests.passes.solve.rcpsp.shops import SMALL, best_list_schedule, random_shop, shop
 

@@ -11,7 +11,7 @@ from moe_passes.plan.decisions import ALL, MSB, NONE
 from moe_passes.plan.errors import InputError
 from moe_passes.solve.residency.check import least_bound, violations
 from moe_passes.solve.residency.problem import Problem
-from moe_passes.solve.residency.solve import solve, value_of
+from moe_passes.solve.residency.solver import solve, value_of
 
 
 def made(sizes, values, room):

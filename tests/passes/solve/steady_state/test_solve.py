@@ -9,7 +9,7 @@ from moe_passes.solve.rcpsp.bound import lower_bound
 from moe_passes.solve.rcpsp.greedy import list_schedule
 from moe_passes.solve.rcpsp.problem import Problem
 from moe_passes.solve.steady_state.check import repeated_violations
-from moe_passes.solve.steady_state.solve import steady_state
+from moe_passes.solve.steady_state.solver import steady_state
 
 EXTERNAL, BANKS, STAGING = 0, 1, 2
 ROUTER = 1

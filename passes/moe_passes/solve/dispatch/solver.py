@@ -47,7 +47,7 @@ class Abilities:
         return (replace(plan, most_far_tokens=far, late=late) for late in self.late for far in self.far_tokens)
 
 
-def choose(likelihoods: Likelihoods, rounds: Rounds, of: Abilities = Abilities()) -> DispatchPlan:
+def solve(likelihoods: Likelihoods, rounds: Rounds, of: Abilities = Abilities()) -> DispatchPlan:
     """Return the plan that is fastest on training rounds.
 
     Args:

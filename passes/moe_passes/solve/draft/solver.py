@@ -30,7 +30,7 @@ from moe_passes.solve.draft.problem import (
 )
 from moe_passes.solve.residency.fixed import near_experts
 from moe_passes.solve.residency.problem import Problem as Knapsack
-from moe_passes.solve.residency.solve import solve as solve_knapsack
+from moe_passes.solve.residency.solver import solve as solve_knapsack
 
 SWEEPS = 3
 """Times that everything is varied."""

@@ -6,15 +6,15 @@ import pytest
 from moe_passes.plan.decisions import ENGINES, ORDERS, DispatchPlan
 from moe_passes.plan.round import Mode, Task
 from moe_passes.routing.likelihood import table
-from moe_passes.solve.dispatch.choose import (
+from moe_passes.solve.dispatch.problem import Unknown
+from moe_passes.solve.dispatch.solver import (
     LEAST_PERMILLE,
     NEVER,
     SURE_PERMILLE,
-    choose,
     mean_makespan,
     nothing_ahead,
+    solve,
 )
-from moe_passes.solve.dispatch.problem import Unknown
 from moe_passes.solve.rcpsp.problem import Problem
 
 from tests.passes.solve.dispatch.test_online import one_layer
@@ -36,14 +36,14 @@ def test_the_thresholds_of_the_fastest_rounds_are_found(sure, least):
     def rounds(plan):
         return [lasting(10 + 2 * (plan.sure_permille != sure) + (plan.least_permille != least))]
 
-    chosen = choose(table(), rounds)
+    chosen = solve(table(), rounds)
     assert (chosen.sure_permille, chosen.least_permille) == (sure, least)
 
 
 def test_it_is_the_mean_over_rounds_that_counts():
     """At 800, rounds take 4 and 9; at any other threshold 6 and 6; at 0, which comes first, 13 and 1."""
     taken = {0: (13, 1), 800: (4, 9), 950: (6, 6), NEVER: (6, 6)}
-    assert choose(table(), lambda plan: [lasting(s) for s in taken[plan.least_permille]]).least_permille == 950
+    assert solve(table(), lambda plan: [lasting(s) for s in taken[plan.least_permille]]).least_permille == 950
     assert mean_makespan([lasting(4), lasting(9)], nothing_ahead(table())) == 6.5
 
 
@@ -51,9 +51,9 @@ def test_an_engine_that_waits_is_chosen_where_the_free_one_is_slow():
     """The first mode waits until 1 and takes 2; the other one could start at 0, and takes 9."""
     tasks = (Task((Mode(1, ((0, 1),)),)), Task((Mode(2, ((0, 1),)), Mode(9, ((1, 1),)))))
     slow = Unknown(Problem((1, 1), ("banks", "link"), tasks), ())
-    assert choose(table(), always(slow)).engine == "first"
+    assert solve(table(), always(slow)).engine == "first"
     quick = Unknown(Problem((1, 1), ("banks", "link"), (tasks[0], Task((*tasks[1].modes[:1], Mode(2, ((1, 1),)))))), ())
-    assert choose(table(), always(quick)).engine == "free", "at 2, where the first mode ends at 3"
+    assert solve(table(), always(quick)).engine == "free", "at 2, where the first mode ends at 3"
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_the_order_that_suits_the_likelihoods_is_chosen(loads, order, makespans)
     round_ = Unknown(problem, tuple(guesses))
     plans = {name: DispatchPlan(1000, 0, table(), name, "free") for name in makespans}
     assert {name: mean_makespan([round_], plan) for name, plan in plans.items()} == makespans
-    assert choose(table(), always(round_)).order == order
+    assert solve(table(), always(round_)).order == order
 
 
 def test_what_is_chosen_is_the_best_of_all_plans_on_a_round():
     problem, guesses = one_layer(3, [(4, True, 300), (2, False, 700), (3, True, 500), (1, False, 900)], slots=4)
     round_ = Unknown(problem, tuple(guesses))
-    chosen = choose(table(), always(round_))
+    chosen = solve(table(), always(round_))
     every = (DispatchPlan(1000, 0, table(), order, engine) for order, engine in product(ORDERS, ENGINES))
     assert mean_makespan([round_], chosen) == min(mean_makespan([round_], plan) for plan in every)
 
