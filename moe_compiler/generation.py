@@ -2,11 +2,12 @@
 
 import ast
 import contextlib
+import errno
 import json
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -148,7 +149,8 @@ class Runner:
             bare = skeleton(store.entries.config)
             words = Words(store, bare.config.get_text_config().vocab_size)
             baseline = reset_peak()
-            model = from_store(store)
+            with _enough_memory(f"the dense weights of {store.path}"):
+                model = from_store(store)
         except InputError:
             raise
         except (KeyError, ValueError) as error:
@@ -233,8 +235,11 @@ class Runner:
 
         # Rounds run in lockstep, and the last one of a sequence may bring γ tokens too many.
         capacity = max(map(len, ids)) + asked.max_new_tokens + self.draft_length + 1
+        near = sum(map(len, plan.resident.values()))
+        takes = f"{near} experts near, {plan.staging_slots} staged, and caches of {capacity} tokens"
         try:
-            return Decoder(self.model, plan, ids, capacity, _sampling(asked))
+            with _enough_memory(takes):
+                return Decoder(self.model, plan, ids, capacity, _sampling(asked))
         except (IndexError, KeyError) as error:
             raise InputError(f"the plan names an expert or a layer that the model does not have: {error}") from None
 
@@ -411,6 +416,26 @@ def _ends(store: "StoreFile", words: "Words") -> frozenset[int]:
     found = next((value for value in stated if value is not None), None)
     values = found if isinstance(found, list) else [found]
     return frozenset(value for value in values if isinstance(value, int))
+
+
+@contextlib.contextmanager
+def _enough_memory(what: str) -> Iterator[None]:
+    """Say what there was no memory for.
+
+    Raises:
+        InputError: there was none.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        # torch's allocator has no exception of its own on a CPU.
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"out of memory: there is no room for {what}; valid: a compile for a smaller near memory, batch or context"
+        ) from None
 
 
 def reset_peak() -> int:

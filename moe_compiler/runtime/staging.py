@@ -27,6 +27,10 @@ PATIENCE_SECONDS = 1.0
 """Between looks at whether the thread that loads is still there."""
 
 
+class LoaderEndedError(Exception):
+    """The thread that loads has ended, and nobody ended it."""
+
+
 @dataclass
 class Entry:
     """A load.
@@ -104,6 +108,8 @@ class Staging:
         self._changed = threading.Condition()
         self._awaited: list[Key] = []
         self._closed = False
+        self._failure: BaseException | None = None
+        """What the thread died of."""
         self._thread = threading.Thread(target=self._run, name="expert-loads", daemon=True)
         self._thread.start()
 
@@ -147,6 +153,7 @@ class Staging:
 
         Raises:
             ValueError: one of them failed: what it read is damaged.
+            LoaderEndedError: there is nobody to load it.
         """
         start, begun = time.perf_counter(), self._record.now()
         with self._changed:
@@ -157,8 +164,8 @@ class Staging:
             self._changed.notify_all()
             try:
                 while (found := self._first_held(awaited)) is None:
-                    if not self._thread.is_alive():
-                        raise RuntimeError("the thread that loads experts has ended")
+                    if self._failure is not None or not self._thread.is_alive():
+                        raise LoaderEndedError("the thread that loads experts has ended") from self._failure
                     self._changed.wait(PATIENCE_SECONDS)
                 self._record.add("wait", begun, *found)
                 return found
@@ -300,6 +307,14 @@ class Staging:
         entry.slots, entry.state = [], QUEUED
 
     def _run(self) -> None:
+        try:
+            self._load_all()
+        except BaseException as failure:
+            with self._changed:
+                self._failure = failure
+                self._changed.notify_all()
+
+    def _load_all(self) -> None:
         while (found := self._next()) is not None:
             key, entry = found
             start, begun, error, size = time.perf_counter(), self._record.now(), None, 0

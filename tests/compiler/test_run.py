@@ -17,8 +17,10 @@ from moe_compiler.runtime import store_file
 from moe_compiler.runtime.decoder import Decoder, generate, plain_round
 from moe_compiler.runtime.model import from_store
 from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.staging import LoaderEndedError
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
+from tests.compiler.test_interrupts import interrupted
 from tests.conftest import tiny_config
 from tests.decoded import check_arrows, decode
 
@@ -460,6 +462,47 @@ def test_a_conversation_goes_through_the_chat_template(folder, tmp_path):
     assert "".join(heard) == answer
     assert runner.words.chat(said) == "user: hello\nassistant:"
     assert runner.run([runner.words.chat(said)], Asked(6))["sequences"][0]["text"] == answer
+
+
+def test_a_thread_that_dies_is_our_bug_and_nothing_hangs(folder, store, monkeypatch):
+    """Whatever it dies of is the cause that is shown."""
+    import threading
+
+    def dies(self):
+        raise KeyError("made to die")
+
+    runner, threads = Runner.open(folder, store), threading.active_count()
+    monkeypatch.setattr("moe_compiler.runtime.staging.Staging._next", dies)
+    with pytest.raises(LoaderEndedError, match="the thread that loads experts has ended") as raised:
+        runner.run(PROMPTS[:1], Asked(4))
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.ENOMEM, "no"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_too_little_memory_is_said(folder, store, monkeypatch, error):
+    def fails(size):
+        raise error
+
+    runner = Runner.open(folder, store)
+    monkeypatch.setattr("moe_compiler.runtime.store.pages", fails)
+    with pytest.raises(InputError, match=r"out of memory: there is no room for .* valid: a compile for a smaller near"):
+        runner.run(PROMPTS[:1], Asked(4))
+
+
+@pytest.mark.parametrize("after", [0.5, 3.0, 8.0])
+def test_an_interrupt_ends_a_run_and_its_threads(folder, store, after, tmp_path):
+    """While it opens the store, reads the prompt, or generates: at 0.0002 GB/s a load takes half a second."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("measured*"))
+    options = ("--prompt", "x", "--max-new-tokens", 200, "--far-bandwidth", 0.0002)
+    code, message = interrupted(["run", copy, "--weights", store, *options], after)
+    assert code == 130
+    assert message.splitlines()[-1].startswith("moec: interrupted")
+    assert not list(copy.glob("*measured*"))
 
 
 def test_text_that_ends_in_the_middle_of_a_character_is_said_to_its_end():
