@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 """Rows that products are measured with."""
 MATRIX = (2048, 2048)
+COLD_BYTES = 2**28
+"""Of the matrices that are multiplied with in turn."""
 LEAST_SECONDS, REPEATS = 0.2, 3
 COPIED_BYTES = 2**26
 DISK_BYTES, READ_BYTES = 2**28, (2**22, 2**16, 4096)
@@ -130,11 +132,15 @@ def _products(bits: int, width: int) -> float:
     import torch
 
     from moe_compiler.runtime.linear import multiply
-    from moe_compiler.runtime.quantise import quantise
+    from moe_compiler.runtime.quantise import Packed, quantise
 
     out, inputs = MATRIX
-    packed, rows = quantise(torch.randn(out, inputs)), torch.randn(width, inputs)
-    return width * out * inputs / _seconds(lambda: multiply(rows, packed, bits < 8))
+    one, rows = quantise(torch.randn(out, inputs)), torch.randn(width, inputs)
+    # One after the other, as experts are: no cache holds them all.
+    assert one.low is not None
+    count = -(-COLD_BYTES // (out * inputs))
+    following = itertools.cycle([Packed(inputs, one.top.clone(), one.scale, one.low.clone()) for _ in range(count)])
+    return width * out * inputs / _seconds(lambda: multiply(rows, next(following), bits < 8))
 
 
 def _attention() -> float:

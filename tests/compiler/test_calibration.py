@@ -11,6 +11,7 @@ from tests.command import assert_refused, moec
 @pytest.fixture
 def _quick(monkeypatch):
     monkeypatch.setattr(calibration, "MATRIX", (256, 256))
+    monkeypatch.setattr(calibration, "COLD_BYTES", 2**18)
     monkeypatch.setattr(calibration, "LEAST_SECONDS", 0.005)
     monkeypatch.setattr(calibration, "COPIED_BYTES", 2**20)
     monkeypatch.setattr(calibration, "DISK_BYTES", 2**23)
