@@ -47,7 +47,7 @@ class Decoder:
             raise ValueError("a prompt has no tokens; valid: at least 1")
         self.model, self.plan = model, plan
         self.store = ExpertStore(plan, model.far)
-        self.kernels = Kernels(self.store, len(prompts), capacity, dict(model.dense))
+        self.kernels = Kernels(self.store, len(prompts), capacity, dict(model.dense), model.embeddings)
         for part in model.experts:
             self.kernels.routers[id(part.router)] = part.layer
             self.kernels.experts_layer[id(part.module)] = part.layer

@@ -5,7 +5,7 @@ attention and routed experts are called through transformers' registries, which 
 replay, the plan says which experts a row is routed to and in which order they are computed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +53,7 @@ class Kernels:
         sequences: how many have a cache.
         capacity: tokens in each cache.
         dense: every matrix that was met and its packed weights, by its identity.
+        embeddings: rows of those that are not in memory, by the identity of their parameters.
         routers: decoder layer of every router, by the identity of its weight.
         experts_layer: decoder layer of every experts module, by its identity.
         top_k: experts of a token, by decoder layer.
@@ -67,6 +68,7 @@ class Kernels:
     sequences: int
     capacity: int
     dense: dict[int, tuple[Tensor, Packed]] = field(default_factory=dict)
+    embeddings: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     routers: dict[int, int] = field(default_factory=dict)
     experts_layer: dict[int, int] = field(default_factory=dict)
     top_k: dict[int, int] = field(default_factory=dict)
@@ -237,8 +239,8 @@ class CaughtLinear(TorchFunctionMode):
         if function is nn.functional.linear:
             return self.kernels.linear(*args, **(options or {}))
         if function is nn.functional.embedding:
-            # Embeddings stay as they were stored, half the bytes of what is computed with.
-            return function(*args, **(options or {})).to(torch.float32)
+            look_up = self.kernels.embeddings.get(id(args[1]))
+            return look_up(args[0]) if look_up else function(*args, **(options or {}))
         if getattr(function, "__name__", "") in POINTWISE and args and args[0].is_floating_point():
             return pointwise(function, *args, **(options or {}))
         return function(*args, **(options or {}))

@@ -1,7 +1,8 @@
 """Build a transformers model that runs on `moe_compiler.runtime`: its weights packed, its experts in a far memory."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,14 @@ class Executable:
         experts: where its experts are.
         dense: each packed matrix with the parameter that it stands for, by the identity of that.
         far: the experts' weights.
+        embeddings: rows of each embedding that is not in memory, by the identity of its parameter: ids to [.., hidden].
     """
 
     module: nn.Module
     experts: tuple[ExpertModule, ...]
     dense: Mapping[int, tuple[Tensor, Packed]]
     far: FarMemory
+    embeddings: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
 def register() -> dict[str, Any]:
@@ -104,14 +107,19 @@ def from_store(store: StoreFile) -> Executable:
     model = skeleton(store.entries.config)
     check_store(model, store)
     dense: dict[int, tuple[Tensor, Packed]] = {}
+    embeddings: dict[int, Callable[[Tensor], Tensor]] = {}
     for name in store.entries.dense:
         owner, last = _owner(model, name)
         kept = _let_go(owner, last)
         dense[id(kept)] = (kept, store.dense(name))
     for name in store.entries.raw:
         owner, last = _owner(model, name)
-        values = store.raw(name)
-        values = values if isinstance(owner, nn.Embedding) else values.to(torch.float32)
+        if isinstance(owner, nn.Embedding):
+            # A token needs one row of it, so it stays where it is.
+            store.check_rows(name)
+            embeddings[id(_let_go(owner, last))] = partial(store.rows, name)
+            continue
+        values = store.raw(name).to(torch.float32)
         if not values.isfinite().all():
             raise ValueError(f"{store.path}: {name} holds numbers that are not finite; pack the model again")
         if last in owner._parameters:
@@ -119,7 +127,7 @@ def from_store(store: StoreFile) -> Executable:
         else:
             owner._buffers[last] = values
     _compute_buffers(model)
-    return Executable(model, tuple(find_experts(model)), dense, store)
+    return Executable(model, tuple(find_experts(model)), dense, store, embeddings)
 
 
 def _owner(model: nn.Module, name: str) -> tuple[Any, str]:

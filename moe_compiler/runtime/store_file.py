@@ -38,6 +38,8 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 LARGEST_TOKENIZER_FILE = 2**26
+BLOCK_BYTES = 2**22
+"""Of a matrix that is read through."""
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 Piece = tuple[int, int, int]
 """Offset, bytes, CRC-32."""
@@ -211,6 +213,44 @@ class StoreFile:
         data = into[: entry["piece"][1]].clone()
         return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
 
+    def check_rows(self, name: str) -> None:
+        """Read a matrix through, a block at a time.
+
+        Raises:
+            ValueError: it is damaged, or holds numbers that are not finite.
+        """
+        entry = self.entries.raw[name]
+        offset, size, code = entry["piece"]
+        block, found = pages(min(BLOCK_BYTES, size)), 0
+        for first in range(0, size, BLOCK_BYTES):
+            part = min(BLOCK_BYTES, size - first)
+            self._fill(block, offset + first, part, name)
+            found = zlib.crc32(block.numpy().data[:part], found)
+            if not block[:part].view(DTYPES[entry["dtype"]]).isfinite().all():
+                raise ValueError(f"{self.path}: {name} holds numbers that are not finite; pack the model again")
+        if found != code:
+            raise ValueError(f"{self.path}: {name} is damaged (CRC-32 differs); pack the model again")
+
+    def rows(self, name: str, ids: Tensor) -> Tensor:
+        """Read rows of a matrix: [.., columns] float32 for ids [..].
+
+        Raises:
+            IndexError: it has no such row.
+            ValueError: it is cut off.
+        """
+        entry = self.entries.raw[name]
+        dtype, (count, columns) = DTYPES[entry["dtype"]], entry["shape"]
+        width, result = columns * dtype.itemsize, torch.empty(ids.numel(), columns)
+        block = pages(width + PAGE)
+        for number, row in enumerate(ids.flatten().tolist()):
+            if not 0 <= row < count:
+                raise IndexError(f"{name} has no row {row}")
+            first = entry["piece"][0] + row * width
+            before = first % PAGE
+            self._fill(block, first - before, before + width, name)
+            result[number] = block[before : before + width].clone().view(dtype)
+        return result.view(*ids.shape, columns)
+
     def file(self, name: str) -> bytes:
         """Read a file."""
         piece = tuple(self.entries.files[name])
@@ -220,18 +260,23 @@ class StoreFile:
 
     def _read(self, piece: tuple[int, ...], into: Tensor, what: str) -> None:
         offset, size, code = piece
-        view, done, wanted = into.numpy().data[: padded(size)], 0, padded(size)
-        while done < wanted:
-            count = os.preadv(self._file, [view[done:]], offset + done)
-            if not count:
-                raise ValueError(f"{self.path}: {what} is cut off; pack the model again")
-            done += count
+        view = into.numpy().data
+        self._fill(into, offset, size, what)
         if offset in self._sound:
             return
         if zlib.crc32(view[:size]) != code:
             raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
         with self._lock:
             self._sound.add(offset)
+
+    def _fill(self, into: Tensor, offset: int, size: int, what: str) -> None:
+        """Read whole pages, from one on."""
+        view, done, wanted = into.numpy().data[: padded(size)], 0, padded(size)
+        while done < wanted:
+            count = os.preadv(self._file, [view[done:]], offset + done)
+            if not count:
+                raise ValueError(f"{self.path}: {what} is cut off; pack the model again")
+            done += count
 
 
 def open_direct(path: Path) -> tuple[int, bool]:

@@ -112,6 +112,33 @@ def test_a_store_holds_the_whole_model_and_its_tokenizer(store):
     found.close()
 
 
+def test_an_embedding_is_looked_up_where_it_lies(store):
+    file = StoreFile(store)
+    name = "model.embed_tokens.weight"
+    whole = file.raw(name).float()
+    ids = torch.tensor([[0, 3], [len(whole) - 1, 7]])
+    assert torch.equal(file.rows(name, ids), whole[ids])
+    model = from_store(file)
+    embedding = model.module.get_input_embeddings().weight
+    assert embedding.is_meta
+    assert torch.equal(model.embeddings[id(embedding)](ids), whole[ids])
+    for wrong in (-1, len(whole)):
+        with pytest.raises(IndexError, match="no row"):
+            file.rows(name, torch.tensor([wrong]))
+    file.close()
+
+
+def test_a_damaged_embedding_is_refused_before_anything_is_generated(folder, store, tmp_path):
+    file = StoreFile(store)
+    offset, size, _ = file.entries.raw["model.embed_tokens.weight"]["piece"]
+    file.close()
+    copy = tmp_path / "x.store"
+    data = bytearray(store.read_bytes())
+    data[offset + size - 3] ^= 1
+    copy.write_bytes(data)
+    assert_refused(run(folder, copy, tokens=2), "model.embed_tokens.weight is damaged", "CRC-32")
+
+
 def test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round(store):
     """Whatever token is said to end a sequence, it ends there, with γ = 3 as with γ = 0, and the others go on."""
     model = from_store(StoreFile(store))
