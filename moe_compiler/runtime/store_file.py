@@ -10,7 +10,6 @@ import os
 import struct
 import threading
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from isal import isal_zlib
 from torch import Tensor
 
 from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout, padded
@@ -101,7 +101,7 @@ class StoreWriter:
         offset = padded(self._file.tell())
         self._file.seek(offset)
         self._file.write(data.data)
-        return offset, len(data), zlib.crc32(data.data)
+        return offset, len(data), isal_zlib.crc32(data.data)
 
     def _finish(self) -> None:
         header = json.dumps(self._header, sort_keys=True).encode()
@@ -111,7 +111,7 @@ class StoreWriter:
         # Direct reads take whole pages.
         self._file.truncate(padded(offset + len(header)))
         self._file.seek(0)
-        self._file.write(PREAMBLE.pack(MAGIC, VERSION, zlib.crc32(header), offset, len(header)))
+        self._file.write(PREAMBLE.pack(MAGIC, VERSION, isal_zlib.crc32(header), offset, len(header)))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._part.replace(self.path)
@@ -225,7 +225,7 @@ class StoreFile:
         for first in range(0, size, BLOCK_BYTES):
             part = min(BLOCK_BYTES, size - first)
             self._fill(block, offset + first, part, name)
-            found = zlib.crc32(block.numpy().data[:part], found)
+            found = isal_zlib.crc32(block.numpy().data[:part], found)
             if not block[:part].view(DTYPES[entry["dtype"]]).isfinite().all():
                 raise ValueError(f"{self.path}: {name} holds numbers that are not finite; pack the model again")
         if found != code:
@@ -264,7 +264,7 @@ class StoreFile:
         self._fill(into, offset, size, what)
         if offset in self._sound:
             return
-        if zlib.crc32(view[:size]) != code:
+        if isal_zlib.crc32(view[:size]) != code:
             raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
         with self._lock:
             self._sound.add(offset)
@@ -299,7 +299,7 @@ def _entries(path: Path, size: int) -> Entries:
                 raise ValueError("is cut off: its header is missing; pack the model again")
             file.seek(offset)
             header = file.read(length)
-        if zlib.crc32(header) != code:
+        if isal_zlib.crc32(header) != code:
             raise ValueError("has a damaged header (CRC-32 differs); pack the model again")
         content = json.loads(header)
         found = Entries(
