@@ -34,7 +34,7 @@ EMBEDDING_STD = 1.0
 """What a token is must weigh more than what attention mixes in, or all route alike: so 40 % repeat (measured: 43)."""
 ROUTER_SKEW = 0.5
 """Standard deviation of the logarithm of a router row's length: the larger, the more some experts are preferred."""
-TINY_SETTINGS = ((0.002, 0.003), (0.0028, 0.02))
+TINY_SETTINGS = ((0.0017, 0.003), (0.0025, 0.02))
 """GB near, and GB/s that reads are held to: where loading dominates, and where it does not."""
 LEAST_PROMPTS = 4
 """That a figure is of: what one text routes says little."""
@@ -47,7 +47,7 @@ class Setting:
 
     Attributes:
         batch: sequences.
-        near_gb: capacity of the near memory that is compiled for.
+        near_gb: capacity of the near memory that is compiled for, beside the caches of `Model.cache_gb`.
         far_gb_s: that reads are held to; None: the disk as it is.
         draft_length: γ, or `auto`.
         tokens: new ones of each sequence.
@@ -72,6 +72,7 @@ class Model:
         profile: its routing and accepted lengths, measured; None: synthetic routing.
         host: hardware file of this machine.
         prompts: as many as the largest batch.
+        cache_gb: that a sequence's KV cache takes beside what a setting states.
     """
 
     source: str
@@ -79,6 +80,7 @@ class Model:
     profile: str | None
     host: str
     prompts: tuple[str, ...]
+    cache_gb: float = 0.0
 
 
 def moec(*arguments: Any) -> str:
@@ -92,7 +94,7 @@ def moec(*arguments: Any) -> str:
 def compiled(model: Model, setting: Setting, folder: Path) -> Path:
     """Compile for a setting; returns the folder."""
     out = folder / f"b{setting.batch}-n{setting.near_gb:g}-f{setting.far_gb_s or 0:g}-g{setting.draft_length}"
-    options = ["--set", f"memories.dram.capacity_gb={setting.near_gb:g}"]
+    options = ["--set", f"memories.dram.capacity_gb={setting.near_gb + setting.batch * model.cache_gb:g}"]
     if setting.far_gb_s:
         for place in ("links.read", "memories.disk"):
             options += ["--set", f"{place}.bandwidth_gb_s={setting.far_gb_s:g}"]
@@ -315,7 +317,10 @@ def tiny_model(folder: Path, host: str | None) -> Model:
         (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), others).result())
     options = ("--tokens", 4096, "--draft-length", 8, "--rounds", 64)
     moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
-    return Model(str(TINY), str(store), str(profile), host or calibrated(folder), prompts_of("matching"))
+    config = json.loads((TINY / "config.json").read_text())
+    values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"] * CONTEXT
+    prompts, host = prompts_of("matching"), host or calibrated(folder)
+    return Model(str(TINY), str(store), str(profile), host, prompts, 4 * values / 1e9)
 
 
 def prompts_of(name: str) -> tuple[str, ...]:
@@ -362,7 +367,7 @@ def predicted(model: Model, folder: Path) -> dict[str, Any]:
     """Compare predicted with measured seconds a round: batch × γ × near budget, on the disk as it is and held back."""
     rows = []
     for far in (None, 0.05):
-        for near in (0.003,):
+        for near in (0.0025,):
             for batch in (1, 4, 16):
                 for length in ("0", "3"):
                     setting = Setting(batch, near, far, length, tokens=96)

@@ -285,7 +285,7 @@ MUTANTS = (
     noop("staging keeps what a layer does not need", "moe_compiler/runtime/staging.py", "tests/compiler/test_staging.py", "keep", fast=True),
     wrong("a drafted token always stands", "moe_compiler/runtime/sampling.py", "tests/compiler/test_sampling.py", "* draft[token] < target[token]:", "* 0 < 1:", fast=True),
     wrong("what is drawn instead is the target's", "moe_compiler/runtime/sampling.py", "tests/compiler/test_sampling.py", "beyond = (target - draft).clamp(min=0)", "beyond = target", fast=True),
-    wrong("a damaged piece is not noticed", "moe_compiler/runtime/store_file.py", "tests/compiler/test_run.py::test_a_damaged_store_is_refused_and_says_where", "if zlib.crc32(view[:size]) != code:", "if False:"),
+    wrong("a damaged piece is not noticed", "moe_compiler/runtime/store_file.py", "tests/compiler/test_run.py::test_a_damaged_store_is_refused_and_says_where", "if isal_zlib.crc32(view[:size]) != code:", "if False:"),
     wrong("any program is ours", "moe_compiler/backend/program.py", "tests/compiler/test_run.py::test_a_program_that_was_edited_is_not_run", "    if not _is_alike(found,", "    if not True and not _is_alike(found,"),
     wrong("a sequence goes on after its end", "moe_compiler/runtime/decoder.py", "tests/compiler/test_run.py::test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round", "if sequence[n] in ends)", "if False)"),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -359,7 +360,7 @@ def test_headers_that_lie_are_refused(store, tmp_path):
         data = bytearray(store.read_bytes())
         text, place = json.dumps(header).encode(), len(data)
         data += text
-        data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, store_file.zlib.crc32(text), place, len(text))
+        data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, zlib.crc32(text), place, len(text))
         (tmp_path / "lies.store").write_bytes(data)
         with pytest.raises(ValueError, match=words):
             StoreFile(tmp_path / "lies.store")
@@ -372,7 +373,7 @@ def rewritten(store, path, change):
     data, text = bytearray(store.read_bytes()), json.dumps(header).encode()
     place = len(data)
     data += text + bytes(-len(text) % 4096)
-    data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, store_file.zlib.crc32(text), place, len(text))
+    data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, zlib.crc32(text), place, len(text))
     path.write_bytes(data)
     return path
 
