@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moe_compiler.allocation import allocate
     from moe_compiler.calibration import calibrate
+    from moe_compiler.comparison import compare
     from moe_compiler.compilation import Compilation, compile
     from moe_compiler.estimation import estimate
     from moe_compiler.placement import PlacementRequest, place
@@ -21,6 +22,7 @@ __all__ = [
     "PlacementRequest",
     "allocate",
     "calibrate",
+    "compare",
     "compile",
     "estimate",
     "pack",
@@ -35,6 +37,7 @@ _WHERE = {
     "PlacementRequest": "placement",
     "allocate": "allocation",
     "calibrate": "calibration",
+    "compare": "comparison",
     "compile": "compilation",
     "estimate": "estimation",
     "pack": "storing",

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.request import CONTEXT, DRAFT_LENGTH
-from pydantic import ValidationError
 
 from moe_compiler.backend.folder import write_bytes
 from moe_compiler.backend.program import check_is_ours
 from moe_compiler.documents.base import to_json
 from moe_compiler.documents.cost import CostDocument
-from moe_compiler.documents.json_file import malformed, read_json
+from moe_compiler.documents.folder import read_cost
 from moe_compiler.documents.run import RunDocument, SequenceEntry
 from moe_compiler.paths import names_of, read_arrays, read_text
 
@@ -132,7 +131,7 @@ class Runner:
         from moe_compiler.runtime.words import Words
 
         path = Path(folder)
-        document, cost = _plan_document(path), _cost_document(path)
+        document, cost = _plan_document(path), read_cost(path)
         round_ = _program(path / "schedule.py", document)
         try:
             data = path / "plan.npz"
@@ -363,14 +362,6 @@ def _plan_document(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         reason = "plan.json is missing or damaged"
         raise InputError(f"{folder}: is no compile of ours: {reason}; valid: -o of moec compile") from None
-
-
-def _cost_document(folder: Path) -> CostDocument:
-    path = folder / "cost.json"
-    try:
-        return CostDocument.model_validate(read_json(path, str(path)), strict=False)
-    except ValidationError as error:
-        raise malformed(error, str(path)) from None
 
 
 def _program(path: Path, plan: dict[str, Any]) -> "Round":
