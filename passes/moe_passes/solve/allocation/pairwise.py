@@ -1,7 +1,7 @@
 """The problem once more, pair by pair: of two buffers that are alive together, one lies below the other.
 
 A second opinion on proofs that there is no allocation: linear constraints and Boolean variables alone, where the
-canonical search and CP-SAT's rectangles (`solve.py`) have propagators of their own.
+canonical search and CP-SAT's rectangles (`solver.py`) have propagators of their own.
 """
 
 from ortools.sat.python import cp_model
