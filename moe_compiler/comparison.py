@@ -25,7 +25,8 @@ def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
     """
     first, second = read_folder(Path(a)), read_folder(Path(b))
     if first.plan.model != second.plan.model or _shape(first.plan) != _shape(second.plan):
-        raise InputError(f"{a} is of {first.plan.model}, {b} of {second.plan.model}; valid: two compiles of one model")
+        names = [f"{of.path} of {of.plan.model} ({len(of.plan.layers)} MoE layers)" for of in (first, second)]
+        raise InputError(f"{' and '.join(names)} cannot be compared; valid: two compiles of one model")
     return _document(first, second).content()
 
 
@@ -40,7 +41,7 @@ def _document(a: CompiledFolder, b: CompiledFolder) -> DiffDocument:
         b=str(b.path),
         model=a.plan.model,
         request=[*_differences(_asked(a), _asked(b))],
-        decisions=[*_differences(_decided(a.plan), _decided(b.plan))],
+        decisions=[*_differences(_decided(a), _decided(b))],
         residency=_moves(a.plan, b.plan),
         placed_otherwise=sum(one != other for one, other in _placed(a.plan, b.plan)),
         tasks=[*_differences(_tasks(a.plan), _tasks(b.plan))],
@@ -51,13 +52,16 @@ def _document(a: CompiledFolder, b: CompiledFolder) -> DiffDocument:
 
 
 def _asked(of: CompiledFolder) -> dict[str, Any]:
-    plan = of.plan.content()
-    return {name: plan[name] for name in ASKED} | {"format": of.cost.format, "profile": of.plan.profile.name}
+    plan, profile = of.plan.content(), of.plan.profile
+    known = {"format": of.cost.format, "cost_model": of.cost.cost_model, "acceptance": of.cost.draft.acceptance_source}
+    return {name: plan[name] for name in ASKED} | known | {"profile": f"{profile.name} ({profile.sha256[:12]})"}
 
 
-def _decided(plan: PlanDocument) -> dict[str, Any]:
-    content = plan.content()
-    return {f"{part}.{name}": value for part in DECIDED for name, value in content[part].items()}
+def _decided(of: CompiledFolder) -> dict[str, Any]:
+    """Return what was decided, and what was expected of it."""
+    content, draft = of.plan.content(), of.cost.draft
+    expected = {"acceptance_rate": draft.acceptance_rate, "round_tokens": of.cost.round.tokens}
+    return {f"{part}.{name}": value for part in DECIDED for name, value in content[part].items()} | expected
 
 
 def _tasks(plan: PlanDocument) -> dict[str, int]:

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import errno
 import json
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -214,8 +213,9 @@ class Runner:
         said.end()
         peak = peak_bytes() - self.baseline_bytes
         same = self._checked(ids, new, asked) if asked.check else None
-        self._write_measured(decoder, sum(map(len, ids)), begun - start)
-        return self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
+        report = self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
+        is_written = self._write_measured(decoder, sum(map(len, ids)), begun - start)
+        return report.model_copy(update={"measured": str(self.folder / "measured.json") if is_written else None})
 
     def _ids(self, number: int, prompt: str, asked: Asked) -> list[int]:
         ids, new_tokens = self.words.encode(prompt, asked.is_chat), asked.max_new_tokens
@@ -261,18 +261,20 @@ class Runner:
                 )
         return "equal"
 
-    def _write_measured(self, decoder: "Decoder", prompt_tokens: int, prompt_seconds: float) -> None:
-        """Write what was recorded beside what was predicted, unless the folder may only be read."""
+    def _write_measured(self, decoder: "Decoder", prompt_tokens: int, prompt_seconds: float) -> bool:
+        """Write what was recorded beside what was predicted; says whether it could: what was generated counts more."""
         from moe_compiler.backend.measured import MeasuredRun, measured_document, measured_timeline
 
-        if not os.access(self.folder, os.W_OK):
-            return
         record, rate = decoder.store.record, self.store.bytes_per_second
         run = MeasuredRun(record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate)
         document = measured_document(run, self.plan, self.draft_length, self.predicted)
-        write_bytes(self.folder / "measured.json", to_json(document.content()).encode())
         trace = measured_timeline(record, self.draft_length, f"{self.predicted.model}, measured")
-        write_bytes(self.folder / "measured.perfetto-trace", trace)
+        try:
+            write_bytes(self.folder / "measured.json", to_json(document.content()).encode())
+            write_bytes(self.folder / "measured.perfetto-trace", trace)
+        except InputError:
+            return False
+        return True
 
     def _report(
         self,
@@ -307,6 +309,7 @@ class Runner:
             is_emulated=rate is not None,
             kernel=KERNEL,
             check=same,
+            measured=None,
         )
 
 

@@ -6,8 +6,7 @@
 """
 
 import numpy as np
-from moe_passes.solve.placement import Layer, Problem, Rates, solve, violations
-from moe_passes.solve.placement.step_time import chosen_replicas
+from moe_passes.solve.placement import Layer, Problem, Rates, chosen_replicas, solve, violations
 
 random = np.random.default_rng(0)
 routing = random.random((64, 8, 16)).argsort(axis=2)[:, :, :2]

@@ -108,11 +108,20 @@ def busy_fractions(record: Record) -> dict[str, float]:
     whole = rounds[-1].end - rounds[0].start if rounds else 0
     if not whole:
         return {}
-    times = {EXTERNAL: 0, ENGINE: 0}
+    busy: dict[str, list[Span]] = {EXTERNAL: [], ENGINE: []}
     for span in record.spans:
         if span.end <= rounds[-1].end and span.kind != "wait":
-            times[EXTERNAL if span.kind == "load" else ENGINE] += span.end - span.start
-    return {name: min(1.0, time / whole) for name, time in times.items()}
+            busy[EXTERNAL if span.kind == "load" else ENGINE].append(span)
+    return {name: _covered(spans) / whole for name, spans in busy.items()}
+
+
+def _covered(spans: Sequence[Span]) -> int:
+    """Return the nanoseconds in which one span or more lasts."""
+    covered, reached = 0, 0
+    for span in sorted(spans, key=lambda span: span.start):
+        covered += max(0, span.end - max(span.start, reached))
+        reached = max(reached, span.end)
+    return covered
 
 
 def _moves(span: Span) -> bool:

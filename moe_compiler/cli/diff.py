@@ -43,7 +43,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += ["experts near:"] if found["residency"] or found["placed_otherwise"] else []
     lines += [f"  {part['experts']} from {part['a']} to {part['b']}" for part in found["residency"]]
     lines += [f"  {found['placed_otherwise']} in other banks"] if found["placed_otherwise"] else []
-    return lines if len(lines) > 2 + len(found["contributions"]) else [*lines[:2], "nothing differs"]
+    is_same = not found["difference_seconds"] and len(lines) == 2 + len(found["contributions"])
+    return [*lines[:2], "nothing differs"] if is_same else lines
 
 
 def _short(value: Any) -> str:

@@ -112,7 +112,9 @@ def _summary(found: dict[str, Any]) -> None:
     click.echo(
         f"{found['tokens_per_second']:.1f} tokens/s, γ = {found['draft_length']}, {found['rounds']} rounds{rate}; "
         f"{found['bytes_loaded'] / 1e6:.1f} MB loaded by {found['far']}{emulated}{hidden}; "
-        f"peak {found['peak_bytes'] / 1e6:.0f} MB" + ("; check: equal" if found["check"] else ""),
+        f"peak {found['peak_bytes'] / 1e6:.0f} MB"
+        + ("; check: equal" if found["check"] else "")
+        + ("" if found["measured"] else "; measured.json could not be written"),
         err=True,
     )
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 class Document(BaseModel):
     """A JSON document or a part of one; keys that a reader has no use for are left alone."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     def content(self) -> dict[str, Any]:
         """Return the document as plain values."""

@@ -44,7 +44,7 @@ class TrainingRound(Document):
     lower_bound_seconds: float
     gap: float
     greedy_seconds: float
-    tokens: float
+    tokens: Annotated[float, Field(gt=0)]
     joules: float | None
     tasks: int
 
@@ -76,7 +76,7 @@ class Token(Document):
     Where nothing was measured of the model's routing, low and high are over routing like every model that was measured.
     """
 
-    seconds: float
+    seconds: Annotated[float, Field(gt=0)]
     joules: float | None
     ci95_seconds: tuple[float, float]
     low_seconds: float | None

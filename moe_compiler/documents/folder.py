@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from moe_compiler.documents.base import Document
 from moe_compiler.documents.cost import CostDocument
 from moe_compiler.documents.json_file import malformed, read_json
+from moe_compiler.documents.placement import check_layers
 from moe_compiler.documents.plan import PlanDocument
 
 SCHEMA = 1
@@ -33,7 +34,9 @@ def read_folder(path: Path) -> CompiledFolder:
     """
     if not (path / "plan.json").is_file():
         raise InputError(f"{path}: is no compile of ours: it has no plan.json; valid: -o of moec compile")
-    return CompiledFolder(path, read(path / "plan.json", PlanDocument), read_cost(path))
+    plan = read(path / "plan.json", PlanDocument)
+    check_layers(plan.layers, plan.banks, str(path / "plan.json"))
+    return CompiledFolder(path, plan, read_cost(path))
 
 
 def read_cost(folder: Path) -> CostDocument:

@@ -1,5 +1,6 @@
 """A placement: what `moec partition -o` writes, and the part of plan.json that other plans are compared with."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -70,9 +71,18 @@ def parse(document: Any, where: str) -> PlacementDocument:
         plan = PlacementDocument.model_validate(document)
     except ValidationError as error:
         raise malformed(error, where) from None
-    for row, layer in enumerate(plan.layers):
-        _check_layer(layer, f"{where}: layers.{row}", plan.banks)
+    check_layers(plan.layers, plan.banks, where)
     return plan
+
+
+def check_layers(layers: Sequence[LayerEntry], banks: int, where: str) -> None:
+    """Check what a type does not say: lengths, and banks that are there and not shared.
+
+    Raises:
+        InputError: a layer is wrong.
+    """
+    for row, layer in enumerate(layers):
+        _check_layer(layer, f"{where}: layers.{row}", banks)
 
 
 def _check_layer(layer: LayerEntry, at: str, banks: int) -> None:

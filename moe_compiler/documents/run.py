@@ -31,3 +31,4 @@ class RunDocument(Document):
     is_emulated: bool
     kernel: str
     check: str | None
+    measured: str | None

@@ -4,20 +4,32 @@ Every row of activations meets the same instructions in the same order, whicheve
 however many threads, so a row's result does not depend on its batch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
-ALONE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-TOGETHER = ALONE | {"parallel": True}
 SUMS = {"reassoc", "contract", "nsz"}
 """What sums may do: run in lanes and fuse products; the order is then that of the compiled loop, always."""
 OUTPUTS = 16
 """Outputs that a thread computes at a time."""
 
 
-@njit(cache=True, nogil=True, fastmath=SUMS)
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function when it is first called, and keep it for other processes where there is a place for that."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        settings = {"nogil": True, "error_model": "numpy", **options}
+        try:
+            return njit(cache=True, **settings)(function)
+        except RuntimeError:
+            return njit(**settings)(function)
+
+    return decorate
+
+
+@_compiled(fastmath=SUMS)
 def _dot(first: Any, second: Any) -> Any:
     total = np.float32(0)
     for n in range(first.shape[0]):
@@ -25,7 +37,7 @@ def _dot(first: Any, second: Any) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=SUMS)
+@_compiled(fastmath=SUMS)
 def _whole(top: Any, low: Any, weights: Any) -> None:
     """Fill [n] float32 with 16·m + l of a row of a matrix."""
     half = weights.shape[0] // 2
@@ -35,7 +47,7 @@ def _whole(top: Any, low: Any, weights: Any) -> None:
         weights[half + j] = np.float32(np.int8(np.uint8((np.uint8(top[j] & 240) | np.uint8(low[j] >> 4)) ^ 128)))
 
 
-@njit(cache=True, nogil=True, fastmath=SUMS)
+@_compiled(fastmath=SUMS)
 def _slice(top: Any, weights: Any) -> None:
     """Fill [n] float32 with 16·m + 8."""
     half = weights.shape[0] // 2
@@ -45,7 +57,7 @@ def _slice(top: Any, weights: Any) -> None:
         weights[half + j] = np.float32(np.int8(np.uint8(np.uint8(top[j] & 240) ^ 136)))
 
 
-@njit(cache=True, nogil=True, fastmath=SUMS)
+@_compiled(fastmath=SUMS)
 def _scale(weights: Any, scales: Any) -> None:
     """Multiply every 32 weights by their scale: each product has at most 19 bits, so it is exact."""
     for group in range(weights.shape[0] // 32):
@@ -54,7 +66,7 @@ def _scale(weights: Any, scales: Any) -> None:
             weights[group * 32 + j] *= factor
 
 
-@njit(**ALONE)  # type: ignore[untyped-decorator]
+@_compiled()
 def _outputs(block: int, top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
     """Compute some outputs of every row: a row of the matrix is float32 at a time."""
     weights = np.empty(rows.shape[1], np.float32)
@@ -68,7 +80,7 @@ def _outputs(block: int, top: Any, low: Any, scales: Any, rows: Any, result: Any
             result[row, out] = _dot(weights, rows[row])
 
 
-@njit(**ALONE)  # type: ignore[untyped-decorator]
+@_compiled()
 def multiply_alone(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
     """Multiply rows with a packed matrix, on one thread.
 
@@ -83,14 +95,14 @@ def multiply_alone(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> N
         _outputs(block, top, low, scales, rows, result)
 
 
-@njit(**TOGETHER)  # type: ignore[untyped-decorator]
+@_compiled(parallel=True)
 def multiply(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
     """Do what `multiply_alone` does, on all threads."""
     for block in prange((top.shape[0] + OUTPUTS - 1) // OUTPUTS):
         _outputs(block, top, low, scales, rows, result)
 
 
-@njit(**ALONE)  # type: ignore[untyped-decorator]
+@_compiled()
 def _head(query: Any, keys: Any, values: Any, window: int, scaling: Any, sinks: Any, result: Any) -> None:
     """Attend with one head of one row over the positions up to its own."""
     places = keys.shape[0]
@@ -112,7 +124,7 @@ def _head(query: Any, keys: Any, values: Any, window: int, scaling: Any, sinks: 
             result[d] += share * values[first + n, d]
 
 
-@njit(**ALONE)  # type: ignore[untyped-decorator]
+@_compiled()
 def _task(task: int, query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     heads, (keys, values), (window, scaling) = query.shape[1], cache, how
     row, head = task // heads, task % heads
@@ -122,7 +134,7 @@ def _task(task: int, query: Any, cache: Any, of: Any, last: Any, how: Any, sinks
     _head(query[row, head], key, value, window, scaling, extra, result[row, head])
 
 
-@njit(**ALONE)  # type: ignore[untyped-decorator]
+@_compiled()
 def attend_alone(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     """Attend over caches, each row up to its own position, on one thread.
 
@@ -139,7 +151,7 @@ def attend_alone(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: An
         _task(task, query, cache, of, last, how, sinks, result)
 
 
-@njit(**TOGETHER)  # type: ignore[untyped-decorator]
+@_compiled(parallel=True)
 def attend(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     """Do what `attend_alone` does, on all threads."""
     for task in prange(query.shape[0] * query.shape[1]):

@@ -75,6 +75,8 @@ class Decoder:
         try:
             self.read(0, self.tokens[0][:1])
         except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            if "allocate memory" in str(error):
+                raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"{kind} cannot be run here: {reason[0][:200]}") from error
         missing = sorted(set(range(layers)) - set(self.kernels.keys))

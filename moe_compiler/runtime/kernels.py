@@ -145,7 +145,8 @@ class Kernels:
         assert self.step is not None
         is_slice = self.step.is_draft and self.store.plan.draft_bits < WHOLE
         with self._weights(layer, expert) as (first, down):
-            self.store.record.mark()
+            if not self.step.is_draft:
+                self.store.record.mark()
             gate_up = multiply(rows, first, is_slice)
             if module.has_bias:
                 gate_up = gate_up + module.gate_up_proj_bias[expert]

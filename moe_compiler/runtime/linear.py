@@ -14,7 +14,6 @@ from moe_compiler.runtime.uncaught import uncaught
 
 VECTOR_VALUES, THREAD_VALUES = 64, 2**14
 """Values that fill whole vectors of any machine; and fewer than ATen gives to more than one thread."""
-numba.set_num_threads(min(numba.get_num_threads(), torch.get_num_threads()))
 NOTHING = torch.empty(0, dtype=torch.uint8)
 WORTH_THREADS = 2**20
 """Products of a call that more than one thread computes."""
@@ -22,7 +21,11 @@ KERNEL = f"fused dequantise and multiply, Numba {numba.__version__}"
 
 
 def warm_up() -> None:
-    """Compile the kernels, or read what was compiled before: it takes time and memory that are no part of a run."""
+    """Compile the kernels, or read what was compiled before: it takes time and memory that are no part of a run.
+
+    They run on as many threads as torch does; Numba keeps that number for each thread that calls them.
+    """
+    numba.set_num_threads(min(numba.config.NUMBA_NUM_THREADS, torch.get_num_threads()))  # type: ignore[attr-defined]
     for rows in (1, WORTH_THREADS // GROUP):
         some, places = torch.zeros(rows, GROUP), torch.zeros(rows, dtype=torch.int64)
         multiply(some, quantise(some[:1]), False)
@@ -40,7 +43,10 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
 
     Raises:
         ValueError: the low nibbles are needed and not there.
+        RuntimeError: rows and matrix are not of one width.
     """
+    if rows.shape[1] != packed.inputs:
+        raise RuntimeError(f"rows of {rows.shape[1]} are multiplied with a matrix of {packed.inputs} inputs")
     out, half = packed.top.shape
     if packed.low is None and not is_slice:
         raise ValueError("only the most significant slice of this matrix is here")

@@ -15,7 +15,7 @@ class Span:
 
     Attributes:
         kind: `attention`: all dense work up to the experts of a layer; `draft-experts`: of a layer; `expert`: one, of
-            verify; `gather`: what the experts of a layer took besides; `head`: what follows the last ones of a step;
+            verify; `gather`: what follows the last of a layer; `head`: what follows the last ones of a step;
             `load`; `wait`: for a load; `write`: what replaces a resident.
         step: the draft step, or γ for verify.
         layer: decoder layer, −1 where there is none.

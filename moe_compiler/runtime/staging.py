@@ -76,9 +76,10 @@ class Traffic:
     waited_seconds: float = 0.0
     most_slots: int = 0
 
-    def add(self, key: Key, size: int, seconds: float, waited_seconds: float = 0.0) -> None:
-        """Count a load."""
-        self.loads.append(key)
+    def add(self, key: Key | None, size: int, seconds: float, waited_seconds: float = 0.0) -> None:
+        """Count what was read; None: for no load."""
+        if key is not None:
+            self.loads.append(key)
         self.bytes += size
         self.seconds += seconds
         self.waited_seconds += waited_seconds
@@ -130,6 +131,7 @@ class Staging:
 
         Raises:
             RuntimeError: staging is closed.
+            LoaderEndedError: there is nobody to load it.
         """
         with self._changed:
             if self._closed:
@@ -139,7 +141,8 @@ class Staging:
                 # What HB keeps of it has changed since: the load that is under way ends, and is not the one asked for.
                 self._drop(key)
                 if entry.state == LOADING:
-                    self._changed.wait()
+                    self._check_alive()
+                    self._changed.wait(PATIENCE_SECONDS)
                 entry = self._entries.get(key)
             if entry is None:
                 self._turn += 1
@@ -171,14 +174,17 @@ class Staging:
             self._changed.notify_all()
             try:
                 while (found := self._first_held(awaited)) is None:
-                    if self._failure is not None or not self._thread.is_alive():
-                        raise LoaderEndedError("the thread that loads experts has ended") from self._failure
+                    self._check_alive()
                     self._changed.wait(PATIENCE_SECONDS)
                 self._record.add("wait", begun, *found)
                 return found
             finally:
                 self._awaited = []
                 self.traffic.waited_seconds += time.perf_counter() - start
+
+    def _check_alive(self) -> None:
+        if self._failure is not None or not self._thread.is_alive():
+            raise LoaderEndedError("the thread that loads experts has ended") from self._failure
 
     def _first_held(self, keys: Iterable[Key]) -> Key | None:
         for key in keys:

@@ -230,19 +230,18 @@ class ExpertStore:
     def _passing(self, key: Key) -> tuple[Packed, ...]:
         begun = self.record.now()
         matrices = self.far.matrices(*key)
-        if self._unstaged.pop(key):
-            self._waited(key, (SLICE, REST), begun)
-        else:
-            self.computed_far += 1
+        is_load = self._unstaged.pop(key)
+        self._waited(key, (SLICE, REST), begun, is_load)
+        self.computed_far += not is_load
         return matrices
 
-    def _waited(self, key: Key, pieces: tuple[str, ...], begun: int) -> None:
-        """Count what was read while computation stood still."""
+    def _waited(self, key: Key, pieces: tuple[str, ...], begun: int, is_load: bool = True) -> None:
+        """Count what was read while computation stood still; what is computed where it lies is no load."""
         size = self.far.layouts[key[0]].bytes_of(pieces)
         self.record.add("wait", begun, *key)
         span = self.record.add("load", begun, *key, size)
         seconds = (span.end - span.start) * 1e-9
-        self.staging.traffic.add(key, size, seconds, seconds)
+        self.staging.traffic.add(key if is_load else None, size, seconds, seconds)
 
     def update_hot_set(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
         """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""

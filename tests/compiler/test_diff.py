@@ -32,7 +32,6 @@ def test_what_was_asked_and_decided_otherwise_is_said_and_seconds_add_up(folders
     assert {part["name"]: (part["a"], part["b"]) for part in found["request"]} == {
         "overrides": (["memories.hb.capacity_gb=0.0004"], ["memories.hb.capacity_gb=0.0003"]),
         "batch": (1, 2),
-        "profile": tuple(plan["profile"]["name"] for plan in plans),
     }
     decided = {part["name"]: (part["a"], part["b"]) for part in found["decisions"]}
     assert decided["draft.length"] == (0, 3)
@@ -56,6 +55,21 @@ def test_people_read_the_same(folders):
     assert moec("diff", folders / "a", folders / "a").stdout.splitlines()[-1] == "nothing differs"
 
 
+def test_what_differs_in_what_is_expected_alone_is_said(folders, tmp_path):
+    """Of the same decisions: another α, and seconds that nothing in the files explains."""
+    shutil.copytree(folders / "b", tmp_path / "other")
+    cost = json.loads((tmp_path / "other" / "cost.json").read_text())
+    cost["draft"]["acceptance_rate"], cost["round"]["tokens"] = 0.5, cost["round"]["tokens"] / 2
+    cost["token"]["seconds"] *= 2
+    (tmp_path / "other" / "cost.json").write_text(json.dumps(cost))
+    text = moec("diff", folders / "b", tmp_path / "other").stdout
+    assert "acceptance_rate: " in text
+    assert "(+100.0%)" in text
+    found = json.loads(moec("diff", folders / "b", tmp_path / "other", "--json").stdout)
+    assert sum(part["seconds"] for part in found["contributions"]) == pytest.approx(found["difference_seconds"])
+    assert "nothing differs" not in text
+
+
 def test_experts_in_other_banks_are_counted(folders, tmp_path):
     shutil.copytree(folders / "a", tmp_path / "moved")
     plan = json.loads((tmp_path / "moved" / "plan.json").read_text())
@@ -73,7 +87,9 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     shutil.copytree(folders / "a", other)
     plan = json.loads((other / "plan.json").read_text())
     for change, words in (
-        ({"model": "another"}, ["is of another", "two compiles of one model"]),
+        ({"model": "another"}, ["of another (3 MoE layers) cannot be compared", "two compiles of one model"]),
+        ({"layers": plan["layers"][:1]}, ["(1 MoE layers) cannot be compared"]),
+        ({"layers": [plan["layers"][0] | {"placement": []}, *plan["layers"][1:]]}, ["layers.0", "placement of 0"]),
         ({"schema": 2}, ["is of schema 2", "valid: 1"]),
         ({"layers": 3}, ["plan.json: layers", "it is 3"]),
     ):
@@ -82,5 +98,10 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     (other / "plan.json").write_text("[")
     assert_refused(moec("diff", folders / "a", other), "plan.json: cannot be read")
     (other / "plan.json").write_text(json.dumps(plan))
+    cost = json.loads((other / "cost.json").read_text())
+    for part, name, value in (("token", "seconds", 0.0), ("round", "tokens", 0.0), ("round", "seconds", float("inf"))):
+        text = json.dumps(cost | {part: cost[part] | {name: value}}).replace("Infinity", "1e999")
+        (other / "cost.json").write_text(text)
+        assert_refused(moec("diff", folders / "a", other), f"cost.json: {part}.{name}")
     (other / "cost.json").unlink()
     assert_refused(moec("diff", folders / "a", other), "cost.json: cannot be read")

@@ -92,20 +92,31 @@ class Acceptance:
         return expected_accepted(float(np.mean(rates)), self.length, length)
 
     def _of_measured(self, length: int, draft: Draft) -> float:
-        """Interpolate by the share of experts between the drafts that were measured with as much of a weight."""
+        """Interpolate by the share of experts between the drafts that were measured with the same bits.
+
+        Where none was, those count that differ in the fewest weights, and of several kinds the one that promises less.
+        """
         least = min(_differs(of, draft) for of in self.measured)
-        rows = [of for of in self.measured if _differs(of, draft) == least]
-        if len(rows) == 1:
-            return _measured(rows[0], length)
-        # Without any expert nothing is taken to be accepted.
-        known = {0.0: 0.0} | {of.share: _measured(of, length) for of in sorted(rows, key=lambda of: of.share)}
-        return float(np.interp(draft.share, list(known), list(known.values())))
+        kinds: dict[tuple[int, int], list[MeasuredAcceptance]] = {}
+        for of in self.measured:
+            if _differs(of, draft) == least:
+                kinds.setdefault((of.expert_bits, of.dense_bits), []).append(of)
+        return min(_interpolated(rows, length, draft.share) for rows in kinds.values())
 
     def most_accepted(self, length: int, draft: Draft) -> float:
         """Return the most that any draft of this coverage or less could have accepted."""
         if self.measured and length:
             return max(_measured(of, length) for of in self.measured)
         return self.accepted(length, draft)
+
+
+def _interpolated(rows: list[MeasuredAcceptance], length: int, share: float) -> float:
+    """Return how many of `length` tokens a draft of this share has accepted; one row alone says it for all shares."""
+    if len(rows) == 1:
+        return _measured(rows[0], length)
+    # Without any expert nothing is taken to be accepted.
+    known = {0.0: 0.0} | {of.share: _measured(of, length) for of in sorted(rows, key=lambda of: of.share)}
+    return float(np.interp(share, list(known), list(known.values())))
 
 
 def _measured(of: MeasuredAcceptance, length: int) -> float:

@@ -107,8 +107,8 @@ def _changed(of: Format, text: str, bits: dict[str, float]) -> Format:
         dense=bits.get("dense", of.dense),
         kv=bits.get("kv", of.kv),
         embedding=bits.get("embedding", of.embedding),
-        sliced=0.0 if "experts" in bits else of.sliced,
-        dense_sliced=0.0 if "dense" in bits else of.dense_sliced,
+        sliced=of.sliced if bits.get("experts", of.experts) == of.experts else 0.0,
+        dense_sliced=of.dense_sliced if bits.get("dense", of.dense) == of.dense else 0.0,
     )
     return found if bits else of
 

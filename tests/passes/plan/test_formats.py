@@ -41,6 +41,7 @@ def test_bits_may_be_given_by_class():
     changed = parse_format("int8-sliced,kv=32")
     assert (changed.name, changed.kv, changed.experts, changed.sliced) == ("int8-sliced,kv=32", 32, 8.5, 4.5)
     assert (parse_format("int8-sliced,experts=4").sliced, parse_format("int8-sliced,dense=4").dense_sliced) == (0, 0)
+    assert parse_format("int8-sliced,dense=8.5").dense_sliced == 4.5
 
 
 @pytest.mark.parametrize(

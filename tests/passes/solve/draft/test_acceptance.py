@@ -92,3 +92,13 @@ def test_between_drafts_that_were_measured_the_share_of_experts_decides():
     found = [made.accepted(1, replace(partly, share=share)) for share in (0.2, 0.4, 0.5, 0.8, 1.0)]
     assert found == pytest.approx([0.1, 0.2, 0.225, 0.3, 0.3])
     assert made.most_accepted(1, replace(BOTH, share=0.1)) == pytest.approx(0.3)
+
+
+def test_of_drafts_that_differ_as_much_the_one_that_promises_less_counts():
+    """`moec profile` slices all or nothing; a draft that slices experts alone is taken for one that slices all."""
+    sliced = (measured(4, 4, 0.25, 200_000), measured(4, 4, 0.5, 550_000))
+    whole = (measured(8, 8, 0.25, 200_000), measured(8, 8, 0.5, 990_000))
+    made = Acceptance((), 0, 0.5, "measured", (*sliced, *whole))
+    for mixed in (replace(BOTH, is_dense_sliced=False), replace(BOTH, are_experts_sliced=False)):
+        assert made.accepted(1, replace(mixed, share=0.5)) == pytest.approx(0.55)
+    assert made.accepted(1, replace(NEITHER, share=0.5)) == pytest.approx(0.99)
