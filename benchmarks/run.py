@@ -1,4 +1,4 @@
-"""The emitted schedule beside what people use instead, in one run, side by side. Table, or --json.
+"""The emitted schedule beside what people use instead, in one run, side by side. Rows to stderr as they come; --json.
 
     python benchmarks/run.py tiny                    # examples/tiny-moe, reads of the store held to a rate (emulated)
     python benchmarks/run.py predicted               # seconds a round: predicted, and measured
@@ -11,6 +11,7 @@ What is compiled for is this machine as `moec calibrate` measures it first. Ever
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -36,6 +37,7 @@ ROUTER_SKEW = 0.5
 """Standard deviation of the logarithm of a router row's length: the larger, the more some experts are preferred."""
 TINY_SETTINGS = ((0.0017, 0.003), (0.0025, 0.02))
 """GB near, and GB/s that reads are held to: where loading dominates, and where it does not."""
+PREDICTED_GB = 0.0025
 LEAST_PROMPTS = 4
 """That a figure is of: what one text routes says little."""
 EXIT_FAILED = 5
@@ -98,16 +100,8 @@ def compiled(model: Model, setting: Setting, folder: Path) -> Path:
     if setting.far_gb_s:
         for place in ("links.read", "memories.disk"):
             options += ["--set", f"{place}.bandwidth_gb_s={setting.far_gb_s:g}"]
-    options += [
-        "--format",
-        "int8-sliced,kv=32",
-        "--batch",
-        setting.batch,
-        "--context",
-        CONTEXT,
-        "--draft-length",
-        setting.draft_length,
-    ]
+    options += ["--format", "int8-sliced,kv=32", "--context", CONTEXT]
+    options += ["--batch", setting.batch, "--draft-length", setting.draft_length]
     options += ["--profile", model.profile] if model.profile else []
     moec("compile", model.source, "--target", model.host, *options, "-o", out)
     return out
@@ -133,11 +127,8 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
         stores, runner.round_ = _serial_store(), _serial_round(out, runner.draft_length)
     else:
         stores = decoder.ExpertStore
-    asked, groups = (
-        Asked(setting.tokens, setting.temperature, far_bandwidth_gb_s=setting.far_gb_s),
-        max(1, LEAST_PROMPTS // setting.batch),
-    )
-    runs = []
+    asked = Asked(setting.tokens, setting.temperature, far_bandwidth_gb_s=setting.far_gb_s)
+    groups, runs = max(1, LEAST_PROMPTS // setting.batch), []
     with patch.object(decoder, "ExpertStore", stores):
         for number in range(groups):
             found = runner.run(model.prompts[number * setting.batch : (number + 1) * setting.batch], asked)
@@ -364,18 +355,14 @@ def tiny(model: Model, folder: Path) -> dict[str, Any]:
 
 
 def predicted(model: Model, folder: Path) -> dict[str, Any]:
-    """Compare predicted with measured seconds a round: batch × γ × near budget, on the disk as it is and held back."""
+    """Compare predicted with measured seconds a round: batch × γ, on the disk as it is and held back."""
     rows = []
-    for far in (None, 0.05):
-        for near in (0.0025,):
-            for batch in (1, 4, 16):
-                for length in ("0", "3"):
-                    setting = Setting(batch, near, far, length, tokens=96)
-                    out = compiled(model, setting, folder)
-                    found = measured("ours", out, model, setting)
-                    said, seconds = found["predicted"], found["round_seconds"]
-                    row = {"setting": vars(setting), "predicted_ms": said * 1e3, "measured_ms": seconds * 1e3}
-                    rows.append(_said(row | {"error": said / seconds - 1}))
+    for far, batch, length in itertools.product((None, 0.05), (1, 4, 16), ("0", "3")):
+        setting = Setting(batch, PREDICTED_GB, far, length, tokens=96)
+        found = measured("ours", compiled(model, setting, folder), model, setting)
+        said, seconds = found["predicted"], found["round_seconds"]
+        row = {"setting": vars(setting), "predicted_ms": said * 1e3, "measured_ms": seconds * 1e3}
+        rows.append(_said(row | {"error": said / seconds - 1}))
     return {"rows": rows, "median_error": statistics.median(abs(row["error"]) for row in rows)}
 
 

@@ -31,8 +31,8 @@ COLD_BYTES = 2**28
 """Of the matrices that are multiplied with in turn."""
 LEAST_SECONDS, REPEATS = 0.2, 3
 COPIED_BYTES = 2**26
-DISK_BYTES, READ_BYTES = 2**28, (2**22, 2**16, 4096)
-"""Of the file that is read, and of one read: an expert, a small one, a page."""
+DISK_BYTES, READ_BYTES = 2**28, (2**22, 4096)
+"""Of the file that is read, and of one read: an expert, and a page."""
 STEPS = 16
 HIDDEN, WIDTH, COUNT, VOCABULARY, CAPACITY = 256, 128, 16, 1024, 512
 """Of the models whose steps are timed: width, width of an expert, experts, tokens it knows, and positions."""
@@ -168,13 +168,12 @@ def _reads(folder: Path) -> tuple[float, float]:
             os.fsync(file.fileno())
             handle, _ = open_direct(Path(file.name))
             try:
-                seconds = [_read(handle, size, pages(size).numpy().data) for size in READ_BYTES]
+                whole, latency = (_read(handle, size, pages(size).numpy().data) for size in READ_BYTES)
             finally:
                 os.close(handle)
     except OSError as error:
         raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
-    latency = seconds[-1]
-    return READ_BYTES[0] / max(seconds[0] - latency, 1e-9), latency
+    return READ_BYTES[0] / max(whole - latency, 1e-9), latency
 
 
 def _read(handle: int, size: int, into: Any) -> float:

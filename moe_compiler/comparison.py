@@ -52,16 +52,18 @@ def _document(a: CompiledFolder, b: CompiledFolder) -> DiffDocument:
 
 
 def _asked(of: CompiledFolder) -> dict[str, Any]:
-    plan, profile = of.plan.content(), of.plan.profile
+    plan, profile = of.plan, of.plan.profile
     known = {"format": of.cost.format, "cost_model": of.cost.cost_model, "acceptance": of.cost.draft.acceptance_source}
-    return {name: plan[name] for name in ASKED} | known | {"profile": f"{profile.name} ({profile.sha256[:12]})"}
+    return (
+        {name: getattr(plan, name) for name in ASKED} | known | {"profile": f"{profile.name} ({profile.sha256[:12]})"}
+    )
 
 
 def _decided(of: CompiledFolder) -> dict[str, Any]:
     """Return what was decided, and what was expected of it."""
-    content, draft = of.plan.content(), of.cost.draft
-    expected = {"acceptance_rate": draft.acceptance_rate, "round_tokens": of.cost.round.tokens}
-    return {f"{part}.{name}": value for part in DECIDED for name, value in content[part].items()} | expected
+    parts = {part: getattr(of.plan, part).content() for part in DECIDED}
+    expected = {"acceptance_rate": of.cost.draft.acceptance_rate, "round_tokens": of.cost.round.tokens}
+    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()} | expected
 
 
 def _tasks(plan: PlanDocument) -> dict[str, int]:
@@ -87,10 +89,9 @@ def _moves(a: PlanDocument, b: PlanDocument) -> list[Move]:
 def _placed(a: PlanDocument, b: PlanDocument) -> Iterator[tuple[Any, Any]]:
     """Iterate over the replicas of the experts that both keep near."""
     for one, other in zip(a.layers, b.layers, strict=True):
+        pairs = zip(one.replicas(), other.replicas(), strict=True)
         levels = zip(one.residency, other.residency, strict=True)
-        for expert, (was, now) in enumerate(levels):
-            if NOT_NEAR not in (was, now):
-                yield one.replicas()[expert], other.replicas()[expert]
+        yield from (pair for pair, both in zip(pairs, levels, strict=True) if NOT_NEAR not in both)
 
 
 def _contributions(a: CostDocument, b: CostDocument) -> list[Contribution]:

@@ -213,9 +213,7 @@ class Runner:
         said.end()
         peak = peak_bytes() - self.baseline_bytes
         same = self._checked(ids, new, asked) if asked.check else None
-        report = self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
-        is_written = self._write_measured(decoder, sum(map(len, ids)), begun - start)
-        return report.model_copy(update={"measured": str(self.folder / "measured.json") if is_written else None})
+        return self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
 
     def _ids(self, number: int, prompt: str, asked: Asked) -> list[int]:
         ids, new_tokens = self.words.encode(prompt, asked.is_chat), asked.max_new_tokens
@@ -261,20 +259,21 @@ class Runner:
                 )
         return "equal"
 
-    def _write_measured(self, decoder: "Decoder", prompt_tokens: int, prompt_seconds: float) -> bool:
-        """Write what was recorded beside what was predicted; says whether it could: what was generated counts more."""
+    def _write_measured(self, decoder: "Decoder", prompt_tokens: int, prompt_seconds: float) -> str | None:
+        """Write what was recorded beside what was predicted; returns where, if it could: the text counts more."""
         from moe_compiler.backend.measured import MeasuredRun, measured_document, measured_timeline
 
         record, rate = decoder.store.record, self.store.bytes_per_second
         run = MeasuredRun(record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate)
         document = measured_document(run, self.plan, self.draft_length, self.predicted)
         trace = measured_timeline(record, self.draft_length, f"{self.predicted.model}, measured")
+        path = self.folder / "measured.json"
         try:
-            write_bytes(self.folder / "measured.json", to_json(document.content()).encode())
+            write_bytes(path, to_json(document.content()).encode())
             write_bytes(self.folder / "measured.perfetto-trace", trace)
         except InputError:
-            return False
-        return True
+            return None
+        return str(path)
 
     def _report(
         self,
@@ -309,7 +308,7 @@ class Runner:
             is_emulated=rate is not None,
             kernel=KERNEL,
             check=same,
-            measured=None,
+            measured=self._write_measured(decoder, sum(map(len, decoder.tokens)) - sum(map(len, new)), seconds[0]),
         )
 
 

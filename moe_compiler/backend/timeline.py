@@ -17,10 +17,7 @@ def timeline(round_: Round, title: str) -> bytes:
     problem, schedule = round_.problem, round_.schedule("emit")
     length = max((work.step for work in round_.work), default=0)
     spans = [(start, schedule.end(problem, n)) for n, start in enumerate(schedule.starts)]
-    held = [
-        (spans[buffer.first][0], spans[buffer.last][1], float(buffer.amount))
-        for buffer, _ in zip(problem.buffers, round_.offsets("emit"), strict=True)
-    ]
+    held = [(spans[buffer.first][0], spans[buffer.last][1], float(buffer.amount)) for buffer in problem.buffers]
     rates = [
         (start, end, work.traffic.external_read_bytes / (end - start))
         for work, (start, end) in zip(round_.work, spans, strict=True)
