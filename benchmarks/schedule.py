@@ -154,7 +154,7 @@ def run(job: tuple[Case, Options]) -> dict[str, Any]:
         row |= {
             "on_demand_ms": on_demand.makespan(lazy.problem) * 1e-6,
             "dispatched_ms": online.makespan * 1e-6,
-            "wasted_loads": online.wasted,
+            "wasted_loads": len(online.wasted),
             "regret": online.makespan * 1e-6 / known - 1,
             "informed_regret": max(0.0, informed_makespan(plan, routing, cost) * 1e-6 / known - 1),
             "roofline_fraction": max(roofline.values()) * 1e3 / row["ours_ms"],

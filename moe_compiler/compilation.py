@@ -29,10 +29,11 @@ from moe_passes.plan.request import (
 from moe_passes.routing.traces import RoutingTrace, popularity, relabelled
 
 from moe_compiler.documents.base import to_json
-from moe_compiler.documents.record import CompileDocument, Step
+from moe_compiler.documents.record import Arguments, CompileDocument, Step
 from moe_compiler.documents.record import SolverCall as SolverCallEntry
 from moe_compiler.frontend.models import ModelSource, load_model
 from moe_compiler.hardware.loader import LoadedTarget, load_target
+from moe_compiler.paths import exists
 from moe_compiler.traces import acceptance as acceptances
 from moe_compiler.traces import files as profiles
 from moe_compiler.traces import synthetic
@@ -88,11 +89,13 @@ class Compilation:
         snapshots: (name, IR text) after tracing and after every pass.
         record: content of compile.json.
         source: the model.
+        held_out: content of held_out.json.
     """
 
     module: "ir.Module"
     plan: dict[str, Any]
     cost: dict[str, Any]
+    held_out: dict[str, Any]
     snapshots: tuple[tuple[str, str], ...]
     record: dict[str, Any]
     source: ModelSource
@@ -107,6 +110,7 @@ class Compilation:
         result = {f"ir/{n:02d}-{name}.mlir": text.encode() for n, (name, text) in enumerate(self.snapshots)}
         for name, content in (("plan", self.plan), ("cost", self.cost), ("compile", self.record)):
             result[f"{name}.json"] = to_json(content).encode()
+        result["held_out.json"] = to_json(self.held_out, indent=None).encode()
         result |= program(self.module, self.plan, self.cost, self.source.config)
         result["timeline.perfetto-trace"] = timeline(read_round(self.module, "emit"), self.source.name)
         return result
@@ -181,7 +185,25 @@ def compile(
     profiles.check_exists(profile)
     source = load_model(model, None if format is None else _text("format", format))
     reader = ProfileReader(profile, source, asked, measured)
-    return _compile(loaded, reader, pipeline, prompt_tokens, progress)
+    arguments = Arguments(
+        model=_whole(str(model)) if isinstance(model, str | Path) else None,
+        target=_whole(target),
+        format=format,
+        place=place,
+        profile=None if profile is None else _whole(profile),
+        batch=batch,
+        context=context,
+        draft_length=draft_length,
+        pipeline=pipeline,
+        overrides=list(overrides),
+        alpha=alpha,
+        accepted_lengths=None if lengths is None else _whole(lengths),
+        prompt_tokens=prompt_tokens,
+        seed=seed,
+        time_limit=float(time_limit),
+        cost_model=cost_model,
+    )
+    return _compile(loaded, reader, arguments, progress)
 
 
 def _measured(alpha: float | None, accepted_lengths: str | None, asked: Request) -> tuple[MeasuredAcceptance, ...]:
@@ -197,9 +219,7 @@ def _measured(alpha: float | None, accepted_lengths: str | None, asked: Request)
     return acceptances.of_file(accepted_lengths) if accepted_lengths is not None else ()
 
 
-def _compile(
-    loaded: LoadedTarget, reader: "ProfileReader", pipeline: str | None, prompt_tokens: int | None, progress: Progress
-) -> Compilation:
+def _compile(loaded: LoadedTarget, reader: "ProfileReader", arguments: Arguments, progress: Progress) -> Compilation:
     """Compile what has been found to be there; torch and MLIR are loaded only now."""
     from moe_passes.ir.dialects import context as mlir_context
     from moe_passes.ir.module import append, read_cost, write_machine
@@ -208,9 +228,11 @@ def _compile(
     from moe_passes.tasks.prefill import prefill
 
     from moe_compiler.backend.documents import Evaluated, cost_document, plan_document
+    from moe_compiler.backend.rounds import held_out_document
     from moe_compiler.evaluate.held_out import evaluate, mean_seconds
 
     source, asked, timer = reader.source, reader.asked, Timer()
+    pipeline, prompt_tokens = arguments.pipeline, arguments.prompt_tokens
     machine = loaded.machine()
     steps = parse_pipeline(default_pipeline() if pipeline is None else pipeline)
     check_pipeline(steps, STARTING, COMPLETE)
@@ -231,9 +253,10 @@ def _compile(
             prompt = prefill(cost, static, reader(module), prompt_tokens) if prompt_tokens else None
     evaluated = Evaluated(held_out, others, prompt)
     with timer.measure("emit"):
-        plan, estimate = plan_document(module).content(), cost_document(module, cost, evaluated).content()
-    record = _record(source, loaded, asked, reader.given, steps, timer)
-    return Compilation(module, plan, estimate, tuple(snapshots), record, source)
+        plan, estimate = plan_document(module).content(), cost_document(module, cost, evaluated)
+        rounds = held_out_document(held_out, estimate).content()
+    record = _record(source, loaded, asked, arguments, steps, timer)
+    return Compilation(module, plan, estimate.content(), rounds, tuple(snapshots), record, source)
 
 
 def request(
@@ -258,6 +281,12 @@ def request(
         check_seconds("--time-limit", time_limit),
         cost_model,
     )
+
+
+def _whole(name: str) -> str:
+    """Return the whole path of a file or folder that is there; a shipped name as it is."""
+    path = Path(name)
+    return str(path.absolute()) if exists(path) else name
 
 
 def _text(name: str, value: str | Path) -> str:
@@ -378,7 +407,7 @@ def _record(
     source: ModelSource,
     loaded: LoadedTarget,
     asked: Request,
-    profile: str | None,
+    arguments: Arguments,
     steps: "list[pipelines.Step]",
     timer: Timer,
 ) -> dict[str, Any]:
@@ -391,8 +420,9 @@ def _record(
         format=source.weights.name,
         target=str(loaded.path),
         overrides=list(loaded.overrides),
-        profile=profile,
+        profile=arguments.profile,
         request=asdict(asked),
+        arguments=arguments,
         pipeline=written(steps),
         versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
         compiler=version("moe-compiler"),

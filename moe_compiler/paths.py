@@ -26,6 +26,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """Say whether a path is a regular file or a folder; a name that no file system takes is neither."""
+    try:
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def read_text(path: str | Path, most: int = MOST_TEXT_BYTES, encoding: str = "utf-8") -> str:
     """Read a regular file as text.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from moe_passes.estimate.cost import CostModel
+from moe_passes.ir.accounts import read_account
 from moe_passes.ir.module import (
     dispatch_plan,
     find,
@@ -15,6 +16,7 @@ from moe_passes.ir.module import (
     solver_records,
 )
 from moe_passes.ir.round import Round, read_round
+from moe_passes.plan.accounts import DraftAccount, Weighed
 from moe_passes.plan.decisions import RESIDENCY, DispatchPlan, DraftPlan, SolverRecord, gap
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ExpertLayer, ModelShape
@@ -37,7 +39,7 @@ NAME = "emit"
 def plan_document(module: ir.Module) -> plan_json.PlanDocument:
     """Return plan.json."""
     request, draft = only(module, Request, NAME), only(module, DraftPlan, NAME)
-    profile, machine = only(module, ProfileRecord, NAME), read_machine(module)
+    profile, machine, account = only(module, ProfileRecord, NAME), read_machine(module), _account(module)
     return plan_json.PlanDocument(
         model=only(module, ModelShape, NAME).name,
         target=machine.name,
@@ -63,10 +65,26 @@ def plan_document(module: ir.Module) -> plan_json.PlanDocument:
         banks=machine.hb.banks,
         dispatch=_dispatch(_dispatched(module)),
         hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
-        layers=[_layer(layer) for layer in placed_layers(module, NAME)],
+        layers=[
+            _layer(layer, counts) for layer, counts in zip(placed_layers(module, NAME), account.popularity, strict=True)
+        ],
         solvers=[_solver(record) for record in solver_records(module)],
+        weighed=[_weighed(setting) for setting in account.weighed],
+        criterion=plan_json.Criterion(**vars(account.criterion)) if account.criterion else None,
         round=_round(read_round(module, NAME)),
     )
+
+
+def _account(module: ir.Module) -> DraftAccount:
+    layers = len(find(module, ExpertLayer))
+    found = read_account(module, "select-draft", DraftAccount) or DraftAccount((), None, ((),) * layers)
+    if len(found.popularity) != layers:
+        raise InputError(f"{NAME}: select-draft gives account of {len(found.popularity)} layers; valid: {layers}")
+    return found
+
+
+def _weighed(setting: Weighed) -> plan_json.Weighed:
+    return plan_json.Weighed(**{**vars(setting), "seconds": setting.seconds or None})
 
 
 def _dispatched(module: ir.Module) -> DispatchPlan:
@@ -76,7 +94,7 @@ def _dispatched(module: ir.Module) -> DispatchPlan:
     return plan
 
 
-def _layer(layer: PlacedLayer) -> plan_json.DispatchedLayer:
+def _layer(layer: PlacedLayer, popularity: tuple[int, ...]) -> plan_json.DispatchedLayer:
     return plan_json.DispatchedLayer(
         layer=layer.shape.layer,
         expert_bytes=ExpertBytes(msb=layer.shape.msb_bytes, all=layer.shape.whole_bytes),
@@ -84,6 +102,7 @@ def _layer(layer: PlacedLayer) -> plan_json.DispatchedLayer:
         placement=[[list(banks) for banks in copies] for copies in layer.replicas],
         needed_permille=layer.needed_permille.tolist(),
         deep=[expert for expert in range(layer.shape.experts) if layer.is_deep(expert)],
+        popularity=list(popularity),
     )
 
 
@@ -154,7 +173,7 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
     energy = mean([cost.joules(t, s) for t, s in zip(traffics, held_out.seconds, strict=True)])
     roofline = mean([roofline_seconds(cost, traffic) for traffic in traffics])
     limited_by = max(roofline, key=lambda name: roofline[name])
-    path = mean([critical_path(*executed) for executed in held_out.executed])
+    path = mean([critical_path(run.problem, run.work, run.schedule) for run in held_out.executed])
     return cost_json.CostDocument(
         model=only(module, ModelShape, NAME).name,
         format=only(module, ModelShape, NAME).format,
@@ -175,6 +194,7 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
         token=_token(evaluated, tokens, total_joules(energy)),
         prefill=cost_json.Prefill(**vars(evaluated.prefill)) if evaluated.prefill else None,
         joules_by_part=energy or None,
+        joules_by_layer=_by_layer(cost, held_out, draft.length) if energy else None,
         bytes=_bytes(traffics),
         busy_fraction=mean([busy_fractions(e.problem, e.schedule) for e in held_out.executed]),
         critical_path=[cost_json.Stretch(kind=k, seconds=s) for k, s in sorted(path.items(), key=lambda i: -i[1])],
@@ -184,6 +204,20 @@ def cost_document(module: ir.Module, cost: CostModel, evaluated: Evaluated) -> c
         limited_by_field=knobs(machine)[limited_by],
         held_out=_held_out(held_out, _dispatched(module)),
     )
+
+
+def _by_layer(cost: CostModel, held_out: HeldOut, length: int) -> list[cost_json.LayerJoules]:
+    """Add up what the work of each phase and layer takes; static power is nobody's."""
+    traffic: dict[tuple[str, int], Traffic] = {}
+    for run in held_out.executed:
+        for work in run.work:
+            key = "draft" if work.step < length else "verify", work.layer
+            traffic[key] = traffic.get(key, Traffic()) + work.traffic
+    rounds = len(held_out.executed)
+    return [
+        cost_json.LayerJoules(phase=phase, layer=layer, joules=sum(cost.joules(of, 0.0).values()) / rounds)
+        for (phase, layer), of in sorted(traffic.items())
+    ]
 
 
 def total_joules(by_part: dict[str, float]) -> float | None:

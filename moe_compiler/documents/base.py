@@ -16,6 +16,6 @@ class Document(BaseModel):
         return self.model_dump(by_alias=True)
 
 
-def to_json(content: Any) -> str:
-    """Write a document as text."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+def to_json(content: Any, indent: int | None = 1) -> str:
+    """Write a document as text; without `indent` on one line."""
+    return json.dumps(content, indent=indent, allow_nan=False) + "\n"

@@ -100,6 +100,17 @@ class Bytes(Document):
     link: int
 
 
+class LayerJoules(Document):
+    """What work of a phase in one layer takes, mean over held-out rounds, static power left out.
+
+    Layers are the model's; the head is the one after the last. Loads belong to the phase that needs them, verify.
+    """
+
+    phase: str
+    layer: int
+    joules: float
+
+
 class Stretch(Document):
     """Seconds of the critical path in tasks of one kind, mean over held-out rounds."""
 
@@ -145,6 +156,7 @@ class CostDocument(Document):
     token: Token
     prefill: Prefill | None
     joules_by_part: dict[str, float] | None
+    joules_by_layer: list[LayerJoules] | None = None
     bytes: Bytes
     busy_fraction: dict[str, float]
     critical_path: list[Stretch]

@@ -51,10 +51,11 @@ class Dispatch(Document):
 
 
 class DispatchedLayer(LayerEntry):
-    """A layer of a whole plan."""
+    """A layer of a whole plan: `popularity` counts the training tokens that chose each expert."""
 
     needed_permille: list[int]
     deep: list[int]
+    popularity: Annotated[list[int], Field(default_factory=list)]
 
 
 class Solver(Document):
@@ -69,6 +70,43 @@ class Solver(Document):
     greedy: float
     seed: int
     unit: str
+    limit: str = ""
+
+
+class Weighed(Document):
+    """A setting that select-draft weighed (`moe_passes.plan.accounts.Weighed`); seconds a token, null if not tried."""
+
+    role: Literal["chosen", "greedy", "dispatched", "estimated"]
+    length: int
+    bits: int
+    dense_bits: int
+    staging_bytes: int
+    kv_banks: int
+    window_tokens: int
+    most_swaps: int
+    coverage_weight: float
+    most_far_tokens: int
+    expert_fraction: float
+    coverage: float
+    acceptance_rate: float
+    round_tokens: float
+    estimate_seconds: float
+    seconds: float | None
+
+
+class Criterion(Document):
+    """By what HB's experts were chosen (`moe_passes.plan.accounts.Criterion`)."""
+
+    top_k: int
+    tokens: int
+    slice_bytes: int
+    whole_bytes: int
+    coverage_weight: float
+    load_seconds_per_byte: float
+    load_latency_seconds: float
+    computes_far: bool
+    room_bytes: int
+    price_seconds_per_byte: float
 
 
 class Task(Document):
@@ -128,4 +166,6 @@ class PlanDocument(Document):
     hot_set: HotSet
     layers: list[DispatchedLayer]
     solvers: list[Solver]
+    weighed: Annotated[list[Weighed], Field(default_factory=list)]
+    criterion: Criterion | None = None
     round: Round

@@ -24,6 +24,27 @@ class SolverCall(Document):
     peak_mib: float
 
 
+class Arguments(Document):
+    """What `moe_compiler.compile` was called with; files by their whole paths, null for a model without a file."""
+
+    model: str | None
+    target: str
+    format: str | None
+    place: str | None
+    profile: str | None
+    batch: int
+    context: int
+    draft_length: int | str
+    pipeline: str | None
+    overrides: list[str]
+    alpha: float | None
+    accepted_lengths: str | None
+    prompt_tokens: int | None
+    seed: int
+    time_limit: float
+    cost_model: str
+
+
 class CompileDocument(Document):
     """compile.json."""
 
@@ -36,6 +57,7 @@ class CompileDocument(Document):
     overrides: list[str]
     profile: str | None
     request: dict[str, Any]
+    arguments: Arguments | None = None
     pipeline: str
     versions: dict[str, str]
     compiler: str

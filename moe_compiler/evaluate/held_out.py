@@ -36,11 +36,12 @@ CLAIRVOYANT_SECONDS = 4.0
 
 
 class Executed(NamedTuple):
-    """A round as it was run."""
+    """A round as it was run, and which of its tasks are loads in vain."""
 
     problem: Problem
     work: tuple[Work, ...]
     schedule: Schedule
+    wasted: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ def evaluate(cost: CostModel, plan: StaticPlan, trace: RoutingTrace, seed: int) 
     for then, routing in rounds:
         graph = build_unknown(then, routing, cost)
         online = dispatch(graph.unknown(), plan.dispatch)
-        executed.append(Executed(*_checked(online, graph.work)))
+        executed.append(_checked(online, graph.work))
         instance = f"held-out round {len(records)}, clairvoyant"
         budget = CLAIRVOYANT_SECONDS / len(rounds)
         records.append(_clairvoyant(build(then, routing, cost).problem, online, instance, seed, budget))
         seconds.append(online.makespan * 1e-9)
         informed.append(informed_makespan(then, routing, cost) * 1e-9)
-        wasted.append(online.wasted)
+        wasted.append(len(online.wasted))
     regrets = [d / r.objective - 1 for d, r in zip(seconds, records, strict=True)]
     informed_regrets = [max(0.0, d / r.objective - 1) for d, r in zip(informed, records, strict=True)]
     return HeldOut(
@@ -119,12 +120,14 @@ def _rounds(plan: StaticPlan, trace: RoutingTrace) -> list[tuple[StaticPlan, Rou
     return follow_rounds(trace, plan, popularity(trace), tokens, taken)
 
 
-def _checked(online: Dispatched, work: Sequence[Work]) -> tuple[Problem, tuple[Work, ...], Schedule]:
+def _checked(online: Dispatched, work: Sequence[Work]) -> Executed:
     problem, schedule = online.executed()
     wrong = violations(problem, schedule)
     if wrong:
         raise AssertionError("dispatched: " + "; ".join(wrong[:5]))
-    return problem, tuple(work[number] for number in online.kept), schedule
+    numbers = {number: place for place, number in enumerate(online.kept)}
+    kept = tuple(work[number] for number in numbers)
+    return Executed(problem, kept, schedule, tuple(sorted(numbers[number] for number in online.wasted)))
 
 
 def informed_makespan(plan: StaticPlan, routing: RoundRouting, cost: CostModel) -> int:

@@ -153,6 +153,7 @@ class SolverRecord:
         greedy: the greedy baseline's objective.
         seed: seed of the call.
         unit: unit of the three figures.
+        limit: what the bound rests on, for people; empty where the solver does not say.
     """
 
     pass_name: str
@@ -163,6 +164,7 @@ class SolverRecord:
     greedy: float
     seed: int
     unit: str
+    limit: str = ""
 
     @property
     def gap(self) -> float:

@@ -30,9 +30,10 @@ KINDS = ("real", "synthetic")
 DRAFT_ROUTING = ("measured", "assumed")
 MOST_ELEMENTS = 4_000_000
 """Of a tensor: beyond the routing of any round."""
-RUN_FIELDS = dict.fromkeys(("instance", "status", "objective", "lower_bound", "greedy", "seed", "unit"))
-
-RUN_TEXTS = ("instance", "status", "unit")
+RUN_FIELDS = dict.fromkeys(("instance", "status", "objective", "lower_bound", "greedy", "seed", "unit", "limit"))
+RUN_TEXTS = ("instance", "status", "unit", "limit")
+RUN_OPTIONAL = ("limit",)
+"""Not in modules that were written before there was such a field."""
 
 
 class RequestOp(MoeOperation, name="request"):
@@ -181,6 +182,12 @@ class Run(Moe.Attribute, name="run"):
     calls: ir.ArrayAttr
 
 
+class Account(Moe.Attribute, name="account"):
+    """What a pass weighed before it decided: a dictionary (`plan.accounts`)."""
+
+    says: ir.DictAttr
+
+
 def read_likelihoods(attribute: ir.Attribute, shape: Sequence[int]) -> tuple[int, ...]:
     """Return a table of likelihoods, [share][recent] → array by asks, flattened.
 
@@ -240,11 +247,11 @@ def read_run(attribute: ir.Attribute, what: str) -> list[dict[str, Any]]:
     calls = []
     for call in array(found.calls, what):
         fields = entries(call, what, RUN_FIELDS)
-        missing = [name for name in RUN_FIELDS if name not in fields]
+        missing = [name for name in RUN_FIELDS if name not in fields and name not in RUN_OPTIONAL]
         if missing:
             raise WrongError(f"{what} lacks '{missing[0]}'")
-        read = {name: value(fields[name], f"{what}, {name}") for name in RUN_FIELDS}
-        wrong = [name for name in RUN_FIELDS if isinstance(read[name], str) != (name in RUN_TEXTS)]
+        read = {name: value(found, f"{what}, {name}") for name, found in fields.items()}
+        wrong = [name for name in read if isinstance(read[name], str) != (name in RUN_TEXTS)]
         if wrong:
             raise WrongError(
                 f"{what}, {wrong[0]} is {read[wrong[0]]!r}; valid: a {'text' if wrong[0] in RUN_TEXTS else 'number'}"

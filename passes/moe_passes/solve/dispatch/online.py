@@ -37,9 +37,10 @@ class Dispatched:
         return self.schedule.makespan(self.problem)
 
     @property
-    def wasted(self) -> int:
-        """Wrong guesses that were started."""
-        return sum(not guess.is_needed for guess in self.guesses) - len(self.dropped)
+    def wasted(self) -> tuple[int, ...]:
+        """Numbers of the wrong guesses that were started."""
+        wrong = (guess.task for guess in self.guesses if not guess.is_needed)
+        return tuple(number for number in wrong if number not in self.dropped)
 
     @property
     def kept(self) -> list[int]:

@@ -19,6 +19,8 @@ every round would have, n as many slices as fit. The bound is the least of this 
 smallest staging.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from moe_passes.plan.acceptance import Draft
@@ -88,7 +90,14 @@ def tokens(problem: Problem, accepted: float) -> float:
     return problem.batch * (1 + accepted)
 
 
-def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> float:
+class Bound(NamedTuple):
+    """Seconds per token, and what they rest on."""
+
+    seconds: float
+    words: str
+
+
+def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> Bound:
     """Return a lower bound on the seconds per token of every setting; proof in the module's docstring.
 
     Args:
@@ -98,7 +107,7 @@ def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> float:
     return min(_bound(problem, rounds[length], length) for length in problem.lengths)
 
 
-def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
+def _bound(problem: Problem, rounds: Rounds, length: int) -> Bound:
     rates = problem.rates
     distinct = (rounds.chosen[dispatched(problem, len(rounds.chosen), length)] > 0).sum(axis=(1, 2))
     local = length * min(rates.draft_dense_seconds.values())
@@ -114,7 +123,7 @@ def _bound(problem: Problem, rounds: Rounds, length: int) -> float:
         best_draft = Draft(False, form.residual_bytes > 0, residents / problem.experts, coverage)
         accepted = problem.acceptance.most_accepted(length, best_draft)
         best = min(best, max(local, external) / tokens(problem, accepted))
-    return best
+    return Bound(best, f"γ = {length}, {'loads alone' if external > local else 'work near memory alone'}")
 
 
 def _missing_seconds_per_byte(problem: Problem) -> float:

@@ -252,6 +252,8 @@ class Solution:
         lower_bound: proved bound on the seconds per token of every setting, on the rounds that judge.
         break_even_acceptance: α at which the plan (or the best draft, where the plan is plain decoding) is as fast as
             the best plain decoding.
+        limit: what the bound rests on.
+        others: of every γ that none was dispatched of, the best by the closed form.
     """
 
     best: Candidate
@@ -259,3 +261,5 @@ class Solution:
     greedy: float
     lower_bound: float
     break_even_acceptance: float
+    limit: str = ""
+    others: tuple[Candidate, ...] = ()

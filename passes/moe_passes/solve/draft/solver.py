@@ -7,12 +7,13 @@ far, until nothing gets better; then once more with other weights of what the dr
 dispatched, and what is then likely to be better than they.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
+from moe_passes.plan.accounts import CHOSEN, DISPATCHED, ESTIMATED, GREEDY, Criterion, Weighed
 from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, SolverRecord
 from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity
@@ -64,8 +65,43 @@ def solve(problem: Problem, judge: Judge) -> Solution:
         best=best,
         candidates=tuple(judged),
         greedy=judged[0].seconds_per_token,
-        lower_bound=min(bound, best.seconds_per_token),
+        lower_bound=min(bound.seconds, best.seconds_per_token),
+        limit=bound.words,
         break_even_acceptance=break_even(best, judged),
+        others=search.best_of_lengths({c.choice.setting.length for c in judged}),
+    )
+
+
+def weighed(solution: Solution) -> tuple[Weighed, ...]:
+    """Return what was weighed, for people: the chosen setting, the greedy baseline, others by their seconds."""
+    greedy, best = solution.candidates[0], solution.best
+    rest = sorted((c for c in solution.candidates if c is not best), key=lambda c: c.seconds_per_token)
+    return (
+        _weighed(best, CHOSEN),
+        *(_weighed(c, GREEDY if c is greedy else DISPATCHED) for c in rest),
+        *(_weighed(c, ESTIMATED) for c in solution.others),
+    )
+
+
+def _weighed(candidate: Candidate, role: str) -> Weighed:
+    setting = candidate.choice.setting
+    return Weighed(
+        role=role,
+        length=setting.length,
+        bits=setting.slice.bits,
+        dense_bits=setting.dense_bits,
+        staging_bytes=setting.staging_bytes,
+        kv_banks=setting.kv_banks,
+        window_tokens=setting.rule.window_tokens,
+        most_swaps=setting.rule.most,
+        coverage_weight=setting.coverage_weight,
+        most_far_tokens=setting.far_tokens,
+        expert_fraction=candidate.choice.share,
+        coverage=candidate.coverage,
+        acceptance_rate=candidate.acceptance_rate,
+        round_tokens=candidate.tokens,
+        estimate_seconds=candidate.estimate,
+        seconds=0.0 if role == ESTIMATED else candidate.seconds_per_token,
     )
 
 
@@ -95,25 +131,26 @@ def deep_of(problem: Problem, choice: Choice, levels: IntArray, popularity: IntA
 
 
 def knapsack(problem: Problem, setting: Setting, popularity: IntArray) -> Knapsack:
-    """Return what the bytes of HB are worth to a setting, in seconds a round.
+    """Return what the bytes of HB are worth to a setting, in seconds a round (`Criterion.worth`)."""
+    criterion, count = criterion_of(problem, setting), popularity.size
+    sliced, every = criterion.worth(popularity)
+    sizes = np.full(count, criterion.slice_bytes), np.full(count, criterion.whole_bytes)
+    return Knapsack(*sizes, sliced.ravel(), every.ravel(), criterion.room_bytes)
 
-    Verify needs an expert that a share f of tokens choose in 1 − (1 − f)ⁿ of the rounds of n tokens.
-    """
-    form, rates, whole = setting.slice, problem.rates, problem.whole_bytes
-    chosen = popularity / np.maximum(1, popularity.sum(axis=1, keepdims=True)) * problem.top_k
-    needed = 1 - (1 - np.minimum(chosen, 1.0)) ** (problem.batch * (setting.length + 1))
-    each, latency = rates.external_seconds_per_byte, rates.load_latency_seconds
-    covered = setting.coverage_weight * chosen * form.resident_bytes * each
-    # What is computed far is read there whole, whether or not HB has a slice of it.
-    sliced = covered + (0.0 if setting.far_tokens else needed * form.resident_bytes * each)
-    every = covered + needed * (whole * each + latency)
-    count = popularity.size
-    return Knapsack(
-        np.full(count, whole if not form.residual_bytes else form.resident_bytes),
-        np.full(count, whole),
-        (every if not form.residual_bytes else sliced).ravel(),
-        every.ravel(),
-        room_bytes(problem, setting),
+
+def criterion_of(problem: Problem, setting: Setting, price: float = 0.0) -> Criterion:
+    """Return by what a setting chooses its experts; `price` is that of a byte."""
+    return Criterion(
+        top_k=problem.top_k,
+        tokens=problem.batch * (setting.length + 1),
+        slice_bytes=setting.slice.resident_bytes if setting.slice.residual_bytes else problem.whole_bytes,
+        whole_bytes=problem.whole_bytes,
+        coverage_weight=setting.coverage_weight,
+        load_seconds_per_byte=problem.rates.external_seconds_per_byte,
+        load_latency_seconds=problem.rates.load_latency_seconds,
+        computes_far=setting.far_tokens > 0,
+        room_bytes=room_bytes(problem, setting),
+        price_seconds_per_byte=price,
     )
 
 
@@ -228,6 +265,15 @@ class Search:
         ]
         return min(open_, key=lambda c: c.estimate * wrong[_kind(c.choice.setting)], default=None)
 
+    def best_of_lengths(self, known: Set[int]) -> tuple[Candidate, ...]:
+        """Return, by γ, the best by the closed form of those that are not known yet."""
+        best: dict[int, Candidate] = {}
+        for c in self._found.values():
+            length = c.choice.setting.length
+            if length not in known and (length not in best or c.estimate < best[length].estimate):
+                best[length] = c
+        return tuple(best[length] for length in sorted(best))
+
     def descend(self, form: Slice, lengths: tuple[int, ...]) -> list[Candidate]:
         """Vary one thing at a time from a usual setting of a format, among these γ.
 
@@ -305,4 +351,5 @@ def record(solution: Solution, seed: int) -> SolverRecord:
         greedy=solution.greedy,
         seed=seed,
         unit="s",
+        limit=solution.limit,
     )

@@ -33,6 +33,8 @@ Every step is an implication for arbitrary schedules, so the result never exceed
 """
 
 import heapq
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,19 +46,41 @@ MOST_THRESHOLDS = 4
 """Values of H that are tried for a machine and join."""
 Array = npt.NDArray[np.int64]
 
+PATH, LAYERS, MACHINE, BUFFER, WORK = "critical path", "layer by layer", "one at a time", "buffer", "work"
+"""What a bound rests on: the longest path; what joins wait for, added up along it; tasks of which no two overlap; what
+a buffer has room for; or the work of a resource."""
+
+
+class Bound(NamedTuple):
+    """The largest of the bounds, what it rests on, and the resource of it (−1 of a path of durations alone)."""
+
+    value: int
+    kind: str
+    resource: int
+
+    def words(self, problem: Problem) -> str:
+        """Say what it rests on."""
+        return self.kind if self.resource < 0 else f"{self.kind}: {problem.names[self.resource]}"
+
 
 def lower_bound(problem: Problem) -> int:
     """Return a proved lower bound on the makespan, in the problem's time unit."""
+    return active_bound(problem).value
+
+
+def active_bound(problem: Problem) -> Bound:
+    """Return a proved lower bound on the makespan, in the problem's time unit, and which of the bounds it is."""
     if not problem.tasks:
-        return 0
+        return Bound(0, PATH, -1)
     durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
     successors = problem.successors
     tails = longest_tails(problem, durations, successors)
-    machines = [np.array(members, dtype=np.int64) for members in _machines(problem)]
+    machines = [(resource, np.array(members, dtype=np.int64)) for resource, members in _machines(problem)]
     joins, buffers = _joins(problem), _Buffers(problem)
     next_shortest = np.array([min((durations[s] for s in later), default=0) for later in successors], dtype=np.int64)
     heads = np.zeros(len(problem.tasks), dtype=np.int64)
     ancestors: dict[int, int] = {}
+    raised: Counter[int] = Counter()
     for task in problem.order:
         before = problem.tasks[task].after
         head = max((int(heads[b] + durations[b]) for b in before), default=0)
@@ -70,16 +94,21 @@ def lower_bound(problem: Problem) -> int:
         gaps = next_shortest.copy()
         gaps[list(before)] = 0
         is_ancestor = _bits(mask, len(problem.tasks))
-        for members in machines:
+        for resource, members in machines:
             inside = members[is_ancestor[members]]
             if len(inside) > 1:
-                heads[task] = max(heads[task], _one_machine(heads[inside], durations[inside], gaps[inside]))
-                heads[task] = max(heads[task], buffers.one_machine(inside, heads, durations, gaps))
-    best = int((heads + durations + tails).max())
-    for m in machines:
-        best = max(best, _preemptive(heads[m], durations[m], tails[m]))
-        best = max(best, buffers.one_machine(m, heads, durations, tails))
-    return max(best, _energy(problem, heads, tails))
+                waits = _one_machine(heads[inside], durations[inside], gaps[inside])
+                waits = max(waits, buffers.one_machine(inside, heads, durations, gaps).value)
+                raised[resource] += max(0, waits - int(heads[task]))
+                heads[task] = max(heads[task], waits)
+    path = int((heads + durations + tails).max())
+    # Of resources that joins waited for, the one that they waited for longest.
+    [(slowest, waited)] = raised.most_common(1) or [(-1, 0)]
+    found = [Bound(path, LAYERS, slowest) if waited else Bound(path, PATH, -1)]
+    for resource, m in machines:
+        found.append(Bound(_preemptive(heads[m], durations[m], tails[m]), MACHINE, resource))
+        found.append(buffers.one_machine(m, heads, durations, tails))
+    return max([*found, _energy(problem, heads, tails)], key=lambda bound: bound.value)
 
 
 def _bits(mask: int, count: int) -> npt.NDArray[np.bool_]:
@@ -105,9 +134,9 @@ class _Buffers:
         heads: Array,
         durations: Array,
         tails: Array,
-    ) -> int:
+    ) -> Bound:
         """Evaluate the buffer bound of one machine's tasks for some values of H (a head of 0 is a valid one)."""
-        best = 0
+        best = Bound(0, BUFFER, -1)
         for resource, capacity in self.capacities.items():
             amounts = self.amounts[resource]
             opening = members[amounts[members] > 0]
@@ -121,7 +150,8 @@ class _Buffers:
                 late = opening[closing >= threshold]
                 rest = int(durations[late].sum()) - _knapsack(durations[late], amounts[late], capacity)
                 if rest > 0:
-                    best = max(best, int(threshold + rest + tails[late].min()))
+                    value = int(threshold + rest + tails[late].min())
+                    best = max(best, Bound(value, BUFFER, resource), key=lambda bound: bound.value)
         return best
 
 
@@ -157,14 +187,17 @@ def longest_tails(problem: Problem, durations: Array, successors: list[list[int]
     return tails
 
 
-def _machines(problem: Problem) -> list[list[int]]:
-    """Find, per resource, the tasks of which no two can overlap; of equal sets only one is kept."""
+def _machines(problem: Problem) -> list[tuple[int, list[int]]]:
+    """Find, per resource, the tasks of which no two can overlap; of equal sets only the first is kept."""
     members: dict[int, list[int]] = {}
     for number, task in enumerate(problem.tasks):
         demands = [{k for k, amount in mode.uses if 2 * amount > problem.capacities[k]} for mode in task.modes]
         for resource in sorted(set.intersection(*demands)):
             members.setdefault(resource, []).append(number)
-    return [list(tasks) for tasks in dict.fromkeys(tuple(tasks) for tasks in members.values())]
+    first: dict[tuple[int, ...], int] = {}
+    for resource, tasks in members.items():
+        first.setdefault(tuple(tasks), resource)
+    return [(resource, list(tasks)) for tasks, resource in first.items()]
 
 
 def _joins(problem: Problem) -> set[int]:
@@ -206,9 +239,10 @@ def _preemptive(heads: Array, durations: Array, tails: Array) -> int:
     return best
 
 
-def _energy(problem: Problem, heads: Array, tails: Array) -> int:
+def _energy(problem: Problem, heads: Array, tails: Array) -> Bound:
     """Evaluate the energy bound of every pool of resources for every threshold h."""
-    return max((_pool_energy(problem, pool, heads, tails) for pool in _pools(problem)), default=0)
+    found = (Bound(_pool_energy(problem, pool, heads, tails), WORK, pool[0]) for pool in _pools(problem))
+    return max(found, key=lambda bound: bound.value, default=Bound(0, WORK, -1))
 
 
 def _pools(problem: Problem) -> list[tuple[int, ...]]:

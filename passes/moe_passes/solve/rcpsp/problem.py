@@ -242,6 +242,7 @@ class Answer:
         conflict: where infeasible, tasks whose deadlines contradict; none where not even without deadlines there is a
             schedule.
         is_smallest: whether no smaller set contradicts, by CP-SAT's word.
+        limit: what the bound of formulas rests on, and the resource of it; empty where nothing is known of it.
     """
 
     status: str
@@ -252,6 +253,7 @@ class Answer:
     rule: str | None = None
     conflict: tuple[int, ...] = ()
     is_smallest: bool = True
+    limit: str = ""
 
     def times(self, unit: int) -> "Answer":
         """Return the answer with every time multiplied."""

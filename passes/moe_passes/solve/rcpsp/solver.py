@@ -17,13 +17,15 @@ from dataclasses import replace
 from moe_passes.plan.decisions import SolverRecord
 from moe_passes.plan.round import Schedule
 from moe_passes.solve.rcpsp import exact, justification, neighbourhoods, pairwise, windows
-from moe_passes.solve.rcpsp.bound import lower_bound
+from moe_passes.solve.rcpsp.bound import active_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
 from moe_passes.solve.rcpsp.justification import turn_seconds
 from moe_passes.solve.rcpsp.problem import Answer, Budget, Problem
 
 PASS = "schedule-round"
+SEARCHED = "search: nothing shorter exists"
+"""What a bound rests on that is CP-SAT's."""
 EXACT_TASKS, EXACT_WITH_BUFFERS = 500, 100
 """Up to so many tasks (and buffers), plain CP-SAT has the whole budget: it sees little of buffers."""
 MIXED_TASKS = 2500
@@ -48,15 +50,17 @@ def solve(problem: Problem, budget: Budget, method: str = "auto") -> Answer:
     Returns:
         The answer; its schedule is checked by `check.py`.
     """
-    answer = _solve(problem.in_units(problem.unit), budget, method).times(problem.unit)
+    scaled = problem.in_units(problem.unit)
+    bound = active_bound(scaled)
+    answer = _solve(scaled, bound.value, budget, method).times(problem.unit)
+    answer = replace(answer, limit=bound.words(problem) if answer.proof == "bound" else SEARCHED)
     wrong = [] if answer.schedule is None else violations(problem, answer.schedule)
     if wrong:
         raise AssertionError(f"{PASS}: method {method}: " + "; ".join(wrong[:5]))
     return answer
 
 
-def _solve(problem: Problem, budget: Budget, method: str) -> Answer:
-    bound = lower_bound(problem)
+def _solve(problem: Problem, bound: int, budget: Budget, method: str) -> Answer:
     rule, best = _best_list_schedule(problem, budget)
     budget = replace(budget, seconds=max(0.0, budget.seconds - len(RULES) * turn_seconds(problem) / 2))
     greedy = None if best is None else best.makespan(problem)
@@ -217,4 +221,5 @@ def record(answer: Answer, makespan: int, instance: str, seed: int) -> SolverRec
         greedy=(makespan if answer.greedy is None else answer.greedy) * 1e-9,
         seed=seed,
         unit="s",
+        limit=answer.limit,
     )

@@ -33,6 +33,9 @@ def violations(problem: Problem, solution: Solution) -> list[str]:
     proved = least_bound(problem)
     if not solution.upper_bound <= max(proved, solution.value) * (1 + NEAR) + NEAR:
         wrong.append(f"bound {solution.upper_bound}; the relaxation says {proved}")
+    priced = _dual(problem, solution.price)[0]
+    if not math.isclose(max(priced, solution.value), max(proved, solution.value), rel_tol=NEAR, abs_tol=NEAR):
+        wrong.append(f"price {solution.price} of a byte gives the bound {priced}; the least is {proved}")
     return wrong
 
 

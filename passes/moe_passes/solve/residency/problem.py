@@ -57,9 +57,11 @@ class Solution:
         value: of what is kept.
         upper_bound: proved bound on the value of every choice that fits.
         greedy: value of the greedy baseline: whole experts alone, the most valuable a byte first.
+        price: value a byte of the first step that does not fit whole, 0 where all do: what is worth less is left out.
     """
 
     levels: IntArray
     value: float
     upper_bound: float
     greedy: float
+    price: float

@@ -19,11 +19,11 @@ TIE = 1e-9
 def solve(problem: Problem) -> Solution:
     """Return what to keep: at least as valuable as greedy, at most one step below the bound; deterministic."""
     steps = _Steps(problem)
-    levels, bound = steps.fill(problem.room_bytes)
+    levels, bound, price = steps.fill(problem.room_bytes)
     greedy = _whole_experts(problem)
     found = max((levels, greedy), key=lambda chosen: value_of(problem, chosen))
     value = value_of(problem, found)
-    return Solution(found, value, max(bound, value), value_of(problem, greedy))
+    return Solution(found, value, max(bound, value), value_of(problem, greedy), price)
 
 
 def value_of(problem: Problem, levels: IntArray) -> float:
@@ -82,17 +82,18 @@ class _Steps:
         for name in ("expert", "start", "end", "size", "value"):
             setattr(self, name, getattr(self, name)[order])
 
-    def fill(self, room: int) -> tuple[IntArray, float]:
-        """Return what fits, and the bound."""
+    def fill(self, room: int) -> tuple[IntArray, float, float]:
+        """Return what fits, the bound, and the value a byte of the step that does not fit whole."""
         levels = np.full(len(self.problem.whole_bytes), NONE, dtype=np.int64)
         ends = np.cumsum(self.size)
         taken = int(np.searchsorted(ends, max(0, room), side="right"))
         np.maximum.at(levels, self.expert[:taken], self.end[:taken])
         left = max(0, room) - (int(ends[taken - 1]) if taken else 0)
-        bound = float(self.value[:taken].sum())
+        bound, price = float(self.value[:taken].sum()), 0.0
         if taken < len(self.size):
-            bound += float(self.value[taken]) * left / float(self.size[taken])
-        return self._top_up(levels, left), bound
+            price = float(self.value[taken]) / float(self.size[taken])
+            bound += price * left
+        return self._top_up(levels, left), bound, price
 
     def _top_up(self, levels: IntArray, left: int) -> IntArray:
         """Use up what is left with the most valuable steps that fit, the slice of an expert alone among them."""

@@ -42,7 +42,7 @@ def test_a_wrong_guess_that_has_not_started_is_dropped_and_one_that_has_ends_in_
     problem, guesses = one_layer(3, [(4, True, 900), (4, False, 800), (4, False, 700)], slots=4)
     done = dispatch(Unknown(problem, tuple(guesses)), plan())
     assert done.dropped == {guesses[2].task}
-    assert done.wasted == 1
+    assert len(done.wasted) == 1
     assert done.schedule.starts[guesses[1].task] == 4
     executed, schedule = done.executed()
     assert violations(executed, schedule) == []
