@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moe_compiler.comparison import compare
     from moe_compiler.compilation import Compilation, compile
     from moe_compiler.estimation import estimate
+    from moe_compiler.explanation.answers import explain
     from moe_compiler.placement import PlacementRequest, place
     from moe_compiler.profiling import profile
     from moe_compiler.scheduling import schedule
@@ -25,6 +26,7 @@ __all__ = [
     "compare",
     "compile",
     "estimate",
+    "explain",
     "pack",
     "place",
     "profile",
@@ -40,6 +42,7 @@ _WHERE = {
     "compare": "comparison",
     "compile": "compilation",
     "estimate": "estimation",
+    "explain": "explanation.answers",
     "pack": "storing",
     "place": "placement",
     "profile": "profiling",

@@ -27,14 +27,15 @@ def compare(a: str | Path, b: str | Path) -> dict[str, Any]:
     if first.plan.model != second.plan.model or _shape(first.plan) != _shape(second.plan):
         names = [f"{of.path} of {of.plan.model} ({len(of.plan.layers)} MoE layers)" for of in (first, second)]
         raise InputError(f"{' and '.join(names)} cannot be compared; valid: two compiles of one model")
-    return _document(first, second).content()
+    return differences(first, second).content()
 
 
 def _shape(plan: PlanDocument) -> list[tuple[int, int]]:
     return [(layer.layer, len(layer.residency)) for layer in plan.layers]
 
 
-def _document(a: CompiledFolder, b: CompiledFolder) -> DiffDocument:
+def differences(a: CompiledFolder, b: CompiledFolder) -> DiffDocument:
+    """Say what differs between two compiles of one model."""
     seconds = a.cost.token.seconds, b.cost.token.seconds
     return DiffDocument(
         a=str(a.path),

@@ -424,6 +424,7 @@ def _record(
         request=asdict(asked),
         arguments=arguments,
         pipeline=written(steps),
+        assumed=[row["path"] for row in loaded.figures() if row["source"].startswith("assumed")],
         versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
         compiler=version("moe-compiler"),
         steps=timer.steps,

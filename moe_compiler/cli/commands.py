@@ -20,6 +20,7 @@ Examples:
   moec run out --weights my-model.store --prompt "def main():" --max-new-tokens 64
   moec opt out/ir/03-partition-experts.mlir -p choose-dispatch,lower-to-tasks,schedule-round
   moec show out/ir/09-verify-plan.mlir --op sched.task
+  moec explain out --expert 5.12
   moec diff out out2
   moec target show elmoe3d-8gb
 
@@ -37,6 +38,7 @@ COMMANDS = {
     "unpack": "pack:unpack_command",
     "run": "run:run_command",
     "calibrate": "calibrate:calibrate_command",
+    "explain": "explain:explain_command",
     "diff": "diff:diff_command",
     "opt": "opt:opt_command",
     "show": "show:show_command",

@@ -1,6 +1,8 @@
 """What `moec compile -o` wrote, read back."""
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,21 +11,65 @@ from pydantic import ValidationError
 
 from moe_compiler.documents.base import Document
 from moe_compiler.documents.cost import CostDocument
+from moe_compiler.documents.held_out import HeldOutDocument
 from moe_compiler.documents.json_file import malformed, read_json
+from moe_compiler.documents.measured import MeasuredDocument
 from moe_compiler.documents.placement import check_layers
 from moe_compiler.documents.plan import PlanDocument
+from moe_compiler.documents.record import CompileDocument
+from moe_compiler.paths import is_file, read_text
 
 SCHEMA = 1
 Kind = TypeVar("Kind", bound=Document)
+SNAPSHOT = re.compile(r"[0-9]{2}-([A-Za-z0-9_-]{1,80})\.mlir")
+MOST_SNAPSHOTS = 100
 
 
 @dataclass(frozen=True)
 class CompiledFolder:
-    """A compilation: every decision, and what it is estimated to cost."""
+    """A compilation: every decision, and what it is estimated to cost; the rest is read when it is asked for."""
 
     path: Path
     plan: PlanDocument
     cost: CostDocument
+
+    @cached_property
+    def held_out(self) -> HeldOutDocument:
+        """The held-out rounds as dispatched.
+
+        Raises:
+            InputError: they are missing (an earlier version did not write them), or damaged.
+        """
+        path = self.path / "held_out.json"
+        if not path.is_file():
+            raise InputError(f"{path}: is missing: it is a compile of an earlier version; valid: compile again")
+        return read(path, HeldOutDocument)
+
+    @cached_property
+    def record(self) -> CompileDocument:
+        """How the compilation ran.
+
+        Raises:
+            InputError: it is missing, of another version, or damaged.
+        """
+        return read(self.path / "compile.json", CompileDocument)
+
+    @cached_property
+    def measured(self) -> MeasuredDocument | None:
+        """What a run measured; None where there was none.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self.path / "measured.json"
+        return read(path, MeasuredDocument) if path.is_file() else None
+
+    @cached_property
+    def snapshots(self) -> tuple[tuple[str, Path], ...]:
+        """After tracing and after every pass: its name, and the file of the IR."""
+        found = sorted((self.path / "ir").glob("*.mlir"))[:MOST_SNAPSHOTS]
+        named = [(SNAPSHOT.fullmatch(path.name), path) for path in found]
+        return tuple((match[1], path) for match, path in named if match and is_file(path))
 
 
 def read_folder(path: Path) -> CompiledFolder:
@@ -32,11 +78,49 @@ def read_folder(path: Path) -> CompiledFolder:
     Raises:
         InputError: it is no compile of ours, of another version, or damaged.
     """
-    if not (path / "plan.json").is_file():
+    if not is_file(path / "plan.json"):
         raise InputError(f"{path}: is no compile of ours: it has no plan.json; valid: -o of moec compile")
     plan = read(path / "plan.json", PlanDocument)
     check_layers(plan.layers, plan.banks, str(path / "plan.json"))
+    _check_plan(plan, str(path / "plan.json"))
     return CompiledFolder(path, plan, read_cost(path))
+
+
+def _check_plan(plan: PlanDocument, where: str) -> None:
+    """Check what an edit by hand can break: numbers of tasks, and one figure an expert.
+
+    Raises:
+        InputError: a part is wrong.
+    """
+    tasks = plan.round.tasks
+    for number, task in enumerate(tasks):
+        if task.id != number or any(not 0 <= before < number for before in task.after):
+            raise InputError(
+                f"{where}: round.tasks.{number}: id {task.id}, after {task.after[:4]}; valid: its place, and earlier "
+                "tasks"
+            )
+    for place, held in enumerate(plan.round.staged):
+        if not 0 <= held.first < len(tasks) or not 0 <= held.last < len(tasks):
+            raise InputError(f"{where}: round.staged.{place}: tasks {held.first}, {held.last}; there are {len(tasks)}")
+    for row, layer in enumerate(plan.layers):
+        for name in ("needed_permille", "popularity"):
+            values = getattr(layer, name)
+            if values and len(values) != len(layer.residency):
+                raise InputError(
+                    f"{where}: layers.{row}.{name}: {len(values)} figures; valid: {len(layer.residency)}, one an expert"
+                )
+
+
+def read_snapshot(path: Path) -> str:
+    """Read IR as text.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def read_cost(folder: Path) -> CostDocument:

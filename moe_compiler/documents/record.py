@@ -59,6 +59,7 @@ class CompileDocument(Document):
     request: dict[str, Any]
     arguments: Arguments | None = None
     pipeline: str
+    assumed: list[str] | None = None
     versions: dict[str, str]
     compiler: str
     steps: list[Step]

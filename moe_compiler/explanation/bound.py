@@ -1,0 +1,73 @@
+"""Why it cannot be faster, and which knob moves it."""
+
+from collections import Counter
+
+from moe_compiler.documents.explanation import Explanation
+from moe_compiler.documents.folder import CompiledFolder
+from moe_compiler.explanation.words import listed, seconds
+
+MEANINGS = {
+    "critical path": "the longest chain of tasks that need each other's results",
+    "layer by layer": "layer after layer, what each has to wait for on {resource}, added up",
+    "one at a time": "the tasks that {resource} takes one at a time",
+    "buffer": "what {resource} has room for before it is used up",
+    "work": "the work of {resource}, however it is arranged",
+}
+"""What the kinds of bounds of `moe_passes.solve.rcpsp.bound` rest on."""
+
+
+def meaning(limit: str) -> str:
+    """Word what a bound rests on."""
+    kind, _, resource = limit.partition(": ")
+    return MEANINGS[kind].format(resource=resource) if kind in MEANINGS else limit or "what is not on record"
+
+
+def explain_bound(of: CompiledFolder) -> Explanation:
+    """Say how near the result is to what is possible, what that rests on, and what would move it."""
+    cost, solvers = of.cost, of.plan.solvers
+    limits = Counter(round_.limit for round_ in of.held_out.rounds)
+    most, count = limits.most_common(1)[0] if limits else ("", 0)
+    ranked = sorted(cost.roofline_seconds.items(), key=lambda pair: -pair[1])
+    (limited_by, most_seconds), second = ranked[0], ranked[1] if len(ranked) > 1 else ("nothing else", 0.0)
+    draft = next((s for s in solvers if s.pass_name == "select-draft"), None)
+    figures = {
+        "round_seconds": cost.round.seconds,
+        "lower_bound_seconds": cost.round.lower_bound_seconds,
+        "gap": cost.round.gap,
+        "limits": dict(limits.most_common()),
+        "active": most,
+        "training_round_limit": next((s.limit for s in solvers if s.pass_name == "schedule-round"), ""),
+        "draft_limit": draft.limit if draft else "",
+        "roofline_seconds": dict(ranked),
+        "limited_by": cost.limited_by,
+        "knob": cost.limited_by_field,
+        "doubled_seconds": max(most_seconds / 2, second[1]),
+    }
+    sentences = [
+        f"A held-out round takes {seconds(cost.round.seconds)}; no schedule of these rounds, known in advance, takes "
+        f"less "
+        f"than {seconds(cost.round.lower_bound_seconds)} on the mean, so better scheduling can gain at most "
+        f"{cost.round.gap:.1%}.",
+        f"In {count} of {len(of.held_out.rounds)} rounds that bound rests on {meaning(most)}.",
+        f"If nothing ever waited, {limited_by} alone would need {seconds(most_seconds)} "
+        f"({cost.roofline_fraction:.0%} of the "
+        f"round), then {second[0]} {seconds(second[1])}.",
+        f"The knob is {cost.limited_by_field}: twice as much of it takes that down to "
+        f"{seconds(most_seconds / 2)}, and then {'it still' if most_seconds / 2 >= second[1] else second[0]} limits "
+        f"(`--why-not {cost.limited_by_field}=VALUE` compiles it).",
+    ]
+    if draft:
+        sentences.append(
+            f"What is kept and drafted: {seconds(draft.objective)} a token where rounds are judged, {draft.gap:.0%} "
+            f"above the "
+            f"bound over every setting ({draft.limit or 'on what is not on record'}), which is looser: it supposes "
+            f"the best "
+            "experts of each round."
+        )
+    return Explanation(question="Why can it not be faster?", sentences=sentences, figures=figures)
+
+
+def best_limits(of: CompiledFolder) -> str:
+    """Word the bounds of all held-out rounds."""
+    limits = Counter(round_.limit for round_ in of.held_out.rounds)
+    return listed([f"{count} × {limit or 'not on record'}" for limit, count in limits.most_common()])

@@ -1,0 +1,71 @@
+"""Why this γ, and these bits: what select-draft weighed."""
+
+from collections.abc import Sequence
+
+from moe_compiler.documents.explanation import Explanation
+from moe_compiler.documents.folder import CompiledFolder
+from moe_compiler.documents.plan import Weighed
+from moe_compiler.explanation.words import listed, seconds
+
+
+def best_by_length(weighed: Sequence[Weighed]) -> dict[int, Weighed]:
+    """Return the best of every γ: what was dispatched before what was only estimated."""
+    best: dict[int, Weighed] = {}
+    for setting in weighed:
+        known = best.get(setting.length)
+        if known is None or (setting.seconds is not None and setting.seconds < (known.seconds or float("inf"))):
+            best[setting.length] = setting
+    return dict(sorted(best.items()))
+
+
+def explain_draft(of: CompiledFolder) -> Explanation:
+    """Say why the draft is as long as it is."""
+    question, draft, weighed = "Why this draft length?", of.cost.draft, of.plan.weighed
+    if not weighed:
+        said = [f"γ is {draft.length}; this compile keeps no account of what was weighed. Compile again for one."]
+        return Explanation(question=question, sentences=said, figures={"length": draft.length})
+    chosen, best = weighed[0], best_by_length(weighed)
+    is_least = all(_measured(chosen) <= s.seconds for s in weighed if s.seconds is not None)
+    dispatched = [s for s in best.values() if s.seconds is not None and s is not chosen]
+    estimated = [s for s in best.values() if s.seconds is None]
+    figures = {
+        "length": draft.length,
+        "seconds": chosen.seconds,
+        "by_length": {str(n): {"seconds": s.seconds, "estimate_seconds": s.estimate_seconds} for n, s in best.items()},
+        "acceptance_rate": draft.acceptance_rate,
+        "break_even_acceptance": draft.break_even_acceptance,
+    }
+    which = (
+        f"the least of {len(weighed)} settings of {len(best)} draft lengths that are on record"
+        if is_least
+        else "and was asked for: it is not the fastest"
+    )
+    sentences = [
+        f"γ = {chosen.length} takes {seconds(_measured(chosen))} a token on training rounds that chose nothing, "
+        f"{which}."
+    ]
+    if dispatched:
+        others = [
+            f"γ = {s.length} {seconds(_measured(s))} ({_measured(s) / _measured(chosen) - 1:+.1%}"
+            + (", the greedy baseline)" if s.role == "greedy" else ")")
+            for s in dispatched
+        ]
+        sentences.append(f"Tried on the same rounds: {listed(others, 8)}.")
+    if estimated:
+        others = [f"γ = {s.length} {seconds(s.estimate_seconds)}" for s in estimated]
+        sentences.append(
+            f"Not tried, since the closed form ranked them behind (it says {seconds(chosen.estimate_seconds)} of the "
+            f"chosen one): {listed(others, 8)}."
+        )
+    if draft.break_even_acceptance is not None:
+        pays = "pays" if draft.length and draft.acceptance_rate >= draft.break_even_acceptance else "does not pay here"
+        sentences.append(
+            f"Drafting {pays}: it breaks even with the best plain plan where {draft.break_even_acceptance:.2f} of the "
+            f"drafted tokens are accepted"
+            + (f"; expected are {draft.acceptance_rate:.2f} ({draft.acceptance_source})." if draft.length else ".")
+        )
+    return Explanation(question=question, sentences=sentences, figures=figures)
+
+
+def _measured(setting: Weighed) -> float:
+    return setting.estimate_seconds if setting.seconds is None else setting.seconds

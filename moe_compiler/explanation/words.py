@@ -1,0 +1,40 @@
+"""Figures in sentences."""
+
+from collections.abc import Sequence
+
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+ENERGIES = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ"))
+
+
+def seconds(value: float) -> str:
+    """Word a time, to four digits."""
+    return _scaled(value, UNITS)
+
+
+def size(value: float) -> str:
+    """Word a number of bytes."""
+    return f"{value:.0f} bytes" if abs(value) < SIZES[-1][0] else _scaled(value, SIZES)
+
+
+def joules(value: float) -> str:
+    """Word an energy."""
+    return _scaled(value, ENERGIES)
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
+    scale, unit = next(((s, u) for s, u in units if abs(value) >= s), units[-1])
+    return f"{value / scale:.4g} {unit}"
+
+
+def listed(words: Sequence[str], most: int = 5) -> str:
+    """Word a list, of which at most so many are named."""
+    shown = list(words[:most])
+    if len(words) > most:
+        return ", ".join(shown) + f" and {len(words) - most} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def times(count: int) -> str:
+    """Word how often."""
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
