@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moe_compiler.explanation.answers import explain
     from moe_compiler.placement import PlacementRequest, place
     from moe_compiler.profiling import profile
+    from moe_compiler.report.page import report
     from moe_compiler.scheduling import schedule
     from moe_compiler.storing import pack, unpack
 
@@ -30,6 +31,7 @@ __all__ = [
     "pack",
     "place",
     "profile",
+    "report",
     "schedule",
     "unpack",
 ]
@@ -46,6 +48,7 @@ _WHERE = {
     "pack": "storing",
     "place": "placement",
     "profile": "profiling",
+    "report": "report.page",
     "schedule": "scheduling",
     "unpack": "storing",
 }

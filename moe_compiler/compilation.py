@@ -115,15 +115,19 @@ class Compilation:
         result["timeline.perfetto-trace"] = timeline(read_round(self.module, "emit"), self.source.name)
         return result
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, finish: Callable[[Path], None] | None = None) -> None:
         """Write all files into a new folder, whole or not at all.
+
+        Args:
+            folder: to make.
+            finish: adds to the folder before it is there under its name.
 
         Raises:
             InputError: the folder exists or cannot be written.
         """
         from moe_compiler.backend.folder import write_folder
 
-        write_folder(Path(folder), self.files())
+        write_folder(Path(folder), self.files(), finish)
 
 
 def compile(

@@ -44,14 +44,23 @@ def read_text(path: str | Path, most: int = MOST_TEXT_BYTES, encoding: str = "ut
         UnicodeDecodeError: it is not text.
         ValueError: no file system takes its name.
     """
+    return read_bytes(path, most).decode(encoding)
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `most`.
+        ValueError: no file system takes its name.
+    """
     # A pipe without a writer would be waited for; a regular file does not mind.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError("is not a regular file")
-        content = _at_most(file, most)
-    return content.decode(encoding)
+        return _at_most(file, most)
 
 
 def _at_most(file: IO[bytes], most: int) -> bytes:

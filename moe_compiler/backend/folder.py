@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from moe_passes.plan.errors import InputError
@@ -30,12 +31,13 @@ def check_free(folder: Path) -> None:
         raise InputError(f"-o {folder}: cannot write into '{parent}': {error.strerror}") from None
 
 
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+def write_folder(folder: Path, files: dict[str, bytes], finish: Callable[[Path], None] | None = None) -> None:
     """Write files into a new folder beside the final one and rename it.
 
     Args:
         folder: the folder to make.
         files: content by path inside the folder.
+        finish: adds to the folder before it gets its name.
 
     Raises:
         InputError: as `check_free`, or the disk is full.
@@ -47,6 +49,8 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
             path = draft / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+        if finish is not None:
+            finish(draft)
         draft.chmod(0o755)
         os.rename(draft, folder)
     except OSError as error:

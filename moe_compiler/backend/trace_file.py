@@ -4,9 +4,11 @@ Slices of a track never overlap: where they do, the track has as many lanes as t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from google.protobuf.message import DecodeError
+from moe_passes.plan.errors import InputError
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
 SEQUENCE = 1
@@ -160,3 +162,31 @@ class _Writer:
         packet.timestamp = time
         packet.trusted_packet_sequence_id = SEQUENCE
         return packet
+
+
+def read_trace(data: bytes, where: str) -> tuple[list[str], list[Slice]]:
+    """Read a trace of ours back: names of tracks in their order, and slices.
+
+    Args:
+        data: the file.
+        where: how messages name it.
+
+    Raises:
+        InputError: it is no such trace.
+    """
+    trace, names, open_, slices = proto.Trace(), dict[int, str](), dict[int, Slice](), list[Slice]()
+    try:
+        trace.ParseFromString(data)
+    except DecodeError:
+        raise InputError(f"{where}: is no Perfetto trace, or was cut off; valid: what moec wrote") from None
+    for packet in trace.packet:
+        event, track = packet.track_event, packet.track_event.track_uuid
+        if packet.HasField("track_descriptor"):
+            names[packet.track_descriptor.uuid] = packet.track_descriptor.name
+        elif event.type == proto.TrackEvent.TYPE_SLICE_BEGIN:
+            details = ((n.name, n.string_value or n.int_value) for n in event.debug_annotations)
+            open_[track] = Slice(names.get(track, ""), event.name, packet.timestamp, packet.timestamp, tuple(details))
+        elif event.type == proto.TrackEvent.TYPE_SLICE_END and track in open_:
+            slices.append(replace(open_.pop(track), end=packet.timestamp))
+    shown = dict.fromkeys(part.track for part in slices)
+    return [name for name in names.values() if name in shown], slices

@@ -21,6 +21,7 @@ Examples:
   moec opt out/ir/03-partition-experts.mlir -p choose-dispatch,lower-to-tasks,schedule-round
   moec show out/ir/09-verify-plan.mlir --op sched.task
   moec explain out --expert 5.12
+  moec report out
   moec diff out out2
   moec target show elmoe3d-8gb
 
@@ -39,6 +40,7 @@ COMMANDS = {
     "run": "run:run_command",
     "calibrate": "calibrate:calibrate_command",
     "explain": "explain:explain_command",
+    "report": "report:report_command",
     "diff": "diff:diff_command",
     "opt": "opt:opt_command",
     "show": "show:show_command",

@@ -62,7 +62,8 @@ def change(arguments: Arguments, text: str) -> Arguments:
     if dot and first in pass_names():
         return _with_option(first, option)(arguments, value)
     if dot:
-        return _with(arguments, overrides=[*arguments.overrides, text])
+        others = [given for given in arguments.overrides if given.partition("=")[0] != name]
+        return _with(arguments, overrides=[*others, text])
     raise InputError(
         f"--why-not {name[:60]}: unknown{nearest(name, sorted(CHANGES))}, PASS.OPTION, or a field of the hardware file"
     )

@@ -9,9 +9,11 @@ from moe_compiler.explanation.words import listed, seconds
 
 
 def best_by_length(weighed: Sequence[Weighed]) -> dict[int, Weighed]:
-    """Return the best of every γ: what was dispatched before what was only estimated."""
+    """Return the best of every γ, the greedy baseline left out: what was dispatched before what was only estimated."""
     best: dict[int, Weighed] = {}
     for setting in weighed:
+        if setting.role == "greedy":
+            continue
         known = best.get(setting.length)
         if known is None or (setting.seconds is not None and setting.seconds < (known.seconds or float("inf"))):
             best[setting.length] = setting
@@ -45,12 +47,11 @@ def explain_draft(of: CompiledFolder) -> Explanation:
         f"{which}."
     ]
     if dispatched:
-        others = [
-            f"γ = {s.length} {seconds(_measured(s))} ({_measured(s) / _measured(chosen) - 1:+.1%}"
-            + (", the greedy baseline)" if s.role == "greedy" else ")")
-            for s in dispatched
-        ]
+        others = [_against(s, chosen) for s in dispatched]
         sentences.append(f"Tried on the same rounds: {listed(others, 8)}.")
+    greedy = next((s for s in weighed if s.role == "greedy"), None)
+    if greedy is not None:
+        sentences.append(f"The greedy baseline: {_against(greedy, chosen)}.")
     if estimated:
         others = [f"γ = {s.length} {seconds(s.estimate_seconds)}" for s in estimated]
         sentences.append(
@@ -65,6 +66,11 @@ def explain_draft(of: CompiledFolder) -> Explanation:
             + (f"; expected are {draft.acceptance_rate:.2f} ({draft.acceptance_source})." if draft.length else ".")
         )
     return Explanation(question=question, sentences=sentences, figures=figures)
+
+
+def _against(setting: Weighed, chosen: Weighed) -> str:
+    change = _measured(setting) / _measured(chosen) - 1
+    return f"γ = {setting.length} {seconds(_measured(setting))} ({change:+.1%})"
 
 
 def _measured(setting: Weighed) -> float:

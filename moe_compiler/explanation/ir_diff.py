@@ -1,6 +1,7 @@
 """What a pass changed in the text of a module: pairs of lines before and after, cut to where they differ."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ ALIKE_LETTERS = 24
 """A line becomes another if so many letters at their starts are the same (or all of the shorter one)."""
 WINDOW = 60
 """Lines that are looked through for what a line became."""
+LOCATIONS = re.compile(r" loc\(#loc\d*\)$|^#loc\d* = .*\n", re.MULTILINE)
 HEAD, MOST_LETTERS = 60, 240
 """Letters of a long line that are shown: at its start, and in all."""
 
@@ -20,8 +22,8 @@ class Change(NamedTuple):
 
 
 def changes(before: str, after: str) -> list[Change]:
-    """Return the lines that differ, in order."""
-    old, new = before.splitlines(), after.splitlines()
+    """Return the lines that differ, in order, without what they say of lines of the model."""
+    old, new = (LOCATIONS.sub("", text).splitlines() for text in (before, after))
     # What comes before and after all changes is most of a module, and found at once.
     start = _alike(old, new)
     end = _alike(old[start:][::-1], new[start:][::-1])

@@ -10,7 +10,7 @@ from moe_passes.ir.base import Context, Pass, option
 from moe_passes.ir.module import expert_stores, only, residency_of, write_placement, write_records
 from moe_passes.ir.states import Drafted, Placed
 from moe_passes.plan.decisions import DraftPlan
-from moe_passes.plan.errors import InputError
+from moe_passes.plan.errors import InfeasibleError
 from moe_passes.plan.model import ModelShape
 from moe_passes.plan.request import Request
 from moe_passes.solve.placement.check import violations
@@ -38,7 +38,8 @@ class PartitionExperts(Pass):
         """Place the resident experts of every layer.
 
         Raises:
-            InputError: the baseline does not exist, or does not fit the banks.
+            InputError: the baseline does not exist.
+            InfeasibleError: it does not fit the banks.
         """
         request, plan = only(module, Request, self.name), only(module, DraftPlan, self.name)
         stores, hidden = expert_stores(module, self.name), only(module, ModelShape, self.name).hidden
@@ -58,7 +59,7 @@ class PartitionExperts(Pass):
             return solve(problem, seed, work=WORK)
         solution = place_baseline(problem, self.placer)
         if solution is None:
-            raise InputError(
+            raise InfeasibleError(
                 f"{self.name}: placer '{self.placer}' does not fit the resident experts into the banks; valid: search"
             )
         return solution

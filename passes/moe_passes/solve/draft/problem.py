@@ -253,7 +253,7 @@ class Solution:
         break_even_acceptance: α at which the plan (or the best draft, where the plan is plain decoding) is as fast as
             the best plain decoding.
         limit: what the bound rests on.
-        others: of every γ that none was dispatched of, the best by the closed form.
+        others: of every γ that none but the greedy baseline was dispatched of, the best by the closed form.
     """
 
     best: Candidate

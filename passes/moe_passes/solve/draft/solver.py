@@ -68,7 +68,7 @@ def solve(problem: Problem, judge: Judge) -> Solution:
         lower_bound=min(bound.seconds, best.seconds_per_token),
         limit=bound.words,
         break_even_acceptance=break_even(best, judged),
-        others=search.best_of_lengths({c.choice.setting.length for c in judged}),
+        others=search.best_of_lengths({c.choice.setting.length for c in judged[1:]}),
     )
 
 
