@@ -111,7 +111,9 @@ class Compilation:
         for name, content in (("plan", self.plan), ("cost", self.cost), ("compile", self.record)):
             result[f"{name}.json"] = to_json(content).encode()
         result["held_out.json"] = to_json(self.held_out, indent=None).encode()
-        result |= program(self.module, self.plan, self.cost, self.source.config)
+        if self.source.captured is None:
+            # Of a captured graph there is no configuration that a program could build the model from.
+            result |= program(self.module, self.plan, self.cost, self.source.config)
         result["timeline.perfetto-trace"] = timeline(read_round(self.module, "emit"), self.source.name)
         return result
 
@@ -263,6 +265,23 @@ def _compile(loaded: LoadedTarget, reader: "ProfileReader", arguments: Arguments
     return Compilation(module, plan, estimate.content(), rounds, tuple(snapshots), record, source)
 
 
+def describe(module: "ir.Module", target: str, overrides: Sequence[str], batch: int, context: int, seed: int) -> None:
+    """Put a machine and a request into a module of another compiler.
+
+    Raises:
+        InputError: it has them, or the hardware file is malformed.
+    """
+    from moe_passes.ir.module import append, find, stamp, write_machine
+
+    if find(module, Request):
+        raise InputError("--target: the module names a machine and a request already; valid: without it")
+    loaded = load_target(target, tuple(overrides))
+    asked = request(batch, context, "auto", seed, DEFAULT_TIME_LIMIT)
+    stamp(module)
+    append(module, asked)
+    write_machine(module, loaded.machine())
+
+
 def request(
     batch: int,
     context: int,
@@ -352,15 +371,21 @@ class ProfileReader:
 
 
 def read_profile(module: "ir.Module", given: str | None) -> RoutingTrace:
-    """Load the trace that a module names (`moec opt`), or the file that is given for it.
+    """Load the trace that a module names (`moec opt`), or the file that is given for it; a module then names it.
 
     Raises:
         InputError: it cannot be loaded, or is not the one that the module was compiled against.
     """
-    from moe_passes.ir.module import find, only
+    from moe_passes.ir.module import append, find, only
 
-    record = only(module, ProfileRecord, "the routing trace")
     layers = [layer for _, layer in find(module, ExpertLayer)]
+    if not find(module, ProfileRecord):
+        asked = only(module, Request, "the routing trace")
+        known = known_as(only(module, ModelShape, "the routing trace"))
+        chosen = profiles.load(given or profiles.synthetic_name(known, asked.batch, asked.seed), layers)
+        append(module, chosen.record)
+        return chosen.trace
+    record = only(module, ProfileRecord, "the routing trace")
     if given is None and synthetic.parse_name(record.name) is None and not Path(record.name).is_file():
         raise InputError(f"the module was compiled against '{record.name}'; valid: --profile with that file")
     loaded = profiles.load(given or record.name, layers)

@@ -15,10 +15,12 @@ Examples:
   moec opt - -p 'schedule-round{time-limit=2},allocate-staging,steady-state,verify-plan' < round.mlir
   moec opt plan.mlir -p verify-plan --profile my-trace.npz -o checked.mlir
   moec opt out/ir/01-raise-moe.mlir -p canonicalize,cse,select-draft --print-ir-after-change --mlir-timing
+  moec opt theirs.mlir -p find-experts,keep-popular,partition-experts --target elmoe3d-8gb -o placed.mlir
 
 \b
 Passes are ours (`moec passes`), those of other packages, and MLIR's own that take a module. Printing,
-timing and verification work as in mlir-opt; they go to stderr.
+timing and verification work as in mlir-opt; they go to stderr. --target is for modules of other compilers, which
+name no machine: it stands in the result, with the batch, the context and the seed.
 """
 
 
@@ -32,6 +34,11 @@ def _names(context: click.Context, option: click.Parameter, value: tuple[str, ..
     "-p", "--pipeline", required=True, help="Passes to run, as text: name{option=value},name (`moec passes`)."
 )
 @click.option("--profile", help="The routing trace, where a pass reads it and it is not a synthetic one.")
+@click.option("--target", help="Hardware file, where the module names no machine.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of --target.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences decoded together; with --target.")
+@click.option("--context", type=int, default=1024, show_default=True, help="Tokens in each KV cache; with --target.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of solvers and profiles; with --target.")
 @click.option("--print-ir-before", multiple=True, callback=_names, metavar="PASS", help="Print the IR before a pass.")
 @click.option("--print-ir-after", multiple=True, callback=_names, metavar="PASS", help="Print the IR after a pass.")
 @click.option("--print-ir-after-all", is_flag=True, help="Print the IR after every pass.")
@@ -43,6 +50,11 @@ def opt_command(
     file: str,
     pipeline: str,
     profile: str | None,
+    target: str | None,
+    overrides: tuple[str, ...],
+    batch: int,
+    context: int,
+    seed: int,
     print_ir_before: tuple[str, ...],
     print_ir_after: tuple[str, ...],
     print_ir_after_all: bool,
@@ -59,14 +71,17 @@ def opt_command(
     text = read_text(file)
     with progress(f"opt {file}") as report:
         from moe_passes.ir.base import Context
-        from moe_passes.ir.dialects import context, parse
+        from moe_passes.ir.dialects import context as mlir_context
+        from moe_passes.ir.dialects import parse
         from moe_passes.ir.module import text_of
         from moe_passes.ir.pipeline import Instrumentation, parse_pipeline, run_pipeline
 
-        from moe_compiler.compilation import PassFailureError, read_profile
+        from moe_compiler.compilation import PassFailureError, describe, read_profile
 
         steps = parse_pipeline(pipeline)
-        module = parse(text, title(file), context())
+        module = parse(text, title(file), mlir_context())
+        if target is not None:
+            describe(module, target, overrides, batch, context, seed)
         watch = Instrumentation(
             before=lambda step, module: report(step.name),
             print_before=print_ir_before,

@@ -13,6 +13,7 @@ from torch_mlir import ir
 from torch_mlir.extras.fx_importer import FxImporter
 
 from moe_compiler.frontend.building import first_line, prepared
+from moe_compiler.frontend.captured import Captured
 from moe_compiler.frontend.functional import functionalise
 from moe_compiler.frontend.layers import Layers, decoder_layers, one_of_each, representatives
 from moe_compiler.frontend.models import ModelSource
@@ -48,6 +49,8 @@ def trace(source: ModelSource, batch: int, ctx: ir.Context) -> ir.Module:
     Raises:
         InputError: the model cannot be built or traced, or has no routed experts.
     """
+    if source.captured is not None:
+        return _imported(source, source.captured, ctx)
     model = prepared(source)
     found = decoder_layers(model)
     if found is None:
@@ -74,6 +77,25 @@ def _traced(
     stamp(module)
     append(module, shape)
     append(module, TracedLayers(like))
+    return module
+
+
+def _imported(source: ModelSource, of: Captured, ctx: ir.Context) -> ir.Module:
+    """Import a captured graph as both phases: it has as many tokens as it has, and a plan needs shapes of weights."""
+    importer = FxImporter(context=ctx)
+    with ctx, ir.Location.unknown():
+        for phase in ("draft_step", "verify_step"):
+            function = importer.import_stateless_graph(of.graph, func_name=phase)
+            placeholders = of.graph.find_nodes(op="placeholder")
+            entries = [
+                _entry(f"model.{of.names[n.name]}" if n.name in of.names else None, of.layers) for n in placeholders
+            ]
+            function.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get(entry) for entry in entries])
+        module = importer.module
+    stamp(module)
+    sizes = (of.hidden, of.layer_count, of.vocabulary, of.parameters, of.embedding_parameters)
+    append(module, _shape(source, "captured", *sizes))
+    append(module, TracedLayers(tuple(range(of.layer_count))))
     return module
 
 
@@ -131,16 +153,31 @@ def _cached_layers(model: nn.Module) -> list[int]:
 def shape_of(source: ModelSource, model: nn.Module) -> ModelShape:
     """Return the shape of a model that was built."""
     config: Any = model.config
-    of = source.weights
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return _shape(
+        source,
+        getattr(model, "architecture", type(model).__name__),
+        int(config.hidden_size),
+        max(int(config.num_hidden_layers), 1 + max(_cached_layers(model), default=0)),
+        int(config.vocab_size),
+        sum(p.numel() for p in model.parameters()),
+        embedding.weight.numel(),
+    )
+
+
+def _shape(
+    source: ModelSource, architecture: str, hidden: int, layers: int, vocabulary: int, parameters: int, embedding: int
+) -> ModelShape:
+    """Return a shape with the bits of the format that the weights are in."""
+    of = source.weights
     return ModelShape(
         name=source.name,
-        architecture=getattr(model, "architecture", type(model).__name__),
-        hidden=int(config.hidden_size),
-        layers=max(int(config.num_hidden_layers), 1 + max(_cached_layers(model), default=0)),
-        vocabulary=int(config.vocab_size),
-        total_parameters=sum(p.numel() for p in model.parameters()),
-        embedding_parameters=embedding.weight.numel(),
+        architecture=architecture,
+        hidden=hidden,
+        layers=layers,
+        vocabulary=vocabulary,
+        total_parameters=parameters,
+        embedding_parameters=embedding,
         expert_bits=float(of.experts),
         msb_bits=float(of.sliced or of.experts),
         dense_bits=float(of.dense),

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.formats import Format, of_quantization, parse_format
@@ -14,6 +14,9 @@ from moe_passes.plan.names import did_you_mean, nearest
 from moe_compiler.frontend.architectures import material, resolve
 from moe_compiler.paths import is_file, read_text
 from moe_compiler.runtime.huggingface import causal_classes, configuration, is_causal, model_types
+
+if TYPE_CHECKING:
+    from moe_compiler.frontend.captured import Captured
 
 LONGEST_NAME = 200
 MOST_CONFIG_BYTES = 16 * 1024**2
@@ -46,12 +49,14 @@ class ModelSource:
         config: its configuration, as transformers knows it.
         notes: what is to be said of how it was found.
         format: of the weights, as it was asked for; None for what the configuration says.
+        captured: the graph that `torch.compile` captured, where that is all there is: then it has no configuration.
     """
 
     name: str
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
     format: Format | None = None
+    captured: "Captured | None" = None
 
     @property
     def weights(self) -> Format:
@@ -106,14 +111,16 @@ def load_model(model: Any, format: str | None = None) -> ModelSource:
     """Resolve MODEL.
 
     Args:
-        model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, or a
-            transformers `nn.Module`.
+        model: a shipped name, a folder with a `config.json`, such a file, a transformers configuration, a
+            transformers `nn.Module`, or what is one already.
         format: of its weights; None for what the configuration says.
 
     Raises:
         InputError: unknown name, missing or malformed file, a model without experts, or no such format.
     """
     stated = None if format is None else parse_format(format)
+    if isinstance(model, ModelSource):
+        return replace(model, format=stated)
     if isinstance(model, (str, Path)):
         name, path = _resolve(str(model))
         return _checked(ModelSource(name, _read(path), format=stated), str(path))

@@ -54,6 +54,10 @@ RECORDS: dict[type, type] = {
 """The operation that carries each record, in the order in which they stand in a module."""
 
 
+ALIASES = re.compile(r"^#loc.*", re.MULTILINE)
+NOWHERE = "#loc = loc(unknown)"
+
+
 def stamp(module: ir.Module) -> None:
     """Say the version of the dialects in a module."""
     with module.context, ir.Location.unknown():
@@ -63,6 +67,9 @@ def stamp(module: ir.Module) -> None:
 def text_of(module: ir.Module) -> str:
     """Print a module with its locations, so that decisions can be traced to lines of the model."""
     text = str(module.operation.get_asm(enable_debug_info=True))
+    if ALIASES.findall(text) == [NOWHERE]:
+        # Stripped of locations (`strip-debuginfo`): then nothing is said of them, for tools that do not read them.
+        return str(module)
     return re.sub(r'loc\("/[^"]*?/(?:site-packages/|(?=moe_compiler/))', 'loc("', text)
 
 

@@ -1,10 +1,13 @@
 """Passes by name: ours, loaded when they are asked for, and what other packages bring as entry points."""
 
 from inspect import isabstract
+from typing import TYPE_CHECKING
 
-from moe_passes.ir.base import Pass
 from moe_passes.plan import plugins
 from moe_passes.plan.errors import InputError
+
+if TYPE_CHECKING:
+    from moe_passes.ir.base import Pass
 
 GROUP = "moe_passes.passes"
 BUILT_IN = {
@@ -26,12 +29,15 @@ def pass_names() -> list[str]:
     return plugins.names(GROUP, BUILT_IN)
 
 
-def load_pass(name: str) -> type[Pass]:
+def load_pass(name: str) -> "type[Pass]":
     """Load a pass.
 
     Raises:
         InputError: unknown name, a name that two packages register, or what is registered is not a pass of that name.
     """
+    # MLIR is loaded with the first pass: names alone are asked for without it.
+    from moe_passes.ir.base import Pass
+
     found = plugins.load(GROUP, BUILT_IN, name, "pass")
     is_whole = getattr(found, "name", None) == name and not isabstract(found)
     if not (isinstance(found, type) and issubclass(found, Pass)) or not is_whole:

@@ -40,6 +40,18 @@ class Traced(State):
         return has_function(module, DRAFT) and has_function(module, VERIFY) and not Experts.holds(module)
 
 
+class Foreign(State):
+    """Functions of another compiler, and nothing that was found in them."""
+
+    what = "functions of another compiler, in which nothing was found yet"
+
+    @classmethod
+    def holds(cls, module: ir.Module) -> bool:
+        """See `State`."""
+        has_functions = any(op.operation.name == "func.func" for op in top_level(module))
+        return has_functions and not Traced.holds(module) and not Experts.holds(module)
+
+
 class Phases(State):
     """Both phases in the moe dialect."""
 

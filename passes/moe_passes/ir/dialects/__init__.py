@@ -88,10 +88,15 @@ def parse(text: str, name: str, ctx: ir.Context) -> ir.Module:
     _check_depth(bare, name)
     _check_aliases(bare, name)
     _check_texts(text, name)
-    _check_version(bare, '"moe.' in text or '"sched.' in text, name)
+    is_ours = '"moe.' in text or '"sched.' in text or "moe." in bare
+    _check_version(bare, is_ours, name)
     try:
         module = _parse(text, ctx)
         said = module.operation.attributes
+        if VERSION_ATTRIBUTE not in said and not is_ours:
+            # Another compiler's: what of ours is put into it is of this version.
+            with ctx:
+                said[VERSION_ATTRIBUTE] = ir.IntegerAttr.get(ir.IntegerType.get_signless(64), VERSION)
         version = str(said[VERSION_ATTRIBUTE]) if VERSION_ATTRIBUTE in said else ""
         if version != f"{VERSION} : i64":
             raise InputError(_other_version(name, version[:40] or None))
