@@ -212,7 +212,10 @@ def _region(graph: fx.Graph, where: str, stacks: list[fx.Node], hidden: int) -> 
     leading = _reached([result] if result is not None else [], lambda node: node.all_input_nodes) - behind
     weight = _latest(leading, order, lambda v: tuple(v.shape) == (rows, top_k) and v.is_floating_point())
     # Values flow into the experts past what was chosen and how much each choice counts.
-    inward = _reached(seeds, lambda node: [n for n in node.all_input_nodes if n is not weight and _is_real(n)]) - behind
+    inside = {node for node in behind if result is not None and order[node] <= order[result]}
+    inward = (
+        _reached(inside, lambda node: [n for n in node.all_input_nodes if n is not weight and _is_real(n)]) - behind
+    )
     activation = _latest(inward, order, lambda v: tuple(v.shape) == (rows, hidden))
     if result is None or weight is None or activation is None:
         raise InputError(f"torch.compile: {where}: its input, its routing's weights or its result are not in the graph")
