@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from moe_compiler.compilation import Compilation, compile
     from moe_compiler.estimation import estimate
     from moe_compiler.explanation.answers import explain
+    from moe_compiler.importing import import_profile
     from moe_compiler.placement import PlacementRequest, place
     from moe_compiler.profiling import profile
     from moe_compiler.report.page import report
@@ -28,6 +29,7 @@ __all__ = [
     "compile",
     "estimate",
     "explain",
+    "import_profile",
     "pack",
     "place",
     "profile",
@@ -45,6 +47,7 @@ _WHERE = {
     "compile": "compilation",
     "estimate": "estimation",
     "explain": "explanation.answers",
+    "import_profile": "importing",
     "pack": "storing",
     "place": "placement",
     "profile": "profiling",

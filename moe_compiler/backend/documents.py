@@ -63,6 +63,7 @@ def plan_document(module: ir.Module) -> plan_json.PlanDocument:
             expert_bytes=draft.expert_bytes,
         ),
         banks=machine.hb.banks,
+        decoder_layers=only(module, ModelShape, NAME).layers,
         dispatch=_dispatch(_dispatched(module)),
         hot_set=plan_json.HotSet(**vars(hot_set_rule(module))),
         layers=[

@@ -22,6 +22,7 @@ Examples:
   moec show out/ir/09-verify-plan.mlir --op sched.task
   moec explain out --expert 5.12
   moec report out
+  moec export out --to llama.cpp
   moec diff out out2
   moec target show elmoe3d-8gb
 
@@ -34,12 +35,13 @@ in moec, 130 interrupted.
 COMMANDS = {
     "compile": "compile:compile_command",
     "estimate": "estimate:estimate_command",
-    "profile": "profile:profile_command",
+    "profile": "profile:profile_group",
     "pack": "pack:pack_command",
     "unpack": "pack:unpack_command",
     "run": "run:run_command",
     "calibrate": "calibrate:calibrate_command",
     "explain": "explain:explain_command",
+    "export": "export:export_command",
     "report": "report:report_command",
     "diff": "diff:diff_command",
     "opt": "opt:opt_command",

@@ -162,6 +162,7 @@ class PlanDocument(Document):
     draft: Draft
     hb: Near
     banks: int
+    decoder_layers: int | None = None
     dispatch: Dispatch
     hot_set: HotSet
     layers: list[DispatchedLayer]
