@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from moe_compiler.profiling import profile
     from moe_compiler.report.page import report
     from moe_compiler.scheduling import schedule
+    from moe_compiler.showing import show, show_ir
     from moe_compiler.storing import pack, unpack
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "profile",
     "report",
     "schedule",
+    "show",
+    "show_ir",
     "unpack",
 ]
 
@@ -53,6 +56,8 @@ _WHERE = {
     "profile": "profiling",
     "report": "report.page",
     "schedule": "scheduling",
+    "show": "showing",
+    "show_ir": "showing",
     "unpack": "storing",
 }
 

@@ -104,6 +104,7 @@ class Compilation:
         """Return every output file by its path in the output folder."""
         from moe_passes.ir.round import read_round
 
+        from moe_compiler.backend.model_explorer import model_explorer
         from moe_compiler.backend.program import program
         from moe_compiler.backend.timeline import timeline
 
@@ -114,8 +115,9 @@ class Compilation:
         if self.source.captured is None:
             # Of a captured graph there is no configuration that a program could build the model from.
             result |= program(self.module, self.plan, self.cost, self.source.config)
-        result["timeline.perfetto-trace"] = timeline(read_round(self.module, "emit"), self.source.name)
-        return result
+        round_ = read_round(self.module, "emit")
+        result["timeline.perfetto-trace"] = timeline(round_, self.source.name)
+        return result | model_explorer(self.module, round_)
 
     def save(self, folder: str | Path, finish: Callable[[Path], None] | None = None) -> None:
         """Write all files into a new folder, whole or not at all.

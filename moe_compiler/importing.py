@@ -12,6 +12,7 @@ from moe_passes.plan.errors import InputError
 from moe_compiler.backend.folder import check_file, write_bytes
 from moe_compiler.formats.statistics import IntArray, Routing, read_statistics
 from moe_compiler.frontend.models import load_model
+from moe_compiler.traces.files import SCHEMA
 
 DRAWN_TOKENS = 4096
 """Of a trace that is drawn from counts."""
@@ -58,7 +59,7 @@ def import_profile(
         chosen, kind = draw(routing.counts, chosen_k, seed), "synthetic"
     buffer = io.BytesIO()
     width = np.uint8 if chosen.max(initial=0) < 256 else np.uint16
-    np.savez_compressed(buffer, experts=chosen.astype(width), kind=np.array(kind))
+    np.savez_compressed(buffer, experts=chosen.astype(width), kind=np.array(kind), schema=np.array(SCHEMA))
     write_bytes(target, buffer.getvalue())
     return {
         "profile": str(target),

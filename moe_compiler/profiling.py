@@ -13,6 +13,7 @@ from moe_passes.plan.errors import InputError
 from moe_compiler.backend.folder import check_file, write_bytes
 from moe_compiler.frontend.models import load_model
 from moe_compiler.paths import read_text
+from moe_compiler.traces.files import SCHEMA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +113,7 @@ def profile(
         experts=routing[0],
         draft_experts=routing[1],
         kind=np.array("real"),
+        schema=np.array(SCHEMA),
         accepted_lengths=lengths,
         draft_configurations=np.array(CONFIGURATIONS),
     )

@@ -1,5 +1,8 @@
 """`moec show`."""
 
+import json
+from pathlib import Path
+
 import click
 
 from moe_compiler.cli.text import read_text, title
@@ -7,22 +10,36 @@ from moe_compiler.cli.text import read_text, title
 EXAMPLES = """
 \b
 Examples:
+  moec show out
   moec show out/ir/09-verify-plan.mlir
   moec show out/ir/09-verify-plan.mlir --op sched.task --op sched.buffer
   moec show - --op moe.expert_store < plan.mlir
+  moec show out/plan.json
+  moec show out/timeline.perfetto-trace --json
 """
 
 
 @click.command("show", epilog=EXAMPLES)
 @click.argument("file")
-@click.option("--op", "names", multiple=True, metavar="NAME", help="Show operations of this name only; repeatable.")
-def show_command(file: str, names: tuple[str, ...]) -> None:
-    """Print one line for each operation or task of IR text (FILE, or - for stdin), aligned, with units."""
-    text = read_text(file)
-    from moe_passes.ir.dialects import context, parse
-    from moe_passes.ir.show import lines
+@click.option("--op", "names", multiple=True, metavar="NAME", help="Of IR: operations of this name only; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def show_command(file: str, names: tuple[str, ...], as_json: bool) -> None:
+    """Print a file of ours in lines, with units: IR (FILE, or - for stdin), a compiled folder, or any file in one."""
+    from moe_passes.plan.errors import InputError
 
-    rows = lines(parse(text, title(file), context()), names)
-    widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else []
-    for *columns, says in rows:
-        click.echo("  ".join([*map(str.ljust, columns, widths), says]))
+    from moe_compiler.showing import is_ir, show, show_ir
+
+    if file == "-" or names or is_ir(Path(file)):
+        found = show_ir(read_text(file), title(file), names)
+    else:
+        found = show(Path(file))
+    if as_json:
+        try:
+            click.echo(json.dumps(found.content, indent=1, allow_nan=False))
+        except ValueError:
+            raise InputError(f"{file}: holds a number that JSON has no word for") from None
+        return
+    columns = range(len(found.rows[0]) - 1) if found.rows else range(0)
+    widths = [max(len(row[column]) for row in found.rows) for column in columns]
+    for *cells, says in found.rows:
+        click.echo("  ".join([*map(str.ljust, cells, widths), says]))

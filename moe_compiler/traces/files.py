@@ -15,7 +15,9 @@ from moe_compiler.traces import acceptance, synthetic
 from moe_compiler.traces.like import like_of
 
 DRAFT_MODEL_SEED = 0
-ARRAYS = ("experts", "draft_experts", "kind")
+ARRAYS = ("experts", "draft_experts", "kind", "schema")
+SCHEMA = 1
+"""Of the format; a file without one is of this."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
     if "experts" not in arrays:
         found = ", ".join(names_of(path))[:200] or "nothing"
         raise InputError(f"profile {path}: has no array 'experts' [token, layer, k]; it has: {found}")
+    _check_schema(arrays, path)
     chosen = validate(arrays["experts"], name, count, top_k, experts)
     measured = "draft_experts" in arrays
     if measured:
@@ -87,6 +90,12 @@ def shape_of(layers: Sequence[ExpertLayer]) -> tuple[int, int, int]:
         raise InputError(f"MoE layers differ in shape ({sorted(shapes)}); valid: one shape in all layers")
     experts, top_k = shapes.pop()
     return len(layers), experts, top_k
+
+
+def _check_schema(arrays: dict[str, np.ndarray], path: Path) -> None:
+    found = arrays.get("schema", np.array(SCHEMA))
+    if found.shape != () or str(found) != str(SCHEMA):
+        raise InputError(f"profile {path}: is of schema {str(found)[:20]}; valid: {SCHEMA}; write it again")
 
 
 def _kind(arrays: dict[str, np.ndarray], path: Path) -> str:

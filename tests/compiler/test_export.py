@@ -121,7 +121,9 @@ def test_sglang_and_eplb_have_every_expert_in_its_slot(compiled_as, tmp_path):
 
 
 def test_anybody_can_read_which_experts_are_worth_keeping(compiled_as, tmp_path):
-    folder = compiled_as("--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003", *SMALL)
+    folder = compiled_as(
+        "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003", "--draft-length", 3, *SMALL
+    )
     done = moec("export", folder, "--to", "neutral", "-o", tmp_path / "experts.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "experts.json").read_text())
@@ -136,7 +138,9 @@ def test_anybody_can_read_which_experts_are_worth_keeping(compiled_as, tmp_path)
 
 
 def test_what_a_runtime_cannot_do_is_refused_with_what_could(compiled_as, tmp_path):
-    sliced = compiled_as("--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003", *SMALL)
+    sliced = compiled_as(
+        "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003", "--draft-length", 3, *SMALL
+    )
     out = tmp_path / "file"
     for folder, target, words in (
         (sliced, "llama.cpp", ["near as a slice", "valid: compile with a --format without slices"]),
