@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DEMO := .demo
 
-.PHONY: demo test lint mutate mutate-fast table clean
+.PHONY: demo test lint docs mutate mutate-fast table clean
 
 $(STAMP): requirements.lock pyproject.toml passes/pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# The documentation site, without a network: site/index.html.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 # Tests of the tests: each mutant makes one thing wrong, and the tests of its folder must notice.
 mutate: $(STAMP)
 	$(VENV)/bin/python tests/mutate.py
@@ -37,4 +41,4 @@ table: $(STAMP)
 	$(VENV)/bin/python benchmarks/models.py
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site

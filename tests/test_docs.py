@@ -1,9 +1,11 @@
-"""Every command that README and docs show is run, as it stands there, where files of the names that it uses lie.
+"""Every code block that README and docs show is run, as it stands there, where files of the names that it uses lie.
 
-Shipped models are replaced by one of one small layer, long traces by short ones: the commands are what is tested.
+Commands run in a shell, Python with the names that a page says come from elsewhere, and JSON is parsed. Shipped models
+are replaced by one of one small layer, long traces by short ones: the commands are what is tested.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -23,10 +25,11 @@ from transformers import AutoModelForCausalLM
 from moe_compiler.runtime.huggingface import configuration
 from tests.command import moec
 from tests.conftest import tiny_config
+from tests.passes.ir.test_foreign import STACKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "CONTRIBUTING.md")
-COMMAND = re.compile(r"    (?:\.venv/bin/)?(moec|python|make|torch-mlir-opt) ")
+COMMAND = re.compile(r"    (?:\.venv/bin/)?(moec|python|make|torch-mlir-opt|xdsl-opt) ")
 SHIPPED = re.compile(r"(?<!like-)\b(qwen3-30b-a3b|mixtral-8x7b|olmoe-1b-7b)\b")
 LONG = re.compile(r"\bsynthetic-\d+tokens")
 SMALL = "folder-with-config-json"
@@ -39,12 +42,37 @@ def commands(page):
     return [re.split(r"  +#", line.strip())[0].strip() for line in found]
 
 
+def blocks(page):
+    """Return the indented blocks of a page that are no commands; what is parted by an empty line is one block."""
+    found, block = [], []
+    for line in [*(ROOT / page).read_text().splitlines(), "end"]:
+        if line.startswith("    ") or (not line.strip() and block):
+            block.append(line[4:])
+        elif block:
+            found.append("\n".join(block).strip())
+            block = []
+    return [text for text in found if not COMMAND.match(f"    {text}") and not text.startswith("printf")]
+
+
+def kind_of(block):
+    """Say what a block is: JSON, Python, or what a command printed."""
+    for kind, parse in (("json", json.loads), ("python", lambda text: compile(text, "block", "exec"))):
+        with contextlib.suppress(ValueError, SyntaxError):
+            parse(block)
+            return kind
+    return "output"
+
+
+OUTPUTS = {"README.md": 1, "docs/run.md": 1}
+"""Blocks that show what a command printed, by page."""
+
+
 @pytest.fixture(scope="module")
 def source(small, tmp_path_factory):
     """A folder with what the commands read, a compilation in `compiled` among it."""
     here = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "benchmarks", here / "benchmarks")
-    shutil.copytree(ROOT / "examples" / "tiny-moe", here / "examples" / "tiny-moe")
+    shutil.copytree(ROOT / "examples", here / "examples")
     (here / SMALL).mkdir()
     (here / SMALL / "config.json").write_text(json.dumps(tiny_config("olmoe", num_hidden_layers=1)))
     (here / "folder-with-safetensors").mkdir()
@@ -57,6 +85,10 @@ def source(small, tmp_path_factory):
     for number, name in enumerate(("coding", "math", "new", "mine", "my-trace")):
         chosen = np.random.default_rng(number).random((400, 1, 16)).argsort(axis=2)[:, :, :4]
         np.savez(here / f"{name}.npz", experts=chosen)
+    lines = [json.dumps({"experts": token.tolist()}) for token in chosen]
+    (here / "routes.jsonl").write_text("\n".join(lines))
+    np.savez(here / "load.npz", load=np.arange(1, 17)[None])
+    (here / "theirs.mlir").write_text(STACKS)
     rows = [f"b{n},{n},{n + 3},{1 + n % 3}" for n in range(8)]
     (here / "buffers.csv").write_text("\n".join(["id,lower,upper,size", *rows]) + "\n")
     task = {"modes": [{"duration": 2, "uses": {"m": 1}}]}
@@ -114,6 +146,25 @@ def test_every_command_runs(page, source, tmp_path):
         small = LONG.sub("synthetic-600tokens", SHIPPED.sub(SMALL, command))
         code, errors = run(small, place)
         assert code == 0, f"{page}: {command}\n{errors[-1500:]}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_other_block_is_sound(page, source, tmp_path, monkeypatch):
+    """Python runs from top to bottom of a page; the names that it does not define stand here."""
+    place = Path(shutil.copytree(source, tmp_path / "place", symlinks=True))
+    kinds = [(kind_of(block), block) for block in blocks(page)]
+    assert sum(kind == "output" for kind, _ in kinds) == OUTPUTS.get(page, 0)
+    monkeypatch.chdir(place)
+    given = {name: value for module in PREPARED for name, value in vars(importlib.import_module(module)).items()}
+    given |= {"text": (place / "compiled" / "ir" / "05-lower-to-tasks.mlir").read_text(), "my_trace": None, "k": 4}
+    given |= {"scores": np.random.default_rng(0).random((50, 1, 16)), "chosen": np.zeros((5, 1, 4), dtype=np.uint8)}
+    for kind, block in kinds:
+        if kind == "python":
+            exec(compile(SHIPPED.sub(SMALL, block), page, "exec"), given)
+
+
+PREPARED = ("moe_passes.ir.base", "moe_passes.ir.states")
+"""Modules whose names the snippet of a pass takes for granted."""
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))

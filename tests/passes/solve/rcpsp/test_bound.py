@@ -4,7 +4,7 @@ import random
 
 import pytest
 from moe_passes.plan.round import Buffer, Mode, Task
-from moe_passes.solve.rcpsp.bound import _preemptive, lower_bound
+from moe_passes.solve.rcpsp.bound import _preemptive, active_bound, lower_bound
 from moe_passes.solve.rcpsp.check import violations
 from moe_passes.solve.rcpsp.greedy import RULES, list_schedule
 from moe_passes.solve.rcpsp.problem import Budget, Problem
@@ -131,3 +131,45 @@ def test_a_full_buffer_delays_loads_by_hand():
     # No slot is free before the first expert ends, at 41: four loads of 5 start then or later, then the last expert.
     assert lower_bound(problem) == 41 + 4 * 5 + 1
     assert solve(problem, Budget(5.0)).schedule.makespan(problem) == 62
+
+
+def on(resource, duration, after=(), amount=1):
+    return Task((Mode(duration, ((resource, amount),)),), after)
+
+
+@pytest.mark.parametrize(
+    ("problem", "value", "words"),
+    [
+        # A chain of three, each on a resource of its own.
+        (Problem((1, 1, 1), ("a", "b", "c"), (on(0, 3), on(1, 4, (0,)), on(2, 5, (1,)))), 12, "critical path"),
+        # Three tasks that nothing parts but the machine.
+        (Problem((1,), ("machine",), (on(0, 3), on(0, 4), on(0, 5))), 12, "one at a time: machine"),
+        # Six of a third of a pool: no two exclude each other, but there is work for two turns.
+        (Problem((3,), ("pool",), tuple(on(0, 5) for _ in range(6))), 10, "work: pool"),
+        # Two layers, each of two loads that wait for its router: a longest path sees one load of each.
+        (
+            Problem(
+                (1, 1), ("external", "banks"),
+                (on(1, 1), on(0, 4, (0,)), on(0, 4, (0,)), on(1, 1, (1, 2)), on(0, 4, (3,)), on(0, 4, (3,)), on(1, 1, (4, 5))),
+            ),
+            19,
+            "layer by layer: external",
+        ),
+        # Three loads, each filling staging until it is used, which is after 20: two of them begin when the first is used.
+        (
+            Problem(
+                (1, 1, 1), ("external", "banks", "staging"),
+                (on(1, 20), *(on(0, 5) for _ in range(3)), *(on(1, 1, (0, n)) for n in (1, 2, 3))),
+                tuple(Buffer(2, 1, n, n + 3) for n in (1, 2, 3)),
+            ),
+            32,
+            "buffer: staging",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_bound_rests_on_is_said(problem, value, words):
+    found = active_bound(problem)
+    assert found.value == value == lower_bound(problem)
+    assert found.words(problem) == words
+    answer = solve(problem, Budget(1.0, 0))
+    assert answer.limit in (words, "search: nothing shorter exists")
