@@ -296,7 +296,7 @@ MUTANTS = (
     wrong("the cut is elsewhere", "moe_compiler/explanation/expert.py", "tests/compiler/test_explain.py::test_why_is_an_expert_not_near", "step[0] / step[1] >= criterion.price_seconds_per_byte", "step[0] / step[1] >= 2 * criterion.price_seconds_per_byte"),
     wrong("lines of IR become others", "moe_compiler/explanation/ir_diff.py", "tests/compiler/test_explain.py::test_lines_of_ir_are_paired_with_what_they_became", "return _alike(a, b) >= min(ALIKE_LETTERS, len(a), len(b))", "return True"),
     wrong("no load was in vain", "passes/moe_passes/solve/dispatch/online.py", DISPATCH, "return tuple(number for number in wrong if number not in self.dropped)", "return ()", fast=True),
-    wrong("names of others end a script", "moe_compiler/report/page.py", "tests/compiler/test_report.py::test_names_of_others_are_text", '.replace("<", "\\u003c")', ""),
+    wrong("names of others end a script", "moe_compiler/report/page.py", "tests/compiler/test_report.py::test_names_of_others_are_text", '.replace("<", "\\\\u003c")', ""),
     wrong("Model Explorer adds drafts up", "moe_compiler/backend/model_explorer.py", "tests/compiler/test_showing.py", "seconds / (length if is_draft else 1)", "seconds"),
     wrong("keys are those that were repeated", "moe_compiler/frontend/captured.py", "tests/compiler/test_dynamo.py::test_what_is_captured_makes_the_plan_of_what_is_traced", "            found = node\n    return found", "            pass\n    return found"),
     wrong("experts begin anywhere", "moe_compiler/frontend/captured.py", "tests/compiler/test_dynamo.py::test_experts_are_found_by_structure", "is_shaped and pending and not any(pending.values())", "is_shaped and pending"),

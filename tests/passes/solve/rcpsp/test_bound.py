@@ -150,12 +150,15 @@ def on(resource, duration, after=(), amount=1):
         (
             Problem(
                 (1, 1), ("external", "banks"),
-                (on(1, 1), on(0, 4, (0,)), on(0, 4, (0,)), on(1, 1, (1, 2)), on(0, 4, (3,)), on(0, 4, (3,)), on(1, 1, (4, 5))),
+                (
+                    on(1, 1), on(0, 4, (0,)), on(0, 4, (0,)), on(1, 1, (1, 2)),
+                    on(0, 4, (3,)), on(0, 4, (3,)), on(1, 1, (4, 5)),
+                ),
             ),
             19,
             "layer by layer: external",
         ),
-        # Three loads, each filling staging until it is used, which is after 20: two of them begin when the first is used.
+        # Three loads, each filling staging until it is used, after 20: two of them begin when the first is used.
         (
             Problem(
                 (1, 1, 1), ("external", "banks", "staging"),
