@@ -16,15 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 
-COLOURS = {
-    "attention": "#9aa5b1",
-    "head": "#5f6b7a",
-    "draft-experts": "#4c9f70",
-    "expert": "#2b6cb0",
-    "gather": "#b7791f",
-    "load": "#c05621",
-    "write": "#7b341e",
-}
+from moe_compiler.report.timeline import COLOURS
 
 
 def lanes(tasks: list[dict]) -> dict[str, list[dict]]:
