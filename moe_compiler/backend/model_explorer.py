@@ -42,7 +42,7 @@ def model_explorer(module: ir.Module, round_: Round) -> dict[str, bytes]:
         results = {name: {"value": seconds} for name, seconds in costs.items() if seconds}
         data[phase] = {"name": "seconds", "results": results, "gradient": GRADIENT}
     return {
-        "model_explorer.graph.json": json.dumps([{"label": NAME, "graphs": graphs}]).encode(),
+        "model_explorer.graph.json": json.dumps({"label": NAME, "graphs": graphs}).encode(),
         "model_explorer.node_data.json": json.dumps(data).encode(),
     }
 

@@ -81,7 +81,7 @@ def test_what_is_not_ours_is_refused(folder, tmp_path):
 
 
 def test_model_explorers_graph_is_the_phases_and_its_overlay_the_rounds_seconds(folder):
-    [collection] = json.loads((folder / "model_explorer.graph.json").read_text())
+    collection = json.loads((folder / "model_explorer.graph.json").read_text())
     data = json.loads((folder / "model_explorer.node_data.json").read_text())
     plan = json.loads((folder / "plan.json").read_text())
     length = plan["draft"]["length"]
@@ -90,6 +90,8 @@ def test_model_explorers_graph_is_the_phases_and_its_overlay_the_rounds_seconds(
         assert len(nodes) == len(graph["nodes"])
         sources = [edge["sourceNodeId"] for node in graph["nodes"] for edge in node["incomingEdges"]]
         assert set(sources) <= set(nodes)
+        lines = [item["value"] for node in graph["nodes"] for item in node["attrs"] if item["key"] == "line"]
+        assert not [line for line in lines if line.startswith("/")], "where a package is installed is no part of it"
         assert set(data[graph["id"]]["results"]) <= set(nodes)
         is_draft = graph["id"] == "draft_step"
         spent = sum(task["seconds"] for task in plan["round"]["tasks"] if (task["step"] < length) == is_draft)

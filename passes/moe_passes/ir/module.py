@@ -56,6 +56,8 @@ RECORDS: dict[type, type] = {
 
 ALIASES = re.compile(r"^#loc.*", re.MULTILINE)
 NOWHERE = "#loc = loc(unknown)"
+INSTALLED = r'/[^"]*?/(?:site-packages/|(?=moe_compiler/))'
+"""Where packages are installed: left out of locations, so that two machines write the same."""
 
 
 def stamp(module: ir.Module) -> None:
@@ -70,7 +72,7 @@ def text_of(module: ir.Module) -> str:
     if ALIASES.findall(text) == [NOWHERE]:
         # Stripped of locations (`strip-debuginfo`): then nothing is said of them, for tools that do not read them.
         return str(module)
-    return re.sub(r'loc\("/[^"]*?/(?:site-packages/|(?=moe_compiler/))', 'loc("', text)
+    return re.sub(rf'loc\("{INSTALLED}', 'loc("', text)
 
 
 def top_level(module: ir.Module) -> Iterator[ir.OpView]:
@@ -161,12 +163,13 @@ def has_function(module: ir.Module, name: str) -> bool:
 def line_of(op: ir.OpView) -> str:
     """Return the line behind an operation as `file:line`; empty where it has none.
 
-    Of nested locations, the innermost line of the model's own code counts, else the innermost.
+    Of nested locations, the innermost line of the model's own code counts, else the innermost; less where its package
+    is installed.
     """
     lines = re.findall(r'"([^"]+)":(\d+):\d+', str(op.location))
     lines = [(file, line) for file, line in lines if file != "-"]
     own = [pair for pair in lines if "/models/" in pair[0]]
-    return ":".join((own or lines)[0]) if lines else ""
+    return re.sub(f"^{INSTALLED}", "", ":".join((own or lines)[0])) if lines else ""
 
 
 # Expert stores and what is decided about them.

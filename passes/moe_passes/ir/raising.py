@@ -551,8 +551,8 @@ def store_name(layer: int) -> str:
 
 
 def _at(line: str) -> ir.Location:
-    """Return a location in the model's own code, less where its package is installed."""
+    """Return the location of a line (`line_of`)."""
     file, _, number = line.rpartition(":")
     if not file:
         return ir.Location.unknown()
-    return ir.Location.file(file.rpartition("site-packages/")[2], int(number), 0)
+    return ir.Location.file(file, int(number), 0)
