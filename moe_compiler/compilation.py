@@ -31,9 +31,9 @@ from moe_passes.routing.traces import RoutingTrace, popularity, relabelled
 from moe_compiler.documents.base import to_json
 from moe_compiler.documents.record import Arguments, CompileDocument, Step
 from moe_compiler.documents.record import SolverCall as SolverCallEntry
-from moe_compiler.frontend.models import ModelSource, load_model
-from moe_compiler.hardware.loader import LoadedTarget, load_target
-from moe_compiler.paths import exists
+from moe_compiler.frontend.models import ModelSource, load_model, shipped_models
+from moe_compiler.hardware.loader import LoadedTarget, load_target, shipped_targets
+from moe_compiler.paths import sha256_of, whole
 from moe_compiler.traces import acceptance as acceptances
 from moe_compiler.traces import files as profiles
 from moe_compiler.traces import synthetic
@@ -194,18 +194,18 @@ def compile(
     source = load_model(model, None if format is None else _text("format", format))
     reader = ProfileReader(profile, source, asked, measured)
     arguments = Arguments(
-        model=_whole(str(model)) if isinstance(model, str | Path) else None,
-        target=_whole(target),
+        model=whole(str(model), shipped_models()) if isinstance(model, str | Path) else None,
+        target=whole(target, shipped_targets()),
         format=format,
         place=place,
-        profile=None if profile is None else _whole(profile),
+        profile=None if profile is None else _given(profile),
         batch=batch,
         context=context,
         draft_length=draft_length,
         pipeline=pipeline,
         overrides=list(overrides),
         alpha=alpha,
-        accepted_lengths=None if lengths is None else _whole(lengths),
+        accepted_lengths=None if lengths is None else whole(lengths),
         prompt_tokens=prompt_tokens,
         seed=seed,
         time_limit=float(time_limit),
@@ -308,10 +308,9 @@ def request(
     )
 
 
-def _whole(name: str) -> str:
-    """Return the whole path of a file or folder that is there; a shipped name as it is."""
-    path = Path(name)
-    return str(path.absolute()) if exists(path) else name
+def _given(profile: str) -> str:
+    """Return the whole path of a profile; a synthetic one is a name, whatever files there are."""
+    return profile if synthetic.parse_name(profile) else whole(profile)
 
 
 def _text(name: str, value: str | Path) -> str:
@@ -444,6 +443,7 @@ def _record(
 ) -> dict[str, Any]:
     from moe_passes.ir.pipeline import written
 
+    given = (arguments.model, arguments.target, arguments.profile, arguments.accepted_lengths)
     return CompileDocument(
         command=sys.argv,
         model=source.name,
@@ -454,6 +454,7 @@ def _record(
         profile=arguments.profile,
         request=asdict(asked),
         arguments=arguments,
+        inputs={path: sha256_of(Path(path)) for path in given if path is not None and Path(path).is_absolute()},
         pipeline=written(steps),
         assumed=[row["path"] for row in loaded.figures() if row["source"].startswith("assumed")],
         versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},

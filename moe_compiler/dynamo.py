@@ -84,29 +84,34 @@ def parse(options: Mapping[str, Any]) -> Options:
     )
 
 
-_PLANNED: set[str] = set()
-"""Folders that this process has written: a model is captured anew for other shapes, and planned for once."""
+_PLANNED: set[tuple[Any, ...]] = set()
+"""What this process has planned for: a model is captured anew for other shapes, and planned for once."""
 
 
 def _plan(module: fx.GraphModule, given: Options) -> None:
-    where = "" if given.output is None else str(Path(given.output).absolute())
-    if where in _PLANNED:
-        return
     from moe_compiler.frontend.captured import capture
 
     captured = capture(module)
     if captured is None:
         LOG.info("a graph without an embedding or stacks of expert weights: it runs as it was captured")
         return
+    where = None if given.output is None else str(Path(given.output).absolute())
+    asked = (where, given.hear, given.name, str(given.target), repr(sorted(given.compiled.items())), captured.shape)
+    if asked in _PLANNED:
+        return
+    from moe_compiler.backend.folder import check_free
     from moe_compiler.compilation import compile
     from moe_compiler.frontend.models import ModelSource
+
+    if where is not None:
+        check_free(Path(where))
 
     notes = ("captured by torch.compile: the cache holds what attention takes, over the whole context",)
     source = ModelSource(given.name, {}, notes, captured=captured)
     found = compile(source, given.target, batch=captured.batch, **given.compiled)
     if given.output is not None:
         found.save(given.output)
-        _PLANNED.add(where)
     if given.hear is not None:
         given.hear(found)
+    _PLANNED.add(asked)
     LOG.info("%s for %s: %.4g ms a token", given.name, given.target, found.cost["token"]["seconds"] * 1e3)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from moe_passes.plan.errors import InputError
 
 from moe_compiler.backend.folder import check_file, write_bytes
-from moe_compiler.formats.statistics import IntArray, Routing, read_statistics
-from moe_compiler.frontend.models import load_model
+from moe_compiler.formats.statistics import MOST_EXPERT, IntArray, Routing, read_statistics
+from moe_compiler.frontend.shapes import shapes_of
 from moe_compiler.traces.files import SCHEMA
 
 DRAWN_TOKENS = 4096
@@ -49,8 +49,15 @@ def import_profile(
     path, target = Path(file), Path(output)
     check_file(target)
     routing = read_statistics(path)
-    stated = load_model(model) if model is not None else None
-    experts, chosen_k = (stated.experts, stated.top_k) if stated else (routing.experts, top_k or 0)
+    if model is not None and top_k is not None:
+        raise InputError(f"--top-k {top_k}: --model says how many; valid: one of them")
+    experts, chosen_k = routing.experts, top_k or 0
+    if model is not None:
+        progress("look at the model")
+        layers = shapes_of(model).layers
+        experts, chosen_k = layers[0].experts, layers[0].top_k
+        if len(layers) != len(routing.rows):
+            raise InputError(f"{path}: is of another model: {len(routing.rows)} MoE layers; valid: {len(layers)}")
     _check(routing, path, experts, chosen_k)
     if routing.chosen is not None:
         chosen, kind = routing.chosen, "real"
@@ -82,11 +89,10 @@ def _check(routing: Routing, path: Path, experts: int, top_k: int) -> None:
         if not tokens or not layers:
             raise InputError(f"{path}: holds no token that chose experts in every layer")
         most = int(routing.chosen.max())
-        if (experts and most >= experts) or (top_k and width != top_k):
-            raise InputError(
-                f"{path}: is of another model: experts up to {most}, {width} a token; valid: below {experts}, "
-                f"{top_k} a token"
-            )
+        if most >= (experts or MOST_EXPERT + 1):
+            raise InputError(f"{path}: is of another model: expert {most}; valid: below {experts or MOST_EXPERT + 1}")
+        if top_k and width != top_k:
+            raise InputError(f"{path}: is of another model: {width} experts a token; valid: {top_k}")
         ordered = np.sort(routing.chosen, axis=2)
         twice = np.argwhere((ordered[:, :, 1:] == ordered[:, :, :-1]).any(axis=2))
         if len(twice):
@@ -97,6 +103,15 @@ def _check(routing: Routing, path: Path, experts: int, top_k: int) -> None:
     found = routing.counts.shape[1]
     if experts and found != experts:
         raise InputError(f"{path}: is of another model: {found} experts a layer; valid: {experts}")
+    if found > MOST_EXPERT:
+        raise InputError(f"{path}: {found} experts a layer; valid: at most {MOST_EXPERT}")
+    few = np.flatnonzero((routing.counts > 0).sum(axis=1) < top_k)
+    if 1 <= top_k < found and len(few):
+        raise InputError(
+            f"{path}: in layer {routing.rows[int(few[0])]} fewer than {top_k} experts were chosen at all; valid: "
+            f"counts "
+            "of more tokens"
+        )
     if not 1 <= top_k < found:
         raise InputError(
             f"{path}: counts do not say how many experts a token chooses; valid: --model, or --top-k from 1 to "

@@ -1,9 +1,11 @@
 """Asking the file system without surprises: only regular files of a stated size are read, and looked at before."""
 
+import hashlib
 import math
 import os
 import stat
 import zipfile
+from collections.abc import Container
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,6 +34,21 @@ def exists(path: Path) -> bool:
         return path.is_file() or path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def whole(name: str, shipped: Container[str] = ()) -> str:
+    """Return the whole path of a file or folder that is there; the name of what is shipped as it is."""
+    path = Path(name)
+    return name if name in shipped or not exists(path) else str(path.absolute())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file, of a model's folder that of its configuration; empty where there is none."""
+    file = path / "config.json" if path.is_dir() else path
+    if not is_file(file):
+        return ""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_text(path: str | Path, most: int = MOST_TEXT_BYTES, encoding: str = "utf-8") -> str:

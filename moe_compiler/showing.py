@@ -21,7 +21,7 @@ from moe_compiler.documents.measured import MeasuredDocument
 from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.record import CompileDocument
 from moe_compiler.explanation.summary import summary_rows
-from moe_compiler.explanation.words import seconds, size
+from moe_compiler.explanation.words import figure, seconds, size
 from moe_compiler.paths import is_file, names_of, read_arrays, read_bytes, read_text
 from moe_compiler.runtime.store_file import MAGIC, StoreFile
 
@@ -126,8 +126,8 @@ def _plan_rows(plan: PlanDocument) -> Iterator[Row]:
         yield (name, ", ".join(f"{key} {_worded(key, value)}" for key, value in part.content().items()))
     yield from _layers(plan.layers)
     for solver in plan.solvers:
-        word = seconds if solver.unit == "s" else size
-        said = f"{solver.status} {word(solver.objective)}, bound {word(solver.lower_bound)}, gap {solver.gap:.1%}"
+        value, bound = figure(solver.objective, solver.unit), figure(solver.lower_bound, solver.unit)
+        said = f"{solver.status} {value}, bound {bound}, gap {solver.gap:.1%}"
         yield (f"solver {solver.pass_name}", f"{solver.instance}: {said}{', ' + solver.limit if solver.limit else ''}")
     for setting in plan.weighed:
         took = "not dispatched" if setting.seconds is None else seconds(setting.seconds)

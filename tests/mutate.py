@@ -20,7 +20,18 @@ from typing import Any
 from mutants import MUTANTS, Mutant, mutated
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("passes", "moe_compiler", "tests", "benchmarks", "targets", "examples", "docs", "mkdocs.yml", "README.md", "pyproject.toml")
+COPIED = (
+    "passes",
+    "moe_compiler",
+    "tests",
+    "benchmarks",
+    "targets",
+    "examples",
+    "docs",
+    "mkdocs.yml",
+    "README.md",
+    "pyproject.toml",
+)
 EXIT_FAILED = 5
 MINUTES = 10
 

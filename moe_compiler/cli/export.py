@@ -41,6 +41,8 @@ def export_command(folder: Path, target: str, output: Path | None) -> None:
         return
     if output is None:
         raise InputError(f"--to {target} writes a file; valid: -o FILE")
+    if found.suffix and output.suffix != found.suffix:
+        raise InputError(f"-o {output}: {target} goes by a file's ending; valid: a name that ends in {found.suffix}")
     write_bytes(output, found.content)
     click.echo(found.with_file(str(output)), nl=False)
     click.echo(f"written to {output}", err=True)

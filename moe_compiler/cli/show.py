@@ -36,7 +36,7 @@ def show_command(file: str, names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         try:
             click.echo(json.dumps(found.content, indent=1, allow_nan=False))
-        except ValueError:
+        except (ValueError, TypeError):
             raise InputError(f"{file}: holds a number that JSON has no word for") from None
         return
     columns = range(len(found.rows[0]) - 1) if found.rows else range(0)

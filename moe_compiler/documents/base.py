@@ -1,9 +1,12 @@
 """What all documents share: keys as written, no coercion, whole numbers where whole numbers are due."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class Document(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from moe_compiler.documents.base import Document
+from moe_compiler.documents.base import Document, Positive
 from moe_compiler.documents.plan import HotSet, Solver
 
 
@@ -40,12 +40,12 @@ class Draft(Document):
 class TrainingRound(Document):
     """The training round that was scheduled in advance."""
 
-    seconds: float
+    seconds: Positive
     lower_bound_seconds: float
     gap: float
     greedy_seconds: float
-    tokens: Annotated[float, Field(gt=0)]
-    joules: float | None
+    tokens: Positive
+    joules: Annotated[float, Field(ge=0)] | None
     tasks: int
 
 
@@ -76,9 +76,9 @@ class Token(Document):
     Where nothing was measured of the model's routing, low and high are over routing like every model that was measured.
     """
 
-    seconds: Annotated[float, Field(gt=0)]
-    joules: float | None
-    ci95_seconds: tuple[float, float]
+    seconds: Positive
+    joules: Annotated[float, Field(ge=0)] | None
+    ci95_seconds: tuple[Positive, Positive]
     low_seconds: float | None
     high_seconds: float | None
 
@@ -160,7 +160,7 @@ class CostDocument(Document):
     bytes: Bytes
     busy_fraction: dict[str, float]
     critical_path: list[Stretch]
-    roofline_seconds: dict[str, float]
+    roofline_seconds: Annotated[dict[str, float], Field(min_length=1)]
     roofline_fraction: float
     limited_by: str
     limited_by_field: str

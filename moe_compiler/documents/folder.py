@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from moe_passes.plan.errors import InputError
 from pydantic import ValidationError
@@ -102,13 +102,13 @@ def _check_plan(plan: PlanDocument, where: str) -> None:
     for place, held in enumerate(plan.round.staged):
         if not 0 <= held.first < len(tasks) or not 0 <= held.last < len(tasks):
             raise InputError(f"{where}: round.staged.{place}: tasks {held.first}, {held.last}; there are {len(tasks)}")
+    has_popularity, experts = bool(plan.layers[0].popularity), len(plan.layers[0].residency)
     for row, layer in enumerate(plan.layers):
-        for name in ("needed_permille", "popularity"):
-            values = getattr(layer, name)
-            if values and len(values) != len(layer.residency):
-                raise InputError(
-                    f"{where}: layers.{row}.{name}: {len(values)} figures; valid: {len(layer.residency)}, one an expert"
-                )
+        counted = {"residency": experts, "needed_permille": experts, "popularity": experts if has_popularity else 0}
+        for name, count in counted.items():
+            found = len(getattr(layer, name))
+            if found != count:
+                raise InputError(f"{where}: layers.{row}.{name}: {found} figures; valid: {count}, one an expert")
 
 
 def read_snapshot(path: Path) -> str:
@@ -139,6 +139,7 @@ def read(path: Path, kind: type[Kind]) -> Kind:
         InputError: it is missing, of another version, or damaged.
     """
     content = read_json(path, str(path))
+    _check_texts(content, str(path))
     found = content.get("schema") if isinstance(content, dict) else None
     if found != SCHEMA:
         raise InputError(f"{path}: is of schema {str(found)[:20]}; valid: {SCHEMA}; compile again")
@@ -146,3 +147,20 @@ def read(path: Path, kind: type[Kind]) -> Kind:
         return kind.model_validate(content, strict=False)
     except ValidationError as error:
         raise malformed(error, str(path)) from None
+
+
+def _check_texts(content: Any, where: str) -> None:
+    """Refuse text that is more than one line of letters: a terminal or a shell would do what it says.
+
+    Raises:
+        InputError: there is such text.
+    """
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and not value.isprintable():
+            raise InputError(f"{where}: holds the text {value[:60]!r}; valid: text without control characters")
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value

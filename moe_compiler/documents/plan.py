@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moe_compiler.documents.base import Document
+from moe_compiler.documents.base import Document, Positive, PositiveInt
 from moe_compiler.documents.placement import LayerEntry
 
 
@@ -90,17 +90,17 @@ class Weighed(Document):
     coverage: float
     acceptance_rate: float
     round_tokens: float
-    estimate_seconds: float
-    seconds: float | None
+    estimate_seconds: Positive
+    seconds: Positive | None
 
 
 class Criterion(Document):
     """By what HB's experts were chosen (`moe_passes.plan.accounts.Criterion`)."""
 
-    top_k: int
-    tokens: int
-    slice_bytes: int
-    whole_bytes: int
+    top_k: PositiveInt
+    tokens: PositiveInt
+    slice_bytes: PositiveInt
+    whole_bytes: PositiveInt
     coverage_weight: float
     load_seconds_per_byte: float
     load_latency_seconds: float
@@ -165,7 +165,7 @@ class PlanDocument(Document):
     decoder_layers: int | None = None
     dispatch: Dispatch
     hot_set: HotSet
-    layers: list[DispatchedLayer]
+    layers: Annotated[list[DispatchedLayer], Field(min_length=1)]
     solvers: list[Solver]
     weighed: Annotated[list[Weighed], Field(default_factory=list)]
     criterion: Criterion | None = None

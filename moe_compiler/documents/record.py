@@ -46,7 +46,7 @@ class Arguments(Document):
 
 
 class CompileDocument(Document):
-    """compile.json."""
+    """compile.json; `inputs` are SHA-256 of the files that were read, by whole path."""
 
     schema_: Annotated[int, Field(alias="schema")] = 1
     command: list[str]
@@ -58,6 +58,7 @@ class CompileDocument(Document):
     profile: str | None
     request: dict[str, Any]
     arguments: Arguments | None = None
+    inputs: dict[str, str] | None = None
     pipeline: str
     assumed: list[str] | None = None
     versions: dict[str, str]

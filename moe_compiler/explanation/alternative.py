@@ -17,6 +17,7 @@ from moe_compiler.documents.folder import CompiledFolder
 from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.record import Arguments
 from moe_compiler.explanation.words import listed, seconds
+from moe_compiler.paths import sha256_of
 
 if TYPE_CHECKING:
     from moe_passes.ir.pipeline import Step
@@ -36,6 +37,7 @@ def explain_alternative(of: CompiledFolder, text: str, progress: Progress) -> Ex
         why = "it is of an earlier version" if arguments is None else "its model was a Python object"
         raise InputError(f"{of.path}: cannot be compiled again: {why}; valid: a compile of a named model")
     asked = change(arguments, text)
+    _check_inputs(of, asked)
     question = f"Why not {text}?"
     try:
         other = _compiled(asked, text, progress)
@@ -43,6 +45,21 @@ def explain_alternative(of: CompiledFolder, text: str, progress: Progress) -> Ex
         return Explanation(question=question, sentences=[f"It cannot be: {error}"], figures={"feasible": False})
     found = differences(of, other)
     return Explanation(question=question, sentences=_sentences(of, other, found, text), figures=_figures(found))
+
+
+def _check_inputs(of: CompiledFolder, asked: Arguments) -> None:
+    """Refuse to compare with what would be compiled of other inputs.
+
+    Raises:
+        InputError: a file that is read again is not what the compile read.
+    """
+    again = {asked.model, asked.target, asked.profile, asked.accepted_lengths}
+    for path, digest in (of.record.inputs or {}).items():
+        if path in again and sha256_of(Path(path)) != digest:
+            raise InputError(
+                f"{of.path}: {path} is not what it was when this was compiled: what it changes could not be told from "
+                "the alternative; valid: compile again first"
+            )
 
 
 def change(arguments: Arguments, text: str) -> Arguments:

@@ -4,8 +4,10 @@ from collections import Counter
 
 from moe_compiler.documents.explanation import Explanation
 from moe_compiler.documents.folder import CompiledFolder
-from moe_compiler.explanation.words import listed, seconds
+from moe_compiler.explanation.words import seconds
 
+LIMITING = 0.5
+"""Of a round: a resource that is busy for less of it limits nothing."""
 MEANINGS = {
     "critical path": "the longest chain of tasks that need each other's results",
     "layer by layer": "layer after layer, what each has to wait for on {resource}, added up",
@@ -29,6 +31,7 @@ def explain_bound(of: CompiledFolder) -> Explanation:
     most, count = limits.most_common(1)[0] if limits else ("", 0)
     ranked = sorted(cost.roofline_seconds.items(), key=lambda pair: -pair[1])
     (limited_by, most_seconds), second = ranked[0], ranked[1] if len(ranked) > 1 else ("nothing else", 0.0)
+    has_knob = cost.roofline_fraction >= LIMITING
     draft = next((s for s in solvers if s.pass_name == "select-draft"), None)
     figures = {
         "round_seconds": cost.round.seconds,
@@ -40,7 +43,7 @@ def explain_bound(of: CompiledFolder) -> Explanation:
         "draft_limit": draft.limit if draft else "",
         "roofline_seconds": dict(ranked),
         "limited_by": cost.limited_by,
-        "knob": cost.limited_by_field,
+        "knob": cost.limited_by_field if has_knob else None,
         "doubled_seconds": max(most_seconds / 2, second[1]),
     }
     sentences = [
@@ -50,24 +53,26 @@ def explain_bound(of: CompiledFolder) -> Explanation:
         f"{cost.round.gap:.1%}.",
         f"In {count} of {len(of.held_out.rounds)} rounds that bound rests on {meaning(most)}.",
         f"If nothing ever waited, {limited_by} alone would need {seconds(most_seconds)} "
-        f"({cost.roofline_fraction:.0%} of the "
-        f"round), then {second[0]} {seconds(second[1])}.",
-        f"The knob is {cost.limited_by_field}: twice as much of it takes that down to "
-        f"{seconds(most_seconds / 2)}, and then {'it still' if most_seconds / 2 >= second[1] else second[0]} limits "
-        f"(`--why-not {cost.limited_by_field}=VALUE` compiles it).",
+        f"({cost.roofline_fraction:.0%} of the round), then {second[0]} {seconds(second[1])}.",
     ]
+    if has_knob:
+        sentences.append(
+            f"The knob is {cost.limited_by_field}: twice as much of it takes that down to "
+            f"{seconds(most_seconds / 2)}, and then {'it still' if most_seconds / 2 >= second[1] else second[0]} "
+            f"limits (`--why-not {cost.limited_by_field}=VALUE` compiles it)."
+        )
+    else:
+        sentences.append(
+            "So no bandwidth and no rate of computing is the knob: the rest is what tasks take however little they "
+            "move (latencies, and the overheads of a step, a layer and an expert in the hardware file), one after "
+            f"another; twice {cost.limited_by_field} saves at most {seconds(most_seconds / 2)} of "
+            f"{seconds(cost.round.seconds)}."
+        )
     if draft:
         sentences.append(
-            f"What is kept and drafted: {seconds(draft.objective)} a token where rounds are judged, {draft.gap:.0%} "
-            f"above the "
-            f"bound over every setting ({draft.limit or 'on what is not on record'}), which is looser: it supposes "
-            f"the best "
-            "experts of each round."
+            f"What is kept and drafted: {seconds(draft.objective)} a token where rounds are judged; the bound over "
+            f"every setting is {seconds(draft.lower_bound)} ({draft.limit or 'on what is not on record'}), "
+            f"{draft.gap:.0%} "
+            "less, and looser: it supposes the best experts of each round."
         )
     return Explanation(question="Why can it not be faster?", sentences=sentences, figures=figures)
-
-
-def best_limits(of: CompiledFolder) -> str:
-    """Word the bounds of all held-out rounds."""
-    limits = Counter(round_.limit for round_ in of.held_out.rounds)
-    return listed([f"{count} × {limit or 'not on record'}" for limit, count in limits.most_common()])

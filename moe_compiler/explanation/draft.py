@@ -27,7 +27,6 @@ def explain_draft(of: CompiledFolder) -> Explanation:
         said = [f"γ is {draft.length}; this compile keeps no account of what was weighed. Compile again for one."]
         return Explanation(question=question, sentences=said, figures={"length": draft.length})
     chosen, best = weighed[0], best_by_length(weighed)
-    is_least = all(_measured(chosen) <= s.seconds for s in weighed if s.seconds is not None)
     dispatched = [s for s in best.values() if s.seconds is not None and s is not chosen]
     estimated = [s for s in best.values() if s.seconds is None]
     figures = {
@@ -37,14 +36,9 @@ def explain_draft(of: CompiledFolder) -> Explanation:
         "acceptance_rate": draft.acceptance_rate,
         "break_even_acceptance": draft.break_even_acceptance,
     }
-    which = (
-        f"the least of {len(weighed)} settings of {len(best)} draft lengths that are on record"
-        if is_least
-        else "and was asked for: it is not the fastest"
-    )
     sentences = [
         f"γ = {chosen.length} takes {seconds(_measured(chosen))} a token on training rounds that chose nothing, "
-        f"{which}."
+        f"{_rank(of, weighed)}."
     ]
     if dispatched:
         others = [_against(s, chosen) for s in dispatched]
@@ -55,8 +49,8 @@ def explain_draft(of: CompiledFolder) -> Explanation:
     if estimated:
         others = [f"γ = {s.length} {seconds(s.estimate_seconds)}" for s in estimated]
         sentences.append(
-            f"Not tried, since the closed form ranked them behind (it says {seconds(chosen.estimate_seconds)} of the "
-            f"chosen one): {listed(others, 8)}."
+            f"Not dispatched; the closed form, which says {seconds(chosen.estimate_seconds)} of the chosen one, says: "
+            f"{listed(others, 8)}."
         )
     if draft.break_even_acceptance is not None:
         pays = "pays" if draft.length and draft.acceptance_rate >= draft.break_even_acceptance else "does not pay here"
@@ -66,6 +60,20 @@ def explain_draft(of: CompiledFolder) -> Explanation:
             + (f"; expected are {draft.acceptance_rate:.2f} ({draft.acceptance_source})." if draft.length else ".")
         )
     return Explanation(question=question, sentences=sentences, figures=figures)
+
+
+def _rank(of: CompiledFolder, weighed: Sequence[Weighed]) -> str:
+    """Say how the chosen setting stands to the others, and whether its length was asked for."""
+    tried = [s for s in weighed if s.seconds is not None]
+    lengths = len({s.length for s in tried})
+    is_least = all(_measured(weighed[0]) <= (s.seconds or 0.0) for s in tried)
+    asked = of.record.arguments is not None and str(of.record.arguments.draft_length) != "auto"
+    least = (
+        f"the least of {len(tried)} settings of {lengths} draft length{'s' if lengths > 1 else ''} that were dispatched"
+    )
+    if asked:
+        return f"and this length was asked for: {'it is ' + least if is_least else 'it is not the fastest'}"
+    return least if is_least else "and is not the fastest of those that were dispatched"
 
 
 def _against(setting: Weighed, chosen: Weighed) -> str:

@@ -11,7 +11,7 @@ LEAST_SHARE = 0.005
 def explain_energy(of: CompiledFolder) -> Explanation:
     """Say what a held-out round takes, and where."""
     question, cost = "Where does the energy go?", of.cost
-    if cost.joules_by_part is None or cost.round.joules is None:
+    if not cost.joules_by_part or not cost.round.joules:
         said = [f"Energy is not known: the hardware file of {cost.target} states none."]
         return Explanation(question=question, sentences=said, figures={"joules": None})
     by_layer = cost.joules_by_layer or []
@@ -38,8 +38,13 @@ def explain_energy(of: CompiledFolder) -> Explanation:
         sentences.append(
             f"By phase, static power left out: "
             f"{listed([f'{name} {joules(value)}' for name, value in phases.items()])}. "
-            f"The layers that take the most: {listed([f'{layer} ({joules(value)})' for layer, value in most])}; "
-            f"layers that "
-            "are not named take less."
+            f"The layers that take the most: "
+            f"{listed([f'{layer_name(of, layer)} ({joules(value)})' for layer, value in most])}; what is not named "
+            "takes less."
         )
     return Explanation(question=question, sentences=sentences, figures=figures)
+
+
+def layer_name(of: CompiledFolder, layer: int) -> str:
+    """Name a layer of `joules_by_layer`: what comes after the last is the head."""
+    return "the head" if layer == of.plan.decoder_layers else str(layer)

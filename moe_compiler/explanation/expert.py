@@ -6,18 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from moe_passes.plan.accounts import Criterion
+from moe_passes.plan.accounts import Criterion, splits
 from moe_passes.plan.decisions import ALL, MSB, NONE, RESIDENCY
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.round import KINDS
 
 from moe_compiler.documents.explanation import Explanation
 from moe_compiler.documents.folder import CompiledFolder
 from moe_compiler.explanation.words import listed, seconds, size, times
 
-LOAD = KINDS.index("load")
-COVERAGE_FIRST = 1000.0
-"""A weight of coverage that leaves nothing of the seconds of loads but between equals."""
 NAMES = {NONE: "not near", MSB: "near as its most significant slice", ALL: "near, all of it"}
 
 
@@ -46,8 +42,9 @@ class _Residents:
     def last_kept(self, criterion: Criterion) -> tuple[int, int, float]:
         """Return the expert whose last step is worth the least a byte of all that are kept, and how much."""
         slice_, whole = criterion.worth(self.popularity)
+        is_split = splits(slice_, criterion.slice_bytes, whole, criterion.whole_bytes)
         rest = (whole - slice_) / max(1, criterion.whole_bytes - criterion.slice_bytes)
-        density = np.where(self.levels == ALL, rest if criterion.has_slices else whole / criterion.whole_bytes, np.inf)
+        density = np.where(self.levels == ALL, np.where(is_split, rest, whole / criterion.whole_bytes), np.inf)
         density = np.where(self.levels == MSB, slice_ / criterion.slice_bytes, density)
         row, expert = divmod(int(density.argmin()), density.shape[1])
         return row, expert, float(density[row, expert])
@@ -126,7 +123,7 @@ def _why(kept: _Residents, row: int, expert: int, figures: dict[str, Any]) -> li
     weight = criterion.coverage_weight
     by = (
         "how many tokens choose them, so that drafts find the most near (loads that verify is saved tip the scale)"
-        if weight >= COVERAGE_FIRST
+        if criterion.in_points
         else f"the seconds of loads that keeping them saves a round of {criterion.tokens} tokens"
         + (f", with weight {weight:g} on what drafts find near" if weight else "")
     )
@@ -138,9 +135,11 @@ def _why(kept: _Residents, row: int, expert: int, figures: dict[str, Any]) -> li
     price = figures["price_seconds_per_byte"]
     if "next_step_bytes" not in figures:
         worth = figures["whole_worth_seconds"]
-        return [*said, f"All of it is worth {_value(weight, worth, criterion.whole_bytes)}; {_cut(weight, price)}."]
-    what = "its slice" if kept.levels[row, expert] == NONE else "the rest of it"
-    return [*said, *_next_step(criterion, what if criterion.has_slices else "it", figures)]
+        return [
+            *said,
+            f"All of it is worth {_value(criterion, worth, criterion.whole_bytes)}; {_cut(criterion, price)}.",
+        ]
+    return [*said, *_next_step(criterion, figures)]
 
 
 def _compared(kept: _Residents, criterion: Criterion, row: int, expert: int) -> dict[str, Any]:
@@ -160,6 +159,7 @@ def _compared(kept: _Residents, criterion: Criterion, row: int, expert: int) -> 
         return figures
     other_row, other, least = kept.last_kept(criterion)
     return figures | {
+        "next_step": step[2],
         "next_step_worth_seconds": step[0],
         "next_step_bytes": step[1],
         "last_kept": f"{kept.of.plan.layers[other_row].layer}.{other}",
@@ -170,15 +170,15 @@ def _compared(kept: _Residents, criterion: Criterion, row: int, expert: int) -> 
     }
 
 
-def _next_step(criterion: Criterion, what: str, figures: dict[str, Any]) -> list[str]:
+def _next_step(criterion: Criterion, figures: dict[str, Any]) -> list[str]:
     """Say what keeping more would gain, and what it would take the place of."""
-    weight, worth, needed = criterion.coverage_weight, figures["next_step_worth_seconds"], figures["next_step_bytes"]
+    worth, needed = figures["next_step_worth_seconds"], figures["next_step_bytes"]
     least, tokens = figures["last_kept_seconds_per_byte"], figures["tokens_for_the_cut"]
     said = [
-        f"Keeping {what} would be worth {_value(weight, worth, needed)}, for {size(needed)}; "
-        f"{_cut(weight, criterion.price_seconds_per_byte)}. The least that is kept is expert {figures['last_kept']}."
+        f"Keeping {figures['next_step']} would be worth {_value(criterion, worth, needed)}, for {size(needed)}; "
+        f"{_cut(criterion, criterion.price_seconds_per_byte)}. The least that is kept is expert {figures['last_kept']}."
     ]
-    if figures["exchange_seconds"] < 0 and weight < COVERAGE_FIRST:
+    if figures["exchange_seconds"] < 0 and not criterion.in_points:
         said.append(
             f"There the same bytes save {seconds(least * needed)}: to keep this instead would lose "
             f"{seconds(-figures['exchange_seconds'])} of loads a round."
@@ -188,14 +188,14 @@ def _next_step(criterion: Criterion, what: str, figures: dict[str, Any]) -> list
     return said
 
 
-def _value(weight: float, worth: float, needed: int) -> str:
+def _value(criterion: Criterion, worth: float, needed: int) -> str:
     """Word a value; what is mostly coverage is no time."""
     density = f"{worth / needed * 1e12:.4g}"
-    return f"{density} points a byte" if weight >= COVERAGE_FIRST else f"{seconds(worth)} a round, {density} ps/byte"
+    return f"{density} points a byte" if criterion.in_points else f"{seconds(worth)} a round, {density} ps/byte"
 
 
-def _cut(weight: float, price: float) -> str:
-    return f"the cut is at {price * 1e12:.4g}" + (" points" if weight >= COVERAGE_FIRST else " ps/byte")
+def _cut(criterion: Criterion, price: float) -> str:
+    return f"the cut is at {price * 1e12:.4g}" + (" points" if criterion.in_points else " ps/byte")
 
 
 def _tokens_for_the_cut(kept: _Residents, criterion: Criterion, row: int, expert: int) -> int | None:
@@ -217,19 +217,23 @@ def _makes_it(kept: _Residents, criterion: Criterion, row: int, expert: int, cou
     return step is not None and step[0] / step[1] >= criterion.price_seconds_per_byte
 
 
-def _step(criterion: Criterion, level: int, slice_: float, whole: float) -> tuple[float, int] | None:
-    """Return what keeping more of an expert than a level is worth, and its bytes; None where all of it is kept."""
+def _step(criterion: Criterion, level: int, slice_: float, whole: float) -> tuple[float, int, str] | None:
+    """Return what keeping more of an expert than a level is worth, its bytes and a word; None where all is kept."""
     if level == ALL:
         return None
     if level == MSB:
-        return whole - slice_, criterion.whole_bytes - criterion.slice_bytes
-    return slice_, criterion.slice_bytes
+        return whole - slice_, criterion.whole_bytes - criterion.slice_bytes, "the rest of it"
+    if criterion.is_split(slice_, whole):
+        return slice_, criterion.slice_bytes, "its slice"
+    return whole, criterion.whole_bytes, "all of it"
 
 
 def _loads(of: CompiledFolder, layer: int, expert: int) -> tuple[int, int]:
     """Count its loads in held-out rounds, and those in vain."""
+    kinds = of.held_out.kinds
+    load = kinds.index("load") if "load" in kinds else -1
     loads = sum(
-        kind == LOAD and (at, which) == (layer, expert)
+        kind == load and (at, which) == (layer, expert)
         for round_ in of.held_out.rounds
         for kind, at, which in zip(round_.tasks.kind, round_.tasks.layer, round_.tasks.expert, strict=True)
     )

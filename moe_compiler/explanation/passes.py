@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from moe_passes.plan.decisions import MOST_FAR_TOKENS
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.names import nearest
 
@@ -10,7 +11,7 @@ from moe_compiler.documents.explanation import Explanation
 from moe_compiler.documents.folder import CompiledFolder, read_snapshot
 from moe_compiler.documents.plan import Solver
 from moe_compiler.explanation.ir_diff import changes, shortened
-from moe_compiler.explanation.words import seconds, size
+from moe_compiler.explanation.words import figure, seconds, size
 
 MOST_LINES = 40
 """Of a difference that is shown."""
@@ -70,13 +71,9 @@ def account(of: CompiledFolder, name: str) -> list[str]:
 
 
 def _solver(solver: Solver) -> str:
-    word = seconds if solver.unit == "s" else size
+    value, bound, greedy = (figure(v, solver.unit) for v in (solver.objective, solver.lower_bound, solver.greedy))
     limit = f", which rests on: {solver.limit}" if solver.limit else ""
-    return (
-        f"{solver.instance}: {word(solver.objective)}, {solver.status}; bound {word(solver.lower_bound)} (gap "
-        f"{solver.gap:.1%})"
-        f"{limit}; greedy {word(solver.greedy)}."
-    )
+    return f"{solver.instance}: {value}, {solver.status}; bound {bound} (gap {solver.gap:.1%}){limit}; greedy {greedy}."
 
 
 def _solvers(of: CompiledFolder, name: str) -> list[Solver]:
@@ -136,7 +133,8 @@ def _dispatched(of: CompiledFolder) -> Iterator[str]:
     )
     yield f"Loaded from the start of a round: {sure}; loaded while drafting: {asked}; order of loads: {plan.order}."
     if plan.most_far_tokens:
-        yield f"An expert that at most {plan.most_far_tokens} tokens choose is computed in the far memory."
+        most = "however many" if plan.most_far_tokens >= MOST_FAR_TOKENS else f"at most {plan.most_far_tokens}"
+        yield f"What is not near is computed in the far memory where {most} tokens choose it."
 
 
 def _lowered(of: CompiledFolder) -> Iterator[str]:

@@ -31,17 +31,24 @@ def explain_wasted(of: CompiledFolder) -> Explanation:
         most = [f"{layer}.{expert} ({n})" for (layer, expert), n in by_expert.most_common(5)]
         read = of.cost.bytes.external_read
         sentences = [
-            f"{len(wasted) / count:.1f} loads a round of {size(total / count)} ({total / count / max(1, read):.0%} "
-            f"of what is "
-            f"read from the far memory), {seconds(busy / count)} of its link: the draft's routers asked for the "
-            f"expert, and "
-            "verify did not.",
+            f"{len(wasted) / count:.1f} loads a round of {size(total / count)} ({total / count / max(1, read):.0%} of "
+            f"what is read from the far memory), {seconds(busy / count)} of its link: {_begun(of)}, and verify did "
+            "not need it.",
             f"The experts (LAYER.EXPERT, and loads in vain in {len(rounds)} rounds): {listed(most, 5)}.",
             f"Rounds take {of.cost.held_out.regret:.1%} longer than with hindsight, "
             f"{of.cost.held_out.informed_regret:.1%} "
             "had the draft asked for nothing in vain.",
         ]
     return Explanation(question="Which loads were wasted?", sentences=sentences, figures=figures)
+
+
+def _begun(of: CompiledFolder) -> str:
+    """Say why a load begins before verify's router has spoken."""
+    dispatch = of.plan.dispatch
+    why = ["the draft's routers asked for the expert"] if dispatch.least_permille <= 1000 else []
+    if dispatch.sure_permille <= 1000:
+        why.append(f"it was needed in {dispatch.sure_permille / 10:g} % of training rounds or more")
+    return ", or ".join(why) or "it was begun early"
 
 
 def explain_trust(of: CompiledFolder) -> Explanation:

@@ -22,6 +22,12 @@ def joules(value: float) -> str:
     return _scaled(value, ENERGIES)
 
 
+def figure(value: float, unit: str) -> str:
+    """Word a figure of a solver, in the unit of its record."""
+    words = {"s": seconds, "bytes": size}
+    return words[unit](value) if unit in words else f"{value:.4g} {unit}"
+
+
 def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
     scale, unit = next(((s, u) for s, u in units if abs(value) >= s), units[-1])
     return f"{value / scale:.4g} {unit}"

@@ -29,11 +29,12 @@ class Export:
     Attributes:
         command: for a shell, comments first; empty where the file is all there is.
         content: of a file; None where there is none.
-        placeholder: what stands for the file in the command.
+        suffix: of the file's name, by which the runtime knows how to read it; empty where it does not go by that.
     """
 
     command: str
     content: bytes | None = None
+    suffix: str = ""
 
     def with_file(self, name: str) -> str:
         """Return the command with the name of its file."""
@@ -127,9 +128,9 @@ def vllm(of: CompiledFolder) -> Export:
         flags += ["--cpu-offload-gb", f"{gib:.2f}", "--cpu-offload-params", "experts"]
         notes.append("it reads all offloaded weights in every step, chosen or not: expect less than is predicted")
     if plan.draft.length:
-        speculation = {"method": "mtp", "num_speculative_tokens": plan.draft.length}
+        speculation = {"method": "METHOD", "num_speculative_tokens": plan.draft.length}
         flags += ["--speculative-config", json.dumps(speculation)]
-        notes.append("drafts come from a method that you choose: it cannot draft with near experts")
+        notes.append("METHOD: what drafts, mtp or eagle3 or ngram: it cannot draft with near experts")
     command = ["vllm", "serve", "MODEL", *flags]
     if plan.banks > 1 and not far:
         command += ["--tensor-parallel-size", str(plan.banks), "--enable-expert-parallel"]
@@ -159,7 +160,7 @@ def sglang(of: CompiledFolder) -> Export:
             "drafts come from a draft model that you bring (--speculative-algorithm): it cannot draft with near experts"
         )
     command = ["python", "-m", "sglang.launch_server", "--model-path", "MODEL", *flags]
-    return Export(_shell(of.cost, SGLANG, command, notes), (json.dumps(location) + "\n").encode())
+    return Export(_shell(of.cost, SGLANG, command, notes), (json.dumps(location) + "\n").encode(), ".json")
 
 
 def ktransformers(of: CompiledFolder) -> Export:
@@ -186,20 +187,18 @@ def ktransformers(of: CompiledFolder) -> Export:
     buffer = io.BytesIO()
     torch.save({"logical_count": counts}, buffer)
     total, count = sum(map(len, near.values())), sum(sum(kept) for kept in near.values())
-    command = [
-        "python",
-        "-m",
-        "sglang.launch_server",
-        "--model",
-        "MODEL",
-        "--kt-gpu-experts-ratio",
-        f"{count / total:.6f}",
+    # It cuts `total * ratio` down to a whole number: half an expert more, so that rounding takes none away.
+    ratio = 1 if count == total else (count + 0.5) / total
+    command = ["python", "-m", "sglang.launch_server", "--model", "MODEL", "--kt-weight-path", "WEIGHTS"]
+    command += ["--kt-gpu-experts-ratio", f"{ratio:.9f}", "--kt-expert-placement-strategy", "frequency"]
+    command += ["--init-expert-location", FILE]
+    notes = [
+        "counts of near experts are raised above all others, so that it keeps just those",
+        "WEIGHTS: of the experts that its CPU computes, in the format of --kt-method",
     ]
-    command += ["--kt-expert-placement-strategy", "frequency", "--init-expert-location", FILE]
-    notes = ["counts of near experts are raised above all others, so that it keeps just those"]
     if plan.draft.length:
         notes.append("speculation is not part of its flags here: the prediction is of the plan's drafts")
-    return Export(_shell(of.cost, KTRANSFORMERS, command, notes), buffer.getvalue())
+    return Export(_shell(of.cost, KTRANSFORMERS, command, notes), buffer.getvalue(), ".pt")
 
 
 def eplb(of: CompiledFolder) -> Export:

@@ -35,6 +35,9 @@ MOST_PICKLE_BYTES = 16 * 1024**2
 """Of the pickle in it, which says what the tensors are: beyond any recorder's."""
 MOST_TEXT_BYTES = 1024**3
 MOST_ROWS = 50_000_000
+MOST_NUMBER = 2**53
+"""Of a count, a token or a layer: up to there, floating point tells whole numbers apart."""
+MOST_EXPERT = 2**16 - 1
 COUNTS = ("logical_count", "load", "weight", "counts")
 """Names of arrays that are counts."""
 NUMBERED = re.compile(r"(?:e|expert)_?(\d+)")
@@ -123,15 +126,31 @@ def _check_archive(path: Path) -> None:
 
 def _numpy(tensor: Any, path: Path) -> IntArray:
     """Return a tensor as whole numbers; one that only claims to be large is refused before it is made so."""
-    if tensor.numel() * 8 > MOST_BYTES or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
-        raise InputError(
-            f"{path}: a tensor of {tuple(tensor.shape)} {tensor.dtype}; valid: whole numbers, at most 2 GiB"
-        )
-    values = tensor.detach().to("cpu").double().numpy() if tensor.is_floating_point() else tensor.long().numpy()
-    if not np.isfinite(values).all() or (values < -1).any():
-        raise InputError(
-            f"{path}: a tensor holds numbers that are no counts and no experts; valid: whole numbers from 0"
-        )
+    _check_size(tensor.numel(), path)
+    if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
+        raise InputError(f"{path}: a tensor of {tensor.dtype}, {tensor.layout}; valid: whole numbers")
+    return _whole(tensor.detach().to("cpu").numpy(), path, least=-1)
+
+
+def _check_size(numbers: int, path: Path) -> None:
+    if numbers * 8 > MOST_BYTES:
+        raise InputError(f"{path}: tensors of {numbers:,} numbers; valid: at most 2 GiB, eight bytes each")
+
+
+def _whole(values: npt.NDArray[Any], path: Path, least: int) -> IntArray:
+    """Return numbers as whole ones.
+
+    Raises:
+        InputError: one is none, or out of range.
+    """
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{path}: numbers of {values.dtype}; valid: whole numbers")
+    is_count = np.isfinite(values) & (values >= least) & (values <= MOST_NUMBER)
+    if values.dtype.kind == "f":
+        is_count &= values == np.floor(values)
+    if not is_count.all():
+        wrong = values[~is_count].ravel()[0]
+        raise InputError(f"{path}: holds {wrong:.6g}; valid: whole numbers from 0 to {MOST_NUMBER}")
     return np.asarray(values, dtype=np.int64)
 
 
@@ -139,7 +158,7 @@ def _per_token(found: dict[str, Any], path: Path) -> Routing:
     """Read `per_token` records: each has the choices of the tokens of one step of one rank."""
     import torch
 
-    parts = []
+    parts, numbers = [], 0
     for number, record in enumerate(found["records"]):
         ids = record.get("topk_ids_of_layer") if isinstance(record, dict) else None
         if not isinstance(ids, torch.Tensor) or ids.dim() != 3:
@@ -147,6 +166,9 @@ def _per_token(found: dict[str, Any], path: Path) -> Routing:
                 f"{path}: record {number} has no topk_ids_of_layer [layer, token, k]; valid: a recorder in the mode "
                 "per_token, or stat"
             )
+        # Records may share the bytes of one tensor: the archive's size says nothing of theirs.
+        numbers += ids.numel()
+        _check_size(numbers, path)
         parts.append(_numpy(ids, path).transpose(1, 0, 2))
     shapes = {part.shape[1:] for part in parts}
     if len(shapes) != 1:
@@ -178,17 +200,15 @@ def _arrays(path: Path) -> Routing:
     wanted = next((name for name in COUNTS if name in names), names[0] if len(names) == 1 else "")
     if not wanted:
         raise InputError(f"{path}: holds {', '.join(names)[:200] or 'nothing'}; valid: one of {', '.join(COUNTS)}")
-    array = read_arrays(path, {wanted})[wanted]
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all() or (array < 0).any():
-        raise InputError(f"{path}: '{wanted}' is of {array.dtype}; valid: counts from 0")
-    return _counted(np.asarray(array, dtype=np.int64), path)
+    return _counted(_whole(read_arrays(path, {wanted})[wanted], path, least=0), path)
 
 
 def _counted(counts: IntArray, path: Path) -> Routing:
     """Read counts [layer, expert] or [step, layer, expert]; steps of one token each are its choices."""
-    if counts.ndim not in (2, 3) or not counts.size or not counts.any():
+    if counts.ndim not in (2, 3) or not counts.size or not counts.any() or counts.min() < 0:
         raise InputError(
-            f"{path}: counts of shape {counts.shape}; valid: [layer, expert] or [step, layer, expert], not all 0"
+            f"{path}: counts of shape {counts.shape}; valid: [layer, expert] or [step, layer, expert], from 0 and "
+            "not all 0"
         )
     steps = counts[None] if counts.ndim == 2 else counts
     routed = np.flatnonzero(steps.any(axis=(0, 2)))
@@ -205,8 +225,7 @@ def _counted(counts: IntArray, path: Path) -> Routing:
 
 
 def _csv(path: Path) -> Routing:
-    text = _text(path)
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(_text(path).splitlines())
     names = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = names
     token = next((name for name in TOKEN if name in names), None)
@@ -226,10 +245,12 @@ def _csv(path: Path) -> Routing:
                 if numbered
                 else re.split(r"[\s;|]+", (row[single or ""] or "").strip())
             )
-            values = [row[token], row["layer"], *cells]
-            yield _row(path, line, values)
+            yield _row(path, line, [row[token], row["layer"], *cells])
 
-    return _gathered(choices(), path)
+    try:
+        return _gathered(choices(), path)
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: not CSV: {error}") from None
 
 
 def _lines(path: Path) -> Routing:
@@ -246,7 +267,7 @@ def _lines(path: Path) -> Routing:
                 raise InputError(f"{path}:{line}: no 'experts'; valid: token, layer and experts, or experts [layer][k]")
             if experts and isinstance(experts[0], list):
                 for layer, row in enumerate(experts):
-                    yield _row(path, line, [line, layer, *row])
+                    yield _row(path, line, [line, layer, *(row if isinstance(row, list) else [row])])
             else:
                 yield _row(path, line, [entry.get("token"), entry.get("layer"), *experts])
 
@@ -262,12 +283,23 @@ def _text(path: Path) -> str:
 
 def _row(path: Path, line: int, values: list[Any]) -> tuple[int, int, list[int]]:
     try:
-        token, layer, *experts = (int(value) if not isinstance(value, bool) else int("x") for value in values)
-    except (TypeError, ValueError):
+        token, layer, *experts = map(_number, values)
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{path}:{line}: {str(values)[:100]}; valid: whole numbers") from None
-    if min(token, layer, *experts) < 0 or not experts:
-        raise InputError(f"{path}:{line}: {str(values)[:100]}; valid: a token, a layer and experts, all from 0")
+    least, most = min(token, layer, *experts), max(token, layer)
+    if least < 0 or not experts or most > MOST_NUMBER or max(experts) > MOST_EXPERT:
+        raise InputError(
+            f"{path}:{line}: {str(values)[:100]}; valid: a token, a layer and experts, all from 0, and experts up to "
+            f"{MOST_EXPERT}"
+        )
     return token, layer, experts
+
+
+def _number(value: Any) -> int:
+    """Return a whole number, or text of one; a fraction or a truth is none."""
+    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError(value)
+    return int(value)
 
 
 def _gathered(choices: Iterator[tuple[int, int, list[int]]], path: Path) -> Routing:

@@ -54,6 +54,11 @@ class Captured:
     parameters: int
     embedding_parameters: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What tells the model from others, whatever tokens it was captured with."""
+        return (self.layer_count, self.hidden, self.vocabulary, self.parameters)
+
 
 def capture(module: fx.GraphModule) -> Captured | None:
     """Bring a captured graph to the form of a trace; None where it has no embedding or no routed experts.

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from moe_compiler.documents.folder import CompiledFolder
 from moe_compiler.documents.plan import DispatchedLayer
 from moe_compiler.explanation.draft import best_by_length
+from moe_compiler.explanation.energy import layer_name
 from moe_compiler.report.timeline import escaped
 
 LEVEL_COLOURS = {"none": "#edf2f7", "msb": "#63b3ed", "all": "#2c5282", "deep": "#cbd5e0"}
@@ -248,7 +249,7 @@ def energy(of: CompiledFolder) -> go.Figure | None:
     for phase, colour in (("draft", "#4c9f70"), ("verify", "#2b6cb0")):
         of_phase = [entry for entry in of.cost.joules_by_layer or () if entry.phase == phase]
         if of_phase:
-            x, y = [entry.layer for entry in of_phase], [entry.joules * 1e3 for entry in of_phase]
+            x, y = [layer_name(of, entry.layer) for entry in of_phase], [entry.joules * 1e3 for entry in of_phase]
             drawn.add_trace(go.Bar(x=x, y=y, name=phase, marker={"color": colour}), row=1, col=2)
     drawn.update_yaxes(title="mJ a round", row=1, col=1)
     drawn.update_layout(barmode="stack", height=400, margin=MARGIN)

@@ -70,6 +70,21 @@ def test_a_plan_and_ir_are_left_where_they_are_asked_for_once(small, tmp_path):
     assert "captured by torch.compile" in record["notes"][0]
 
 
+def test_a_model_is_planned_for_once_and_another_is_not_passed_over(small, tmp_path):
+    heard, model, out = [], built("qwen3_moe"), tmp_path / "out"
+    compiled = torch.compile(model, backend="moe_compiler", options=OPTIONS | {"hear": heard.append, "output": out})
+    with torch.no_grad():
+        for tokens in (TOKENS, TOKENS[:, :5], TOKENS[:, :3]):
+            compiled(input_ids=tokens, use_cache=False)
+    assert len(heard) == 1
+    other = torch.compile(
+        built("mixtral"), backend="moe_compiler", options=OPTIONS | {"hear": heard.append, "output": out}
+    )
+    with torch.no_grad(), pytest.raises(Exception, match="exists already"):
+        other(input_ids=TOKENS, use_cache=False)
+    assert len(heard) == 1
+
+
 def test_what_runs_the_graph_is_a_choice(small):
     model = built("qwen3_moe")
     compiled = torch.compile(model, backend="moe_compiler", options=OPTIONS | {"inner": "aot_eager"})

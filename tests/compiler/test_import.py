@@ -179,7 +179,18 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
     torch.save({"other": torch.ones(2)}, tmp_path / "other.pt")
     torch.save({"records": [{"global_physical_count": torch.ones(2)}]}, tmp_path / "pass.pt")
     np.savez(tmp_path / "negative.npz", load=-np.ones((2, 4)))
+    np.savez(tmp_path / "fraction.npz", load=np.array([[12.7, 1.0]]))
+    np.savez(tmp_path / "huge.npz", load=np.array([[1e300, 1.0]]))
+    np.savez(tmp_path / "few.npz", load=np.array([[5, 5, 0, 0], [1, 1, 1, 1]]))
+    torch.save({"logical_count": -torch.ones(LAYERS, EXPERTS)}, tmp_path / "minus.pt")
+    one = torch.zeros(1, dtype=torch.int64).expand(4, 30_000_000 // 4, 1)
+    torch.save({"records": [{"topk_ids_of_layer": one} for _ in range(12)]}, tmp_path / "shared.pt")
     for name, text in {
+        "overflow.jsonl": '{"experts": [[1e999]]}',
+        "long.jsonl": '{"experts": [[111111111111111111111111111]]}',
+        "ragged.jsonl": '{"experts": [[1, 2], 3]}\n{"experts": [[1, 2], [3, 4], [5, 6]]}',
+        "fraction.jsonl": '{"token": 0.9, "layer": 0, "experts": [1.9, 2.2]}',
+        "cell.csv": f"token,layer,expert0\n0,0,{'1' * 140_000}\n",
         "short.csv": "token,layer,expert0\n0,0,1\n0,1,2\n1,0,3\n",
         "letters.csv": "token,layer,expert0\n0,0,a\n",
         "columns.csv": "a,b\n1,2\n",
@@ -195,7 +206,17 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
         ("cut.pt", [], ["is no archive of torch.save"]),
         ("other.pt", [], ["holds other", "valid: records"]),
         ("pass.pt", [], ["record 0 has no topk_ids_of_layer"]),
-        ("negative.npz", [], ["counts from 0"]),
+        ("negative.npz", [], ["holds -1", "whole numbers from 0"]),
+        ("fraction.npz", [], ["holds 12.7"]),
+        ("huge.npz", [], ["holds 1e+300"]),
+        ("minus.pt", [], ["from 0"]),
+        ("few.npz", ["--top-k", 3], ["in layer 0 fewer than 3 experts were chosen"]),
+        ("shared.pt", [], ["at most 2 GiB"]),
+        ("overflow.jsonl", [], ["overflow.jsonl:1", "whole numbers"]),
+        ("long.jsonl", [], ["long.jsonl:1", "experts up to 65535"]),
+        ("ragged.jsonl", [], ["token 1 has 2 of", "valid"]),
+        ("fraction.jsonl", [], ["fraction.jsonl:1", "whole numbers"]),
+        ("cell.csv", [], ["cell.csv:", "not CSV"]),
         ("whole.pt", [], ["--top-k from 1 to 15"]),
         ("whole.pt", ["--top-k", 16], ["--top-k from 1 to 15"]),
         ("short.csv", [], ["token 1 has 1 of 2 layers"]),
@@ -206,7 +227,8 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
         ("bad.jsonl", [], ["bad.jsonl:2: not JSON"]),
         ("twice.jsonl", [], ["token 0 chooses an expert twice in layer 0"]),
         ("widths.jsonl", [], ["choices of [1, 2] experts"]),
-        ("good.jsonl", ["--model", "mixtral-8x7b"], ["is of another model", "below 8, 2 a token"]),
+        ("good.jsonl", ["--model", "mixtral-8x7b"], ["is of another model", "MoE layers; valid: 32"]),
+        ("whole.pt", ["--model", tmp_path / "tiny", "--top-k", 4], ["--model"]),
         ("missing.pt", [], ["no such file"]),
         ("tiny", [], ["ends with ''", "valid: .pt"]),
     ):

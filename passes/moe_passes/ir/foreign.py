@@ -12,6 +12,7 @@ from math import prod
 from torch_mlir import ir
 
 from moe_passes.ir.module import line_of
+from moe_passes.plan.errors import InputError
 
 STACKED = 3
 """Dimensions of a stack of weights."""
@@ -62,7 +63,11 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
 
 
 def find_layers(function: ir.OpView) -> list[FoundLayer]:
-    """Return the routed experts of a function, in the order in which they are computed."""
+    """Return the routed experts of a function, in the order in which they are computed.
+
+    Raises:
+        InputError: a stack of their weights has a size that is not known.
+    """
     block = function.regions[0].blocks[0]
     sources = {argument: argument for argument in block.arguments if len(shape_of(argument)) == STACKED}
     found: dict[ir.Value, FoundLayer] = {}
@@ -83,8 +88,13 @@ def _note(found: dict[ir.Value, FoundLayer], stacks: list[ir.Value], others: lis
     routing = next((value for other in others for value in _routings(other)), None)
     if routing is None:
         return
+    shapes = [shape_of(stack) for stack in stacks]
+    unknown = next((shape for shape in shapes if min(shape) < 1), None)
+    if unknown is not None:
+        sizes = ", ".join("?" if size < 1 else str(size) for size in unknown)
+        raise InputError(f"a stack of expert weights is [{sizes}]; valid: sizes that are known")
     layer = found.setdefault(routing, FoundLayer(routing, line=line))
-    layer.stacks += [shape_of(stack) for stack in stacks if not layer.stacks or shape_of(stack)[0] == layer.experts]
+    layer.stacks += [shape for shape in shapes if not layer.stacks or shape[0] == layer.experts]
 
 
 def _routings(value: ir.Value) -> Iterator[ir.Value]:

@@ -5,9 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+Values = float | npt.NDArray[np.float64] | npt.NDArray[np.int64]
+TIE = 1e-9
+"""Values a byte that are closer than this, relative to each other, are equal."""
 CHOSEN, GREEDY, DISPATCHED, ESTIMATED = "chosen", "greedy", "dispatched", "estimated"
 """Of a setting: it was taken; it is the greedy baseline; it was dispatched on rounds that judge; or the closed form was
 all that was asked of it."""
+
+COVERAGE_FIRST = 1000.0
+"""A weight of coverage that leaves nothing of the seconds of loads but between equals: values are then points."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,26 @@ class Criterion:
         every = covered + needed * (self.whole_bytes * each + self.load_latency_seconds)
         return (sliced if self.has_slices else every), every
 
+    def is_split(self, slice_worth: float, whole_worth: float) -> bool:
+        """Whether an expert is kept in two steps: its slice is worth more a byte than the rest of it."""
+        return bool(splits(slice_worth, self.slice_bytes, whole_worth, self.whole_bytes))
+
+    @property
+    def in_points(self) -> bool:
+        """Whether values are points for what drafts find near, rather than seconds."""
+        return self.coverage_weight >= COVERAGE_FIRST
+
     @property
     def has_slices(self) -> bool:
         """Whether HB may keep a part of an expert."""
         return self.slice_bytes < self.whole_bytes
+
+
+def splits(slice_value: Values, slice_bytes: Values, whole_value: Values, whole_bytes: Values) -> npt.NDArray[np.bool_]:
+    """Return of which experts the slice is worth more a byte than the rest: those are kept in two steps."""
+    rest_bytes = np.asarray(whole_bytes) - slice_bytes
+    rest = (np.asarray(whole_value) - slice_value) / np.maximum(rest_bytes, 1)
+    return (rest_bytes > 0) & (np.asarray(slice_value) / slice_bytes > rest * (1 + TIE))
 
 
 @dataclass(frozen=True)

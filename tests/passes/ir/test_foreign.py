@@ -80,6 +80,19 @@ def test_other_peoples_modules_that_hold_no_experts_or_no_machine_are_refused(tm
     assert_refused(moec("opt", stacks, "-p", "find-experts,keep-popular{reserve=2}", *machine), "a share from 0 to 1")
     made = moec("opt", stacks, "-p", "find-experts,keep-popular", *machine, "-o", tmp_path / "made.mlir")
     assert made.returncode == 0, made.stderr
+    (tmp_path / "named.mlir").write_text(STACKS.replace("@step", "@moe.forward"))
+    assert moec("opt", tmp_path / "named.mlir", "-p", "find-experts", *machine).returncode == 0, "a name is not ours"
+    for bits in ("expert-bits=-3", "expert-bits=nan", "msb-bits=9"):
+        assert_refused(moec("opt", stacks, "-p", f"find-experts{{{bits}}}", *machine), "msb-bits", "≤ 64")
+    (tmp_path / "open.mlir").write_text(STACKS.replace("vtensor<[4,12,8],f32>", "vtensor<[?,12,8],f32>"))
+    assert_refused(moec("opt", tmp_path / "open.mlir", "-p", "find-experts", *machine), "[?, 12, 8]")
+    body = STACKS[STACKS.index("func.func") :]
+    (tmp_path / "two.mlir").write_text(STACKS + body.replace("@step", "@prefill"))
+    assert_refused(
+        moec("opt", tmp_path / "two.mlir", "-p", "find-experts", *machine), "@step and @prefill", "function="
+    )
+    one = moec("opt", tmp_path / "two.mlir", "-p", "find-experts{function=prefill}", *machine)
+    assert one.stdout.count("moe.expert_store") == 1, one.stderr
     again = moec("opt", tmp_path / "made.mlir", "-p", "partition-experts", *machine)
     assert_refused(again, "names a machine and a request already")
 

@@ -20,6 +20,9 @@ _LOCATION = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)|^#loc\d* = .*$", re.MULTI
 DEEPEST_NESTING = 100
 _TEXTS = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
 """Comments and strings."""
+_OURS = re.compile(r"(?<![@%\w.$-])(?:moe|sched)\.")
+_OUR_OPERATIONS = re.compile(r'"(?:moe|sched)\.\w+"\s*\(')
+"""Operations, types and attributes of our dialects, and operations in MLIR's generic form; others' names are theirs."""
 _NESTING = re.compile(r"->|[\[({<\])}>]|\n")
 _ESCAPES = re.compile(r"\\\\|((?:\\[89A-Fa-f][0-9A-Fa-f])+)")
 """Backslashes, and bytes that MLIR writes in hexadecimal."""
@@ -88,7 +91,7 @@ def parse(text: str, name: str, ctx: ir.Context) -> ir.Module:
     _check_depth(bare, name)
     _check_aliases(bare, name)
     _check_texts(text, name)
-    is_ours = '"moe.' in text or '"sched.' in text or "moe." in bare
+    is_ours = _OURS.search(bare) is not None or _OUR_OPERATIONS.search(text) is not None
     _check_version(bare, is_ours, name)
     try:
         module = _parse(text, ctx)

@@ -14,7 +14,7 @@ from moe_passes.ir.module import append, expert_stores, find, only, write_record
 from moe_passes.ir.phases import read_stages
 from moe_passes.ir.restricting import restrict_draft
 from moe_passes.ir.states import Drafted, Experts, Phases
-from moe_passes.plan.accounts import DraftAccount
+from moe_passes.plan.accounts import COVERAGE_FIRST, DraftAccount
 from moe_passes.plan.decisions import MSB, NONE, DraftPlan, SolverRecord
 from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ModelShape
@@ -99,7 +99,8 @@ def _kept(
     wrong = residency_violations(asked, solution)
     if wrong:
         raise AssertionError("select-draft: " + "; ".join(wrong))
-    return solution.levels.reshape(counts.shape), [residency.record(asked, solution, seed)], solution.price
+    unit = "points" if choice.setting.coverage_weight >= COVERAGE_FIRST else "s"
+    return solution.levels.reshape(counts.shape), [residency.record(asked, solution, seed, unit)], solution.price
 
 
 def _plan(cost: CostModel, of: Footprint, source: str, solution: Solution, share: float) -> DraftPlan:

@@ -73,18 +73,58 @@ def active_bound(problem: Problem) -> Bound:
     if not problem.tasks:
         return Bound(0, PATH, -1)
     durations = np.array([problem.shortest(n) for n in range(len(problem.tasks))], dtype=np.int64)
-    successors = problem.successors
-    tails = longest_tails(problem, durations, successors)
+    tails = longest_tails(problem, durations, problem.successors)
     machines = [(resource, np.array(members, dtype=np.int64)) for resource, members in _machines(problem)]
-    joins, buffers = _joins(problem), _Buffers(problem)
+    buffers = _Buffers(problem)
+    heads, waits = _heads(problem, durations, machines, buffers)
+    lengths = heads + durations + tails
+    found = [_path_bound(int(lengths.max()), int(lengths.argmax()), waits)]
+    for resource, m in machines:
+        found.append(Bound(_preemptive(heads[m], durations[m], tails[m]), MACHINE, resource))
+        found.append(buffers.one_machine(m, heads, durations, tails))
+    return max([*found, _energy(problem, heads, tails)], key=lambda bound: bound.value)
+
+
+class _Wait(NamedTuple):
+    """Why a task cannot start before its head.
+
+    Attributes:
+        since: the task from which its head is counted; −1 where from the start.
+        resource: that a join waits for; −1 where the path alone says so.
+        extra: by how much that is later than the path says.
+    """
+
+    since: int
+    resource: int = -1
+    extra: int = 0
+
+
+def _path_bound(value: int, last: int, waits: dict[int, _Wait]) -> Bound:
+    """Name what the longest path to a task rests on: what its joins waited for longest, if they waited."""
+    waited: Counter[int] = Counter()
+    while last >= 0:
+        wait = waits[last]
+        waited[wait.resource] += wait.extra
+        last = wait.since
+    [(slowest, extra)] = waited.most_common(1)
+    return Bound(value, LAYERS, slowest) if extra else Bound(value, PATH, -1)
+
+
+def _heads(
+    problem: Problem, durations: Array, machines: list[tuple[int, Array]], buffers: "_Buffers"
+) -> tuple[Array, dict[int, _Wait]]:
+    """Return the head of every task, raised at joins, and why it is what it is."""
+    joins, successors = _joins(problem), problem.successors
     next_shortest = np.array([min((durations[s] for s in later), default=0) for later in successors], dtype=np.int64)
     heads = np.zeros(len(problem.tasks), dtype=np.int64)
     ancestors: dict[int, int] = {}
-    raised: Counter[int] = Counter()
+    waits: dict[int, _Wait] = {}
     for task in problem.order:
         before = problem.tasks[task].after
-        head = max((int(heads[b] + durations[b]) for b in before), default=0)
-        heads[task] = max(head, problem.tasks[task].release)
+        since = max(before, key=lambda b: int(heads[b] + durations[b]), default=-1)
+        path = int(heads[since] + durations[since]) if before else 0
+        head = max(path, problem.tasks[task].release)
+        heads[task], waits[task] = head, _Wait(since if path == head else -1)
         mask = 0
         for b in before:
             mask |= ancestors[b] | (1 << b)
@@ -96,19 +136,14 @@ def active_bound(problem: Problem) -> Bound:
         is_ancestor = _bits(mask, len(problem.tasks))
         for resource, members in machines:
             inside = members[is_ancestor[members]]
-            if len(inside) > 1:
-                waits = _one_machine(heads[inside], durations[inside], gaps[inside])
-                waits = max(waits, buffers.one_machine(inside, heads, durations, gaps).value)
-                raised[resource] += max(0, waits - int(heads[task]))
-                heads[task] = max(heads[task], waits)
-    path = int((heads + durations + tails).max())
-    # Of resources that joins waited for, the one that they waited for longest.
-    [(slowest, waited)] = raised.most_common(1) or [(-1, 0)]
-    found = [Bound(path, LAYERS, slowest) if waited else Bound(path, PATH, -1)]
-    for resource, m in machines:
-        found.append(Bound(_preemptive(heads[m], durations[m], tails[m]), MACHINE, resource))
-        found.append(buffers.one_machine(m, heads, durations, tails))
-    return max([*found, _energy(problem, heads, tails)], key=lambda bound: bound.value)
+            if len(inside) < 2:
+                continue
+            end, first = _one_machine(heads[inside], durations[inside], gaps[inside])
+            held = buffers.one_machine(inside, heads, durations, gaps).value
+            if max(end, held) > heads[task]:
+                heads[task] = max(end, held)
+                waits[task] = _Wait(int(inside[first]) if end >= held else since, resource, int(heads[task]) - head)
+    return heads, waits
 
 
 def _bits(mask: int, count: int) -> npt.NDArray[np.bool_]:
@@ -207,12 +242,13 @@ def _joins(problem: Problem) -> set[int]:
     return set(waits[:MOST_JOINS])
 
 
-def _one_machine(heads: Array, durations: Array, tails: Array) -> int:
-    """Evaluate the one-machine bound for every threshold h at once."""
+def _one_machine(heads: Array, durations: Array, tails: Array) -> tuple[int, int]:
+    """Evaluate the one-machine bound for every threshold h at once; the bound, and whose head is its threshold."""
     order = np.argsort(-heads, kind="stable")
     total = np.cumsum(durations[order])
     least = np.minimum.accumulate(tails[order])
-    return int((heads[order] + total + least).max())
+    ends = heads[order] + total + least
+    return int(ends.max()), int(order[ends.argmax()])
 
 
 def _preemptive(heads: Array, durations: Array, tails: Array) -> int:

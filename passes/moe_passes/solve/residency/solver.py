@@ -9,11 +9,9 @@ and of few sizes, so the answer is within one expert of the bound.
 import numpy as np
 import numpy.typing as npt
 
+from moe_passes.plan.accounts import splits
 from moe_passes.plan.decisions import ALL, MSB, NONE, SolverRecord
 from moe_passes.solve.residency.problem import FloatArray, IntArray, Problem, Solution
-
-TIE = 1e-9
-"""Values a byte that are closer than this, relative to each other, are equal."""
 
 
 def solve(problem: Problem) -> Solution:
@@ -31,18 +29,25 @@ def value_of(problem: Problem, levels: IntArray) -> float:
     return float(np.where(levels == ALL, problem.whole_value, np.where(levels == MSB, problem.slice_value, 0.0)).sum())
 
 
-def record(problem: Problem, solution: Solution, seed: int) -> SolverRecord:
-    """Say what is known of a solution, as what it lacks of keeping every expert whole."""
+def record(problem: Problem, solution: Solution, seed: int, unit: str = "s") -> SolverRecord:
+    """Say what is known of a solution, as what it lacks of keeping every expert whole.
+
+    Args:
+        problem: that was solved.
+        solution: to it.
+        seed: of the pass.
+        unit: of values: seconds of loads a round, or `points` where they weigh what drafts find near far more.
+    """
     most = float(problem.whole_value.sum())
     return SolverRecord(
         pass_name="select-draft",
-        instance="what HB keeps of experts: seconds of loads a round that it does not save, coverage by its weight",
+        instance="what HB keeps of experts, by what of loads it does not save and drafts do not find near",
         status="optimal" if solution.value >= solution.upper_bound else "feasible",
         objective=most - solution.value,
         lower_bound=most - solution.upper_bound,
         greedy=most - solution.greedy,
         seed=seed,
-        unit="s",
+        unit=unit,
     )
 
 
@@ -68,9 +73,7 @@ class _Steps:
     def __init__(self, problem: Problem) -> None:
         self.problem, count = problem, len(problem.whole_bytes)
         rest_bytes, rest_value = problem.whole_bytes - problem.slice_bytes, problem.whole_value - problem.slice_value
-        has_slice = rest_bytes > 0
-        density = problem.slice_value / problem.slice_bytes
-        is_split = has_slice & (density > rest_value / np.maximum(rest_bytes, 1) * (1 + TIE))
+        is_split = splits(problem.slice_value, problem.slice_bytes, problem.whole_value, problem.whole_bytes)
         every = np.arange(count)
         split, whole = every[is_split], every[~is_split]
         self.expert = np.concatenate([split, whole, split])

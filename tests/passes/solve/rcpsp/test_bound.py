@@ -158,6 +158,24 @@ def on(resource, duration, after=(), amount=1):
             19,
             "layer by layer: external",
         ),
+        # What A takes is less than what B takes: it is B that the last task waits for.
+        (
+            Problem(
+                (1, 1, 1), ("A", "B", "C"),
+                (*(on(0, 10) for _ in range(4)), *(on(1, 21) for _ in range(2)), on(2, 5, tuple(range(6)))),
+            ),
+            47,
+            "layer by layer: B",
+        ),
+        # A join off the longest path is no part of what that rests on.
+        (
+            Problem(
+                (1, 1, 1), ("A", "B", "C"),
+                (on(0, 10), on(0, 10), on(0, 1, (0, 1)), on(1, 9), on(1, 9), on(1, 9, (3, 4)), on(2, 20, (3, 4))),
+            ),
+            38,
+            "layer by layer: B",
+        ),
         # Three loads, each filling staging until it is used, after 20: two of them begin when the first is used.
         (
             Problem(
