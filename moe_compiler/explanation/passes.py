@@ -11,7 +11,7 @@ from moe_compiler.documents.explanation import Explanation
 from moe_compiler.documents.folder import CompiledFolder, read_snapshot
 from moe_compiler.documents.plan import Solver
 from moe_compiler.explanation.ir_diff import changes, shortened
-from moe_compiler.explanation.words import figure, seconds, size
+from moe_compiler.explanation.words import figure, needed_in, seconds, size
 
 MOST_LINES = 40
 """Of a difference that is shown."""
@@ -123,9 +123,7 @@ def _placed(of: CompiledFolder) -> Iterator[str]:
 
 def _dispatched(of: CompiledFolder) -> Iterator[str]:
     plan = of.plan.dispatch
-    sure = (
-        f"needed in {plan.sure_permille / 10:g} % of training rounds or more" if plan.sure_permille <= 1000 else "none"
-    )
+    sure = f"needed in {needed_in(plan.sure_permille)}" if plan.sure_permille <= 1000 else "none"
     asked = (
         f"what the draft asks for, if it is then needed with {plan.least_permille / 10:g} % or more"
         if plan.least_permille <= 1000

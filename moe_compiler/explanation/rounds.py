@@ -4,7 +4,7 @@ from collections import Counter
 
 from moe_compiler.documents.explanation import Explanation
 from moe_compiler.documents.folder import CompiledFolder
-from moe_compiler.explanation.words import listed, seconds, size
+from moe_compiler.explanation.words import listed, needed_in, seconds, size
 
 
 def explain_wasted(of: CompiledFolder) -> Explanation:
@@ -47,7 +47,7 @@ def _begun(of: CompiledFolder) -> str:
     dispatch = of.plan.dispatch
     why = ["the draft's routers asked for the expert"] if dispatch.least_permille <= 1000 else []
     if dispatch.sure_permille <= 1000:
-        why.append(f"it was needed in {dispatch.sure_permille / 10:g} % of training rounds or more")
+        why.append(f"it was needed in {needed_in(dispatch.sure_permille)}")
     return ", or ".join(why) or "it was begun early"
 
 

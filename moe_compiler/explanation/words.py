@@ -28,6 +28,11 @@ def figure(value: float, unit: str) -> str:
     return words[unit](value) if unit in words else f"{value:.4g} {unit}"
 
 
+def needed_in(permille: int) -> str:
+    """Word the share of training rounds from which an expert counts as sure to be needed."""
+    return "every training round" if permille == 1000 else f"{permille / 10:g} % of training rounds or more"
+
+
 def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
     scale, unit = next(((s, u) for s, u in units if abs(value) >= s), units[-1])
     return f"{value / scale:.4g} {unit}"

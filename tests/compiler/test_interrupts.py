@@ -93,6 +93,15 @@ except KeyboardInterrupt:
     assert not (tmp_path / "raised").exists()
 
 
+@pytest.fixture
+def _interrupts():
+    """Python's own handler: a shell that runs tests in the background has interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts")
 def test_a_search_from_python_is_interrupted_and_leaves_the_handler():
     tasks = []
     for number in range(400):
