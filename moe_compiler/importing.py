@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from moe_passes.plan.errors import InputError
+from moe_passes.plan.request import SEED
 
 from moe_compiler.backend.folder import check_file, write_bytes
 from moe_compiler.formats.statistics import MOST_EXPERT, IntArray, Routing, read_statistics
 from moe_compiler.frontend.shapes import shapes_of
 from moe_compiler.traces.files import SCHEMA
 
+MOST_DRAWN = 65_536
+"""Experts of all layers that tokens are drawn for: some minutes."""
 DRAWN_TOKENS = 4096
 """Of a trace that is drawn from counts."""
 SWEEPS = 60
@@ -46,6 +49,7 @@ def import_profile(
     Raises:
         InputError: the file is malformed or of another model, or the output cannot be written.
     """
+    SEED.check("--seed", seed)
     path, target = Path(file), Path(output)
     check_file(target)
     routing = read_statistics(path)
@@ -63,6 +67,7 @@ def import_profile(
         chosen, kind = routing.chosen, "real"
     else:
         progress("draw tokens")
+        assert routing.counts is not None
         chosen, kind = draw(routing.counts, chosen_k, seed), "synthetic"
     buffer = io.BytesIO()
     width = np.uint8 if chosen.max(initial=0) < 256 else np.uint16
@@ -103,8 +108,10 @@ def _check(routing: Routing, path: Path, experts: int, top_k: int) -> None:
     found = routing.counts.shape[1]
     if experts and found != experts:
         raise InputError(f"{path}: is of another model: {found} experts a layer; valid: {experts}")
-    if found > MOST_EXPERT:
-        raise InputError(f"{path}: {found} experts a layer; valid: at most {MOST_EXPERT}")
+    if routing.counts.size > MOST_DRAWN:
+        raise InputError(
+            f"{path}: counts of {routing.counts.shape} experts; valid: at most {MOST_DRAWN:,} in all layers"
+        )
     few = np.flatnonzero((routing.counts > 0).sum(axis=1) < top_k)
     if 1 <= top_k < found and len(few):
         raise InputError(
@@ -119,7 +126,7 @@ def _check(routing: Routing, path: Path, experts: int, top_k: int) -> None:
         )
 
 
-def draw(counts: IntArray | None, top_k: int, seed: int, tokens: int = DRAWN_TOKENS) -> IntArray:
+def draw(counts: IntArray, top_k: int, seed: int, tokens: int = DRAWN_TOKENS) -> IntArray:
     """Draw tokens that choose each expert as often as counted: [token, row, k].
 
     An expert's score is the logarithm of its weight and Gumbel noise, and the k best are chosen; weights are corrected
@@ -132,21 +139,23 @@ def draw(counts: IntArray | None, top_k: int, seed: int, tokens: int = DRAWN_TOK
         seed: of the noise.
         tokens: how many.
     """
-    assert counts is not None
     random = np.random.default_rng(seed)
-    rows, experts = counts.shape
-    shares = counts / counts.sum(axis=1, keepdims=True) * top_k
-    target = np.clip(shares, 0.0, 1.0)
-    noise: npt.NDArray[np.float64] = random.gumbel(size=(tokens, rows, experts))
+    return np.stack([_drawn(row, top_k, random.gumbel(size=(tokens, len(row)))) for row in counts], axis=1)
+
+
+def _drawn(counts: IntArray, top_k: int, noise: npt.NDArray[np.float64]) -> IntArray:
+    """Draw the choices of one row: [token, k]."""
+    tokens, experts = noise.shape
+    target = np.clip(counts / counts.sum() * top_k, 0.0, 1.0)
     weights = np.log(np.maximum(target, 1e-9) / np.maximum(1 - target, 1e-9))
     chosen = _best(noise + weights, top_k)
     for _ in range(SWEEPS):
-        frequency = np.stack([np.bincount(chosen[:, row].ravel(), minlength=experts) for row in range(rows)]) / tokens
+        frequency = np.bincount(chosen.ravel(), minlength=experts) / tokens
         weights += 0.5 * (np.log(np.maximum(target, 1e-6)) - np.log(np.maximum(frequency, 1e-6)))
         weights = np.where(counts > 0, weights, -np.inf)
         chosen = _best(noise + weights, top_k)
-    return np.sort(chosen, axis=2)
+    return np.sort(chosen, axis=1)
 
 
 def _best(scores: npt.NDArray[np.float64], top_k: int) -> IntArray:
-    return np.asarray(np.argpartition(-scores, top_k - 1, axis=2)[:, :, :top_k], dtype=np.int64)
+    return np.asarray(np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k], dtype=np.int64)

@@ -71,6 +71,19 @@ def check_file(path: Path | None) -> None:
         raise InputError(f"-o '{path}': valid: the path of a file in a folder that exists")
 
 
+def check_beside(folder: Path, path: Path | None) -> None:
+    """Refuse an output that would replace a file of a compile.
+
+    Raises:
+        InputError: it would.
+    """
+    check_file(path)
+    if path is None or path.suffix == ".html" or not path.exists():
+        return
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"-o {path}: is a file of the compile; valid: another name")
+
+
 def write_file(path: Path, text: str) -> None:
     """Write a text file as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))

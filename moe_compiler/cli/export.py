@@ -27,10 +27,10 @@ the runtime cannot express is refused with the reason, and with what could be co
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write.")
 def export_command(folder: Path, target: str, output: Path | None) -> None:
     """Write a compiled plan as flags and files of a runtime that you already have."""
-    from moe_compiler.backend.folder import check_file, write_bytes
+    from moe_compiler.backend.folder import check_beside, write_bytes
     from moe_compiler.documents.folder import read_folder
 
-    check_file(output)
+    check_beside(folder, output)
     found = export(read_folder(folder), target)
     if found.content is None:
         if output is None:

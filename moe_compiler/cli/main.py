@@ -33,7 +33,7 @@ def entry() -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # Whoever read it has gone.
+    except (OSError, AttributeError):  # Whoever read it has gone, or there never was one.
         code = code or EXIT_INPUT
     os._exit(code if isinstance(code, int) else int(code is not None))
 
@@ -79,8 +79,11 @@ def _run() -> None:
 
 def _cut(message: str) -> str:
     """Shorten a message that repeats what it was given: some lines, each of some hundred characters."""
+    from moe_compiler.cli.text import printable
+
     half = MOST_COLUMNS // 2
-    lines = [line if len(line) <= MOST_COLUMNS else f"{line[:half]} … {line[-half:]}" for line in message.splitlines()]
+    given = [printable(line) for line in message.splitlines()]
+    lines = [line if len(line) <= MOST_COLUMNS else f"{line[:half]} … {line[-half:]}" for line in given]
     return "\n".join(lines if len(lines) <= MOST_LINES else [*lines[:MOST_LINES], f"… {len(lines) - MOST_LINES} more"])
 
 

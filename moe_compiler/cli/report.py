@@ -23,9 +23,9 @@ The page holds everything that it needs and loads nothing: open it in a browser,
 @click.option("-o", "output", type=click.Path(path_type=Path), help="File to write; default: DIR/report.html.")
 def report_command(folder: Path, output: Path | None) -> None:
     """Write a page about a compile: summary, timeline, memories, experts, passes, and a search over tasks."""
-    from moe_compiler.backend.folder import check_file, write_file
+    from moe_compiler.backend.folder import check_beside, write_file
 
-    check_file(output)
+    check_beside(folder, output)
     with progress(f"report {folder}"):
         from moe_compiler.api import report
 

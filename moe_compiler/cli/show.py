@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from moe_compiler.cli.text import read_text, title
+from moe_compiler.cli.text import printable, read_text, title
 
 EXAMPLES = """
 \b
@@ -39,7 +39,8 @@ def show_command(file: str, names: tuple[str, ...], as_json: bool) -> None:
         except (ValueError, TypeError):
             raise InputError(f"{file}: holds a number that JSON has no word for") from None
         return
-    columns = range(len(found.rows[0]) - 1) if found.rows else range(0)
-    widths = [max(len(row[column]) for row in found.rows) for column in columns]
-    for *cells, says in found.rows:
+    rows = [tuple(map(printable, row)) for row in found.rows]
+    columns = range(len(rows[0]) - 1) if rows else range(0)
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    for *cells, says in rows:
         click.echo("  ".join([*map(str.ljust, cells, widths), says]))

@@ -24,3 +24,8 @@ def read_text(file: str) -> str:
 def title(file: str) -> str:
     """Return how messages name a file."""
     return "<stdin>" if file == "-" else file
+
+
+def printable(text: str) -> str:
+    """Write control characters as Python does: a terminal would do what they say."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

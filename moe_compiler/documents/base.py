@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
+SMALLEST, LARGEST = 1e-18, 1e18
+"""Of what is divided by: seconds, tokens."""
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
+PositiveInt = Annotated[int, Field(gt=0, le=2**53)]
 
 
 class Document(BaseModel):

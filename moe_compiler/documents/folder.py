@@ -14,7 +14,7 @@ from moe_compiler.documents.cost import CostDocument
 from moe_compiler.documents.held_out import HeldOutDocument
 from moe_compiler.documents.json_file import malformed, read_json
 from moe_compiler.documents.measured import MeasuredDocument
-from moe_compiler.documents.placement import check_layers
+from moe_compiler.documents.placement import MOST_LAYERS, check_layers
 from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.record import CompileDocument
 from moe_compiler.paths import is_file, read_text
@@ -102,6 +102,10 @@ def _check_plan(plan: PlanDocument, where: str) -> None:
     for place, held in enumerate(plan.round.staged):
         if not 0 <= held.first < len(tasks) or not 0 <= held.last < len(tasks):
             raise InputError(f"{where}: round.staged.{place}: tasks {held.first}, {held.last}; there are {len(tasks)}")
+    numbers = [layer.layer for layer in plan.layers]
+    most = plan.decoder_layers or MOST_LAYERS
+    if numbers != sorted(set(numbers)) or numbers[-1] >= most:
+        raise InputError(f"{where}: layers {str(numbers)[:60]}; valid: ascending, below decoder_layers, {most}")
     has_popularity, experts = bool(plan.layers[0].popularity), len(plan.layers[0].residency)
     for row, layer in enumerate(plan.layers):
         counted = {"residency": experts, "needed_permille": experts, "popularity": experts if has_popularity else 0}

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from moe_compiler.documents.base import Document
 from moe_compiler.documents.json_file import malformed, read_json
 
-MOST_BANKS, MOST_LAYERS = 65536, 65536
+MOST_BANKS, MOST_LAYERS, MOST_EXPERTS = 65536, 65536, 65536
 
 Bank = Annotated[int, Field(ge=0, lt=MOST_BANKS)]
 
@@ -26,9 +26,9 @@ class ExpertBytes(Document):
 class LayerEntry(Document):
     """One layer: `placement` is [expert][replica][bank]."""
 
-    layer: int
+    layer: Annotated[int, Field(ge=0, lt=MOST_LAYERS)]
     expert_bytes: ExpertBytes | None = None
-    residency: list[Literal["none", "msb", "all"]]
+    residency: Annotated[list[Literal["none", "msb", "all"]], Field(min_length=1, max_length=MOST_EXPERTS)]
     placement: list[list[Annotated[list[Bank], Field(min_length=1)]]]
 
     def levels(self) -> np.ndarray:

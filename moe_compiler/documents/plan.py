@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
+from moe_passes.plan.request import BATCH, CONTEXT
 from pydantic import Field
 
 from moe_compiler.documents.base import Document, Positive, PositiveInt
-from moe_compiler.documents.placement import LayerEntry
+from moe_compiler.documents.placement import MOST_BANKS, MOST_LAYERS, LayerEntry
 
 
 class Profile(Document):
@@ -53,9 +54,9 @@ class Dispatch(Document):
 class DispatchedLayer(LayerEntry):
     """A layer of a whole plan: `popularity` counts the training tokens that chose each expert."""
 
-    needed_permille: list[int]
+    needed_permille: list[Annotated[int, Field(ge=0, le=1000)]]
     deep: list[int]
-    popularity: Annotated[list[int], Field(default_factory=list)]
+    popularity: Annotated[list[Annotated[int, Field(ge=0, le=2**53)]], Field(default_factory=list)]
 
 
 class Solver(Document):
@@ -155,14 +156,14 @@ class PlanDocument(Document):
     model: str
     target: str
     overrides: list[str]
-    batch: int
-    context: int
+    batch: Annotated[int, Field(ge=BATCH.low, le=BATCH.high)]
+    context: Annotated[int, Field(ge=CONTEXT.low, le=CONTEXT.high)]
     seed: int
     profile: Profile
     draft: Draft
     hb: Near
-    banks: int
-    decoder_layers: int | None = None
+    banks: Annotated[int, Field(ge=1, le=MOST_BANKS)]
+    decoder_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
     dispatch: Dispatch
     hot_set: HotSet
     layers: Annotated[list[DispatchedLayer], Field(min_length=1)]

@@ -43,6 +43,8 @@ def explain_alternative(of: CompiledFolder, text: str, progress: Progress) -> Ex
         other = _compiled(asked, text, progress)
     except InfeasibleError as error:
         return Explanation(question=question, sentences=[f"It cannot be: {error}"], figures={"feasible": False})
+    except InputError as error:
+        raise InputError(f"with {text} and the arguments of {of.path / 'compile.json'}: {error}") from None
     found = differences(of, other)
     return Explanation(question=question, sentences=_sentences(of, other, found, text), figures=_figures(found))
 

@@ -1,5 +1,6 @@
 """What delays a task of the scheduled round, how much later it could start, and what runs meanwhile."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,13 +58,11 @@ class ScheduledRound:
 
     def _neighbours(self, order: list[int]) -> Iterator[tuple[int, int]]:
         """Yield what leaves a resource, and what enters it next; several may hold a resource at once."""
+        starts = [self.tasks[number].start_seconds for number in order]
         for place, number in enumerate(order):
-            later = (
-                n for n in order[place + 1 :] if self.tasks[n].start_seconds >= self.end(number) - TOLERANCE_SECONDS
-            )
-            following = next(later, None)
-            if following is not None:
-                yield number, following
+            following = bisect_left(starts, self.end(number) - TOLERANCE_SECONDS, lo=place + 1)
+            if following < len(order):
+                yield number, order[following]
 
     def _staging(self) -> Iterator[tuple[int, int]]:
         """Yield what frees bytes of staging, and what takes some of them next."""
@@ -101,10 +100,12 @@ class ScheduledRound:
         """Return a chain of tasks from the start of the round to its end, each of which waited for the one before."""
         current = max(range(len(self.tasks)), key=lambda n: (self.end(n), -n), default=-1)
         found = [] if current < 0 else [current]
+        seen = set(found)
         while current >= 0:
-            waits = self.waited_for(current)
-            current = waits[0][0] if waits else -1
+            # Tasks of no time at all may each have ended when the other started.
+            current = next((number for number, _ in self.waited_for(current) if number not in seen), -1)
             found += [current] if current >= 0 else []
+            seen.add(current)
         return found[::-1]
 
 

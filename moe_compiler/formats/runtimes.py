@@ -177,13 +177,13 @@ def ktransformers(of: CompiledFolder) -> Export:
         )
     layers = plan.decoder_layers or max(near) + 1
     experts = max(len(kept) for kept in near.values())
-    counts = torch.zeros(1, layers, experts, dtype=torch.int32)
+    counts = torch.zeros(1, layers, experts, dtype=torch.int64)
     for layer in plan.layers:
         kept, chosen = near[layer.layer], layer.popularity or [0] * len(layer.residency)
         # Above all that is not near, so that the most frequent are those of the plan, layer by layer.
         lift = 1 + max(max(entry.popularity, default=0) for entry in plan.layers)
         row = [count + lift * is_near for count, is_near in zip(chosen, kept, strict=True)]
-        counts[0, layer.layer, : len(row)] = torch.tensor(row, dtype=torch.int32)
+        counts[0, layer.layer, : len(row)] = torch.tensor(row, dtype=torch.int64)
     buffer = io.BytesIO()
     torch.save({"logical_count": counts}, buffer)
     total, count = sum(map(len, near.values())), sum(sum(kept) for kept in near.values())

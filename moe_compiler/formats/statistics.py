@@ -35,12 +35,14 @@ MOST_PICKLE_BYTES = 16 * 1024**2
 """Of the pickle in it, which says what the tensors are: beyond any recorder's."""
 MOST_TEXT_BYTES = 1024**3
 MOST_ROWS = 50_000_000
+MOST_RECORDS = 200_000
 MOST_NUMBER = 2**53
 """Of a count, a token or a layer: up to there, floating point tells whole numbers apart."""
 MOST_EXPERT = 2**16 - 1
 COUNTS = ("logical_count", "load", "weight", "counts")
 """Names of arrays that are counts."""
-NUMBERED = re.compile(r"(?:e|expert)_?(\d+)")
+NUMBERED = re.compile(r"(?:e|expert)_?(\d{1,6})")
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 TOKEN = ("token", "pos", "position", "token_index")
 
 
@@ -87,9 +89,11 @@ def _torch(path: Path) -> Routing:
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # The loader raises many things over what is no tensor: a global that is not allowed, an opcode, a bad size.
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: holds more than tensors, or is damaged: {reason}") from None
+        # The loader raises many things over what is no tensor: a global that is not allowed, an opcode, a bad size; and
+        # its advice is to load the file without it.
+        named = GLOBAL.search(str(error))
+        what = f" ({named[1][:80]})" if named else f" ({type(error).__name__})"
+        raise InputError(f"{path}: holds more than tensors{what}, or is damaged; nothing in it was run") from None
     if isinstance(found, torch.Tensor):
         return _counted(_numpy(found, path), path)
     if isinstance(found, dict) and isinstance(found.get("records"), list):
@@ -127,9 +131,14 @@ def _check_archive(path: Path) -> None:
 def _numpy(tensor: Any, path: Path) -> IntArray:
     """Return a tensor as whole numbers; one that only claims to be large is refused before it is made so."""
     _check_size(tensor.numel(), path)
-    if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
-        raise InputError(f"{path}: a tensor of {tensor.dtype}, {tensor.layout}; valid: whole numbers")
-    return _whole(tensor.detach().to("cpu").numpy(), path, least=-1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = tensor.detach().to("cpu").numpy()
+    except (TypeError, RuntimeError, NotImplementedError):
+        # Sparse, nested, quantised, without data, of a type that NumPy does not know.
+        raise InputError(f"{path}: a tensor of {tensor.dtype}, {tensor.layout}; valid: whole numbers") from None
+    return _whole(values, path, least=-1)
 
 
 def _check_size(numbers: int, path: Path) -> None:
@@ -159,6 +168,8 @@ def _per_token(found: dict[str, Any], path: Path) -> Routing:
     import torch
 
     parts, numbers = [], 0
+    if len(found["records"]) > MOST_RECORDS:
+        raise InputError(f"{path}: {len(found['records']):,} records; valid: at most {MOST_RECORDS:,}")
     for number, record in enumerate(found["records"]):
         ids = record.get("topk_ids_of_layer") if isinstance(record, dict) else None
         if not isinstance(ids, torch.Tensor) or ids.dim() != 3:

@@ -318,9 +318,34 @@ def test_plans_that_were_edited_are_refused(folder, tmp_path):
         ({"criterion": plan["criterion"] | {"slice_bytes": 0}}, "criterion.slice_bytes"),
         ({"target": "x\necho PWNED #"}, "control characters"),
         ({"model": "\x1b[2J"}, "control characters"),
+        ({"banks": 10**9}, "banks"),
+        ({"batch": -3}, "batch"),
+        ({"decoder_layers": 10**11}, "decoder_layers"),
+        ({"decoder_layers": 1}, "below decoder_layers, 1"),
+        ({"layers": [plan["layers"][0] | {"popularity": [10**30] * 16}, *plan["layers"][1:]]}, "popularity"),
     ):
         (tmp_path / "edited" / "plan.json").write_text(json.dumps(plan | part))
         assert_refused(moec("explain", tmp_path / "edited", "--task", 0), words)
+
+
+def test_tasks_of_no_time_that_wait_for_each_other_end_the_chain(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "edited")
+    plan = read(folder, "plan")
+    task = plan["round"]["tasks"][0] | {"uses": ["r"], "seconds": 0.0}
+    tasks = [task | {"start_seconds": 1e-10}, task | {"id": 1, "start_seconds": 0.0, "after": [0]}]
+    (tmp_path / "edited" / "plan.json").write_text(
+        json.dumps(plan | {"round": {"kind": "x", "tasks": tasks, "staged": []}})
+    )
+    figures, _ = overview(tmp_path / "edited", "Which tasks delay the round?")
+    assert sorted(figures["chain"]) == [0, 1]
+
+
+def test_a_report_replaces_no_file_of_the_compile(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    plan = tmp_path / "out" / "plan.json"
+    assert_refused(moec("report", tmp_path / "out", "-o", plan), "is a file of the compile")
+    assert_refused(moec("export", tmp_path / "out", "--to", "neutral", "-o", plan), "is a file of the compile")
+    assert plan.read_text() == (folder / "plan.json").read_text()
 
 
 def test_costs_that_were_edited_are_refused(folder, tmp_path):

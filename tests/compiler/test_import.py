@@ -183,9 +183,13 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
     np.savez(tmp_path / "huge.npz", load=np.array([[1e300, 1.0]]))
     np.savez(tmp_path / "few.npz", load=np.array([[5, 5, 0, 0], [1, 1, 1, 1]]))
     torch.save({"logical_count": -torch.ones(LAYERS, EXPERTS)}, tmp_path / "minus.pt")
+    torch.save({"logical_count": torch.ones(LAYERS, EXPERTS).to_sparse_csr()}, tmp_path / "sparse.pt")
+    torch.save({"logical_count": torch.ones(LAYERS, EXPERTS).to(torch.float8_e4m3fn)}, tmp_path / "float8.pt")
+    np.savez(tmp_path / "wide.npz", load=np.ones((60, 6000)))
     one = torch.zeros(1, dtype=torch.int64).expand(4, 30_000_000 // 4, 1)
     torch.save({"records": [{"topk_ids_of_layer": one} for _ in range(12)]}, tmp_path / "shared.pt")
     for name, text in {
+        "escape.csv": "\x1b[31m,layer\n1,2\n",
         "overflow.jsonl": '{"experts": [[1e999]]}',
         "long.jsonl": '{"experts": [[111111111111111111111111111]]}',
         "ragged.jsonl": '{"experts": [[1, 2], 3]}\n{"experts": [[1, 2], [3, 4], [5, 6]]}',
@@ -212,6 +216,11 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
         ("minus.pt", [], ["from 0"]),
         ("few.npz", ["--top-k", 3], ["in layer 0 fewer than 3 experts were chosen"]),
         ("shared.pt", [], ["at most 2 GiB"]),
+        ("sparse.pt", [], ["a tensor of torch.float32, torch.sparse_csr"]),
+        ("float8.pt", [], ["a tensor of torch.float8_e4m3fn"]),
+        ("wide.npz", ["--top-k", 2], ["at most 65,536 in all layers"]),
+        ("few.npz", ["--top-k", 1, "--seed", -1], ["--seed -1"]),
+        ("escape.csv", [], ["columns \\x1b[31m"]),
         ("overflow.jsonl", [], ["overflow.jsonl:1", "whole numbers"]),
         ("long.jsonl", [], ["long.jsonl:1", "experts up to 65535"]),
         ("ragged.jsonl", [], ["token 1 has 2 of", "valid"]),

@@ -86,6 +86,8 @@ def test_other_peoples_modules_that_hold_no_experts_or_no_machine_are_refused(tm
         assert_refused(moec("opt", stacks, "-p", f"find-experts{{{bits}}}", *machine), "msb-bits", "≤ 64")
     (tmp_path / "open.mlir").write_text(STACKS.replace("vtensor<[4,12,8],f32>", "vtensor<[?,12,8],f32>"))
     assert_refused(moec("opt", tmp_path / "open.mlir", "-p", "find-experts", *machine), "[?, 12, 8]")
+    (tmp_path / "all.mlir").write_text(STACKS.replace("[6,2],si64", "[6,4],si64"))
+    assert_refused(moec("opt", tmp_path / "all.mlir", "-p", "find-experts", *machine), "4 of 4 experts")
     body = STACKS[STACKS.index("func.func") :]
     (tmp_path / "two.mlir").write_text(STACKS + body.replace("@step", "@prefill"))
     assert_refused(

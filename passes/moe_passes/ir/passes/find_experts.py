@@ -13,6 +13,9 @@ from moe_passes.plan.errors import InputError
 from moe_passes.plan.model import ExpertLayer, ModelShape
 
 MOST_BITS = 64
+MOST_EXPERTS = 65536
+MOST_PARAMETERS = 2**46
+"""Of a layer: 64 bits of each are bytes that 64 bits hold."""
 
 
 @dataclass(frozen=True)
@@ -74,4 +77,15 @@ class FindExperts(Pass):
                 f"{self.name}: {several} have routed experts, of one model or of several; valid: function=NAME"
             )
         [layers] = found.values()
+        for layer in layers:
+            if (
+                not 1 <= layer.top_k < layer.experts <= MOST_EXPERTS
+                or layer.parameters * layer.experts > MOST_PARAMETERS
+            ):
+                raise InputError(
+                    f"{self.name}: {layer.top_k} of {layer.experts} experts of {layer.parameters} parameters at "
+                    f"{layer.line or 'no line that is known'}; valid: fewer than all, of at most {MOST_EXPERTS} "
+                    f"experts "
+                    f"and {MOST_PARAMETERS} parameters"
+                )
         return layers
