@@ -250,7 +250,7 @@ MUTANTS = (
     # What is near of each expert, and what becomes of the others.
     wrong("no expert is kept whole", f"{SOLVE}/residency/solver.py", RESIDENCY, "return self._top_up(levels, left), bound", "return np.minimum(levels, MSB), bound", fast=True),
     wrong("room is left over", f"{SOLVE}/residency/solver.py", RESIDENCY, "return self._top_up(levels, left), bound", "return levels, bound", fast=True),
-    wrong("a rest is worth no more than its slice", f"{SOLVE}/residency/solver.py", RESIDENCY, "is_split = has_slice & (density > rest_value / np.maximum(rest_bytes, 1) * (1 + TIE))", "is_split = has_slice & (density >= 0)", fast=True),
+    wrong("a rest is worth no more than its slice", "passes/moe_passes/plan/accounts.py", RESIDENCY, "return (rest_bytes > 0) & (np.asarray(slice_value) / slice_bytes > rest * (1 + TIE))", "return rest_bytes > 0", fast=True),
     noop("the bound of what is kept is not checked", f"{SOLVE}/residency/check.py", RESIDENCY, "least_bound", 'float("inf")', fast=True),
     wrong("random experts are the popular ones", f"{SOLVE}/residency/fixed.py", RESIDENCY, "if place.kind == SHARE and place.order == RANDOM:", "if False:", fast=True),
     noop("a cache keeps what it has", f"{SOLVE}/residency/fixed.py", RESIDENCY, "rule_of", "FROZEN", fast=True),
@@ -290,7 +290,12 @@ MUTANTS = (
     wrong("any program is ours", "moe_compiler/backend/program.py", "tests/compiler/test_run.py::test_a_program_that_was_edited_is_not_run", "    if not _is_alike(found,", "    if not True and not _is_alike(found,"),
     wrong("a sequence goes on after its end", "moe_compiler/runtime/decoder.py", "tests/compiler/test_run.py::test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round", "if sequence[n] in ends)", "if False)"),
     # What is said of a compile, and what leaves it.
-    wrong("a bound rests on a longest path", f"{SOLVE}/rcpsp/bound.py", f"{RCPSP}/test_bound.py::test_what_a_bound_rests_on_is_said", "Bound(path, LAYERS, slowest) if waited else Bound(path, PATH, -1)", "Bound(path, PATH, -1)", fast=True),
+    wrong("a bound rests on a longest path", f"{SOLVE}/rcpsp/bound.py", f"{RCPSP}/test_bound.py::test_what_a_bound_rests_on_is_said", "Bound(value, LAYERS, slowest) if extra else Bound(value, PATH, -1)", "Bound(value, PATH, -1)", fast=True),
+    wrong("a bound rests on any join", f"{SOLVE}/rcpsp/bound.py", f"{RCPSP}/test_bound.py::test_what_a_bound_rests_on_is_said", "if max(end, held) > heads[task]:", "if max(end, held) > 0:", fast=True),
+    wrong("a step is always that to the slice", "passes/moe_passes/plan/accounts.py", "tests/compiler/test_explain.py::test_a_step_is_that_of_the_solver", "return bool(splits(slice_worth, self.slice_bytes, whole_worth, self.whole_bytes))", "return True"),
+    wrong("KTransformers loses an expert", "moe_compiler/formats/runtimes.py", "tests/compiler/test_export.py::test_ktransformers_keeps_as_many_as_the_plan", "(count + 0.5) / total", "count / total", fast=True),
+    noop("other inputs are compared", "moe_compiler/explanation/alternative.py", "tests/compiler/test_explain.py::test_an_alternative_is_not_compared_with_what_was_compiled_of_other_files", "_check_inputs"),
+    wrong("a chain goes round", "moe_compiler/explanation/task.py", "tests/compiler/test_explain.py::test_slack_is_what_a_task_can_be_late", "lo=place + 1", "lo=0"),
     wrong("a byte has no price", f"{SOLVE}/residency/solver.py", RESIDENCY, "price = float(self.value[taken]) / float(self.size[taken])", "price = 0.0", fast=True),
     wrong("slack knows no staging", "moe_compiler/explanation/task.py", "tests/compiler/test_explain.py::test_slack_is_what_a_task_can_be_late", "for number, other in self._staging():", "for number, other in ():"),
     wrong("the cut is elsewhere", "moe_compiler/explanation/expert.py", "tests/compiler/test_explain.py::test_why_is_an_expert_not_near", "step[0] / step[1] >= criterion.price_seconds_per_byte", "step[0] / step[1] >= 2 * criterion.price_seconds_per_byte"),

@@ -187,10 +187,8 @@ def ktransformers(of: CompiledFolder) -> Export:
     buffer = io.BytesIO()
     torch.save({"logical_count": counts}, buffer)
     total, count = sum(map(len, near.values())), sum(sum(kept) for kept in near.values())
-    # It cuts `total * ratio` down to a whole number: half an expert more, so that rounding takes none away.
-    ratio = 1 if count == total else (count + 0.5) / total
     command = ["python", "-m", "sglang.launch_server", "--model", "MODEL", "--kt-weight-path", "WEIGHTS"]
-    command += ["--kt-gpu-experts-ratio", f"{ratio:.9f}", "--kt-expert-placement-strategy", "frequency"]
+    command += ["--kt-gpu-experts-ratio", share_of(count, total), "--kt-expert-placement-strategy", "frequency"]
     command += ["--init-expert-location", FILE]
     notes = [
         "counts of near experts are raised above all others, so that it keeps just those",
@@ -199,6 +197,11 @@ def ktransformers(of: CompiledFolder) -> Export:
     if plan.draft.length:
         notes.append("speculation is not part of its flags here: the prediction is of the plan's drafts")
     return Export(_shell(of.cost, KTRANSFORMERS, command, notes), buffer.getvalue(), ".pt")
+
+
+def share_of(count: int, total: int) -> str:
+    """Return `--kt-gpu-experts-ratio`: it keeps `int(total * ratio)` experts, so half of one is added."""
+    return "1" if count == total else f"{(count + 0.5) / total:.9f}"
 
 
 def eplb(of: CompiledFolder) -> Export:

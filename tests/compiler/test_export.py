@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from moe_compiler.formats.runtimes import share_of
 from tests.command import assert_refused, moec
 from tests.conftest import write_tiny
 
@@ -106,6 +107,21 @@ def test_ktransformers_keeps_just_the_experts_of_the_plan(compiled_as, tmp_path)
     number = int(counts.size * float(words[words.index("--kt-gpu-experts-ratio") + 1]))
     best = np.argsort(-counts, axis=None, kind="stable")[:number]
     assert {divmod(int(place), counts.shape[1]) for place in best} == near
+
+
+@pytest.mark.parametrize("total", [1, 7, 48 * 128, 61 * 256])
+def test_ktransformers_keeps_as_many_as_the_plan(total):
+    assert [int(total * float(share_of(count, total))) for count in range(total + 1)] == list(range(total + 1))
+
+
+def test_files_that_are_read_by_their_ending_have_it(compiled_as, tmp_path):
+    assert_refused(
+        moec("export", host(compiled_as, "all-near"), "--to", "sglang", "-o", tmp_path / "location"), "ends in .json"
+    )
+    assert_refused(
+        moec("export", host(compiled_as, "near-share=0.5"), "--to", "ktransformers", "-o", tmp_path / "s"),
+        "ends in .pt",
+    )
 
 
 def test_sglang_and_eplb_have_every_expert_in_its_slot(compiled_as, tmp_path):
