@@ -208,6 +208,8 @@ def _logical(chosen: IntArray, mapping: Any, path: Path) -> IntArray:
 
 def _arrays(path: Path) -> Routing:
     names = names_of(path)
+    if "experts" in names:
+        raise InputError(f"{path}: is a profile already (it holds 'experts'); valid: --profile {path} as it is")
     wanted = next((name for name in COUNTS if name in names), names[0] if len(names) == 1 else "")
     if not wanted:
         raise InputError(f"{path}: holds {', '.join(names)[:200] or 'nothing'}; valid: one of {', '.join(COUNTS)}")

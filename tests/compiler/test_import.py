@@ -185,6 +185,7 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
     torch.save({"logical_count": -torch.ones(LAYERS, EXPERTS)}, tmp_path / "minus.pt")
     torch.save({"logical_count": torch.ones(LAYERS, EXPERTS).to_sparse_csr()}, tmp_path / "sparse.pt")
     torch.save({"logical_count": torch.ones(LAYERS, EXPERTS).to(torch.float8_e4m3fn)}, tmp_path / "float8.pt")
+    np.savez(tmp_path / "profile.npz", experts=np.zeros((2, 2, 1)), kind=np.array("real"))
     np.savez(tmp_path / "wide.npz", load=np.ones((60, 6000)))
     one = torch.zeros(1, dtype=torch.int64).expand(4, 30_000_000 // 4, 1)
     torch.save({"records": [{"topk_ids_of_layer": one} for _ in range(12)]}, tmp_path / "shared.pt")
@@ -218,6 +219,7 @@ def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
         ("shared.pt", [], ["at most 2 GiB"]),
         ("sparse.pt", [], ["a tensor of torch.float32, torch.sparse_csr"]),
         ("float8.pt", [], ["a tensor of torch.float8_e4m3fn"]),
+        ("profile.npz", [], ["is a profile already"]),
         ("wide.npz", ["--top-k", 2], ["at most 65,536 in all layers"]),
         ("few.npz", ["--top-k", 1, "--seed", -1], ["--seed -1"]),
         ("escape.csv", [], ["columns \\x1b[31m"]),
