@@ -8,7 +8,7 @@ from moe_passes.plan.errors import InputError
 
 import moe_compiler
 from moe_compiler import dynamo
-from moe_compiler.frontend.captured import capture
+from moe_compiler.frontend.captured import _joint, capture
 from tests.conftest import tiny_config
 
 OPTIONS = {
@@ -120,6 +120,20 @@ def captured(model):
 def test_attention_that_is_written_out_is_refused_with_what_to_do():
     with pytest.raises(InputError, match="attn_implementation='sdpa'"):
         capture(captured(built("gpt_oss")))
+
+
+def test_a_joint_is_where_all_that_is_behind_comes_together():
+    def branches(x):
+        a = x * 1.0
+        return (a + 1.0) + (a * 2.0)
+
+    graph = torch.fx.symbolic_trace(branches).graph
+    _, *nodes = (node for node in graph.nodes if node.op != "output")
+    for node in nodes:
+        node.meta["val"] = torch.zeros(2, 4)
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    assert _joint(set(nodes), order, 8, 4) is nodes[-1]
+    assert _joint(set(nodes[:-1]), order, 8, 4) is None
 
 
 @pytest.mark.parametrize("kind", ["qwen2_moe", "olmoe", "deepseek_v3"])

@@ -9,6 +9,7 @@ import pytest
 from moe_passes.plan.accounts import Criterion
 
 from moe_compiler.documents.folder import read_folder
+from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.explanation.expert import _step
 from moe_compiler.explanation.ir_diff import changes, shortened
 from moe_compiler.explanation.task import ScheduledRound
@@ -149,6 +150,32 @@ def test_slack_is_what_a_task_can_be_late(folder):
         start, finish = figures["start_seconds"], figures["end_seconds"]
         beside = [t.id for t in tasks if t.id != number and t.start_seconds < finish and round_.end(t.id) > start]
         assert figures["meanwhile"] == beside
+
+
+def test_staging_and_resources_are_waited_for(folder):
+    """Two loads of the same bytes of staging, each for a task of its own: the second waits for the first's bytes."""
+    plan = read(folder, "plan")
+    form = plan["round"]["tasks"][0]
+    rows = [  # kind, start, seconds, uses, after
+        ("load", 0, 2, ["link"], []),
+        ("load", 2, 1, ["link"], []),
+        ("expert", 2, 3, ["banks"], [0]),
+        ("load", 5, 2, ["link"], []),
+        ("expert", 7, 1, ["banks"], [1, 3]),
+    ]
+    tasks = [
+        form | {"id": n, "kind": kind, "start_seconds": float(at), "seconds": float(s), "uses": uses, "after": after}
+        for n, (kind, at, s, uses, after) in enumerate(rows)
+    ]
+    places = ((0, 2, 0), (1, 4, 10), (3, 4, 0))
+    staged = [{"first": first, "last": last, "bytes": 10, "offset": offset} for first, last, offset in places]
+    round_ = ScheduledRound(
+        PlanDocument.model_validate(plan | {"round": {"kind": "x", "tasks": tasks, "staged": staged}}, strict=False)
+    )
+    before = [{}, {0: "link"}, {0: "its data"}, {1: "link", 2: "staging"}, {1: "its data", 3: "its data", 2: "banks"}]
+    assert round_.before == before
+    assert round_.chain() == [0, 2, 3, 4]
+    assert [round_.slack(n) for n in range(5)] == [0, 2, 0, 0, 0]
 
 
 def test_what_a_pass_did_and_the_ir_around_it(folder):
