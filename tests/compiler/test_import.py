@@ -170,6 +170,7 @@ def test_bombs_are_refused_by_their_size(tmp_path):
     assert_refused(moec("profile", "import", tmp_path / "big.npz", "-o", tmp_path / "o.npz"), "array 'load'")
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 def test_what_is_damaged_or_of_another_model_is_refused(chosen, tmp_path):
     write_tiny(tmp_path / "tiny")
     good = tmp_path / "good.jsonl"
