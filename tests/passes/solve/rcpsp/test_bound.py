@@ -167,6 +167,15 @@ def on(resource, duration, after=(), amount=1):
             47,
             "layer by layer: B",
         ),
+        # The same where the longer wait is looked at first.
+        (
+            Problem(
+                (1, 1, 1), ("A", "B", "C"),
+                (*(on(0, 21) for _ in range(2)), *(on(1, 10) for _ in range(4)), on(2, 5, tuple(range(6)))),
+            ),
+            47,
+            "layer by layer: A",
+        ),
         # A join off the longest path is no part of what that rests on.
         (
             Problem(
