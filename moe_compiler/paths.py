@@ -1,6 +1,7 @@
 """Asking the file system without surprises: only regular files of a stated size are read, and looked at before."""
 
 import hashlib
+import io
 import math
 import os
 import stat
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_TEXT_BYTES = 512 * 1024**2
 """Of IR, JSON and CSV: a hundred times what the largest model of ours takes."""
+MOST_HEADER_BYTES = 2**17
+"""Of an array in an .npz: more than its format's first version can say."""
 MOST_ARRAY_BYTES = 1024**3
 """Of an array in an .npz, unpacked."""
 
@@ -133,9 +136,11 @@ def _check_header(archive: zipfile.ZipFile, name: str) -> None:
 
     member: Any
     with archive.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(member)
+        # A header says itself how long it is, and would be read whole.
+        start = io.BytesIO(member.read(MOST_HEADER_BYTES))
+    version = np.lib.format.read_magic(start)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(start)
     size = math.prod(shape) * kind.itemsize
     if kind.hasobject or size > MOST_ARRAY_BYTES:
         raise InputError(f"is of {kind} and {size:,} bytes; valid: numbers or text, at most {MOST_ARRAY_BYTES:,} bytes")
