@@ -165,14 +165,14 @@ def _sentences(of: CompiledFolder, other: CompiledFolder, found: DiffDocument, t
     said = [f"With {text} a token takes {seconds(now)} instead of {seconds(was)} ({now / was - 1:+.1%})."]
     if now != was and low <= now <= high:
         said.append(
-            f"That is within what held-out rounds tell apart: by 95 % the compiled plan takes {seconds(low)} to "
+            f"Held-out rounds do not tell the two apart: by 95 % the compiled plan takes {seconds(low)} to "
             f"{seconds(high)}."
         )
     parts = [f"{part.kind} {part.seconds * 1e3:+.4g} ms" for part in found.contributions if part.seconds]
     if parts:
         said.append(f"Where, a token, on the critical path: {listed(parts, 6)}.")
     decided = [
-        f"{part.name} {part.a} → {part.b}"
+        f"{part.name} {_plain(part.a)} → {_plain(part.b)}"
         for part in found.decisions
         if isinstance(part.a, int | float | str) and isinstance(part.b, int | float | str)
     ]
@@ -182,3 +182,7 @@ def _sentences(of: CompiledFolder, other: CompiledFolder, found: DiffDocument, t
     said.append(f"{moved} experts are kept otherwise, {found.placed_otherwise} lie in other banks.")
     said.append(f"It would be limited by {other.cost.limited_by} (as compiled: {of.cost.limited_by}).")
     return said
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
