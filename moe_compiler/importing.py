@@ -116,8 +116,7 @@ def _check(routing: Routing, path: Path, experts: int, top_k: int) -> None:
     if 1 <= top_k < found and len(few):
         raise InputError(
             f"{path}: in layer {routing.rows[int(few[0])]} fewer than {top_k} experts were chosen at all; valid: "
-            f"counts "
-            "of more tokens"
+            "counts of more tokens"
         )
     if not 1 <= top_k < found:
         raise InputError(

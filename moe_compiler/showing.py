@@ -22,11 +22,12 @@ from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.record import CompileDocument
 from moe_compiler.explanation.summary import summary_rows
 from moe_compiler.explanation.words import figure, seconds, size
-from moe_compiler.paths import is_file, names_of, read_arrays, read_bytes, read_text
+from moe_compiler.paths import is_file, names_of, read_arrays, read_text
 from moe_compiler.runtime.store_file import MAGIC, StoreFile
 
 MODEL_EXPLORER = "model_explorer."
-MOST_TRACE_BYTES = 64 * 1024**2
+MOST_TEXT_BYTES = 64 * 1024**2
+"""Of a program or a page."""
 SHOWN = 8
 """Entries of a list of numbers that are shown."""
 Row = tuple[str, ...]
@@ -96,10 +97,6 @@ def _folder(of: CompiledFolder) -> Shown:
     files = sorted(path for path in of.path.rglob("*") if path.is_file())
     rows += [(f"file {path.relative_to(of.path)}", size(path.stat().st_size)) for path in files]
     return Shown("compiled folder", rows, {row[0]: row[1] for row in rows})
-
-
-DOCUMENTS: dict[str, tuple[type[Document], Callable[[Any], Iterator[Row]]]] = {}
-"""What tells a document from others (a key that it alone has), its model, and its lines."""
 
 
 def _json(path: Path) -> Shown:
@@ -192,13 +189,14 @@ def _held_out_rows(held: HeldOutDocument) -> Iterator[Row]:
         yield (f"round {number}", f"{seconds(round_.seconds)}, {len(round_.tasks.kind)} tasks, {bound}{vain}")
 
 
-DOCUMENTS |= {
+DOCUMENTS: dict[str, tuple[type[Document], Callable[[Any], Iterator[Row]]]] = {
     "hb": (PlanDocument, _plan_rows),
     "steady_state": (CostDocument, _flat),
     "solver_calls": (CompileDocument, _flat),
     "kinds": (HeldOutDocument, _held_out_rows),
     "kernel": (MeasuredDocument, _flat),
 }
+"""What tells a document from others (a key that it alone has), its model, and its lines."""
 
 
 def _program(path: Path) -> Shown:
@@ -215,7 +213,7 @@ def _page(path: Path) -> Shown:
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path, MOST_TRACE_BYTES)
+        return read_text(path, MOST_TEXT_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
 
@@ -235,16 +233,13 @@ def _arrays(path: Path) -> Shown:
 
 
 def _trace(path: Path) -> Shown:
-    try:
-        tracks, slices = read_trace(read_bytes(path, MOST_TRACE_BYTES), str(path))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    tracks, slices = read_trace(path)
     rows: list[Row] = []
     content: dict[str, Any] = {}
     for track in tracks:
         of = [part for part in slices if part.track == track]
         busy = sum(part.end - part.start for part in of) * 1e-9
-        kinds = Counter(part.name.partition(" ")[0] for part in of)
+        kinds = Counter(part.kind for part in of)
         rows.append(
             (track, f"{len(of)} slices", seconds(busy), ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()))
         )

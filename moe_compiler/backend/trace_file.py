@@ -5,13 +5,17 @@ Slices of a track never overlap: where they do, the track has as many lanes as t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from moe_passes.plan.errors import InputError
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
+from moe_compiler.paths import read_bytes
+
 SEQUENCE = 1
+MOST_TRACE_BYTES = 64 * 1024**2
 ROOT_TRACK = 1
 FIRST_TRACK = 16
 END, LEVEL, START = range(3)
@@ -39,6 +43,11 @@ class Slice:
     details: tuple[tuple[str, int | str], ...] = ()
     flows: tuple[int, ...] = ()
     ended_flows: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The first word of its name."""
+        return self.name.partition(" ")[0]
 
 
 @dataclass(frozen=True)
@@ -164,21 +173,21 @@ class _Writer:
         return packet
 
 
-def read_trace(data: bytes, where: str) -> tuple[list[str], list[Slice]]:
+def read_trace(path: Path) -> tuple[list[str], list[Slice]]:
     """Read a trace of ours back: names of tracks in their order, and slices.
 
-    Args:
-        data: the file.
-        where: how messages name it.
-
     Raises:
-        InputError: it is no such trace.
+        InputError: it cannot be read, is too large, or is no such trace.
     """
+    try:
+        data = read_bytes(path, MOST_TRACE_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
     trace, names, open_, slices = proto.Trace(), dict[int, str](), dict[int, Slice](), list[Slice]()
     try:
         trace.ParseFromString(data)
     except DecodeError:
-        raise InputError(f"{where}: is no Perfetto trace, or was cut off; valid: what moec wrote") from None
+        raise InputError(f"{path}: is no Perfetto trace, or was cut off; valid: what moec wrote") from None
     for packet in trace.packet:
         event, track = packet.track_event, packet.track_event.track_uuid
         if packet.HasField("track_descriptor"):

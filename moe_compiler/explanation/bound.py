@@ -47,10 +47,9 @@ def explain_bound(of: CompiledFolder) -> Explanation:
         "doubled_seconds": max(most_seconds / 2, second[1]),
     }
     sentences = [
-        f"A held-out round takes {seconds(cost.round.seconds)}; no schedule of these rounds, known in advance, takes "
-        f"less "
-        f"than {seconds(cost.round.lower_bound_seconds)} on the mean, so better scheduling can gain at most "
-        f"{cost.round.gap:.1%}.",
+        f"A held-out round takes {seconds(cost.round.seconds)}; no schedule of these rounds, known in advance, "
+        f"takes less than {seconds(cost.round.lower_bound_seconds)} on the mean, so better scheduling can gain at "
+        f"most {cost.round.gap:.1%}.",
         f"In {count} of {len(of.held_out.rounds)} rounds that bound rests on {meaning(most)}.",
         f"If nothing ever waited, {limited_by} alone would need {seconds(most_seconds)} "
         f"({cost.roofline_fraction:.0%} of the round), then {second[0]} {seconds(second[1])}.",
@@ -72,7 +71,6 @@ def explain_bound(of: CompiledFolder) -> Explanation:
         sentences.append(
             f"What is kept and drafted: {seconds(draft.objective)} a token where rounds are judged; the bound over "
             f"every setting is {seconds(draft.lower_bound)} ({draft.limit or 'on what is not on record'}), "
-            f"{draft.gap:.0%} "
-            "less, and looser: it supposes the best experts of each round."
+            f"{draft.gap:.0%} less, and looser: it supposes the best experts of each round."
         )
     return Explanation(question="Why can it not be faster?", sentences=sentences, figures=figures)

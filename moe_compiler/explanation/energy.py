@@ -36,11 +36,10 @@ def explain_energy(of: CompiledFolder) -> Explanation:
     ]
     if by_layer:
         sentences.append(
-            f"By phase, static power left out: "
-            f"{listed([f'{name} {joules(value)}' for name, value in phases.items()])}. "
-            f"The layers that take the most: "
-            f"{listed([f'{layer_name(of, layer)} ({joules(value)})' for layer, value in most])}; what is not named "
-            "takes less."
+            "By phase, static power left out: "
+            f"{listed([f'{name} {joules(value)}' for name, value in phases.items()])}. The layers that take the "
+            f"most: {listed([f'{layer_name(of, layer)} ({joules(value)})' for layer, value in most])}; what is not "
+            "named takes less."
         )
     return Explanation(question=question, sentences=sentences, figures=figures)
 

@@ -129,8 +129,7 @@ def _why(kept: _Residents, row: int, expert: int, figures: dict[str, Any]) -> li
     )
     said = [
         f"Experts of all layers compete for {size(criterion.room_bytes)} by {by}; by share of its layer's choices "
-        f"this one "
-        f"is number {figures['rank_of_all']} of {figures['experts']}."
+        f"this one is number {figures['rank_of_all']} of {figures['experts']}."
     ]
     price = figures["price_seconds_per_byte"]
     if "next_step_bytes" not in figures:

@@ -97,10 +97,8 @@ def _drafted(of: CompiledFolder) -> Iterator[str]:
     levels = Counter(level for layer in of.plan.layers for level in layer.residency)
     yield (
         f"γ = {draft.length}; near are {levels['all']} experts whole, {levels['msb']} as a slice, {levels['none']} "
-        f"not at all "
-        f"({draft.expert_fraction:.1%} of all), with {size(near.staging_bytes)} of staging, {size(near.dense_bytes)} "
-        f"of dense "
-        f"weights and {size(near.kv_bytes)} of KV cache beside them."
+        f"not at all ({draft.expert_fraction:.1%} of all), with {size(near.staging_bytes)} of staging, "
+        f"{size(near.dense_bytes)} of dense weights and {size(near.kv_bytes)} of KV cache beside them."
     )
 
 
@@ -111,8 +109,7 @@ def _placed(of: CompiledFolder) -> Iterator[str]:
     common = ", ".join(f"{count} over {width} banks" for width, count in shards.most_common(3))
     yield (
         f"It cut {len(copies)} replicas of near experts over {of.plan.banks} banks ({common or 'none'}); {several} "
-        f"experts have "
-        "several replicas."
+        "experts have several replicas."
     )
     records = _solvers(of, "partition-experts")
     now, greedy = sum(r.objective for r in records), sum(r.greedy for r in records)
@@ -156,8 +153,7 @@ def _steady(of: CompiledFolder) -> Iterator[str]:
     state = of.cost.steady_state
     yield (
         f"Rounds repeat every {seconds(state.period_seconds)}; {state.carried_loads} loads of the next round run in "
-        f"the tail of "
-        "this one."
+        "the tail of this one."
     )
 
 

@@ -36,8 +36,7 @@ def explain_wasted(of: CompiledFolder) -> Explanation:
             "not need it.",
             f"The experts (LAYER.EXPERT, and loads in vain in {len(rounds)} rounds): {listed(most, 5)}.",
             f"Rounds take {of.cost.held_out.regret:.1%} longer than with hindsight, "
-            f"{of.cost.held_out.informed_regret:.1%} "
-            "had the draft asked for nothing in vain.",
+            f"{of.cost.held_out.informed_regret:.1%} had the draft asked for nothing in vain.",
         ]
     return Explanation(question="Which loads were wasted?", sentences=sentences, figures=figures)
 
@@ -72,10 +71,8 @@ def explain_trust(of: CompiledFolder) -> Explanation:
     }
     sentences = [
         f"A token takes {seconds(token.seconds)}, the mean of {cost.held_out.rounds} rounds that no pass has seen; "
-        f"by drawing "
-        f"them anew, 95 % of means lie between {seconds(low_high[0])} and {seconds(low_high[1])}. The slowest "
-        f"twentieth of "
-        f"rounds takes {seconds(cost.held_out.p95_seconds)} or more.",
+        f"by drawing them anew, 95 % of means lie between {seconds(low_high[0])} and {seconds(low_high[1])}. The "
+        f"slowest twentieth of rounds takes {seconds(cost.held_out.p95_seconds)} or more.",
         f"Routing is {cost.profile.kind} ({cost.profile.name}), that of the draft {cost.profile.draft_routing}."
         + (
             f" Over routing like every model that was measured, it is {seconds(spread[0])} to {seconds(spread[1])}."
@@ -95,7 +92,6 @@ def explain_trust(of: CompiledFolder) -> Explanation:
         emulated = " with an emulated far memory" if measured.is_emulated else ""
         sentences.append(
             f"A run{emulated} took {seconds(measured.round.seconds)} a round, where "
-            f"{seconds(measured.predicted.round_seconds)} "
-            f"was predicted ({measured.predicted.error:+.0%})."
+            f"{seconds(measured.predicted.round_seconds)} was predicted ({measured.predicted.error:+.0%})."
         )
     return Explanation(question="How sure is it?", sentences=sentences, figures=figures)

@@ -192,12 +192,11 @@ def explain_round(of: CompiledFolder) -> Explanation:
     }
     sentences = [
         f"The scheduled training round takes {seconds(round_.makespan)}. Back from its last task, a chain of "
-        f"{len(chain)} "
-        "tasks that waited for each other takes "
+        f"{len(chain)} tasks that waited for each other takes "
         + listed([f"{seconds(value)} in {kind}" for kind, value in ranked], 8)
         + (f", and {seconds(uncovered)} of waiting for none of them" if uncovered > TOLERANCE_SECONDS else "")
         + ".",
-        f"The longest on it: "
+        "The longest on it: "
         f"{listed([f'{name_of(round_.tasks[n], length)}, {seconds(round_.tasks[n].seconds)}' for n in longest])}.",
     ]
     return Explanation(question="Which tasks delay the round?", sentences=sentences, figures=figures)

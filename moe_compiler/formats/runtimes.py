@@ -68,8 +68,7 @@ def llama_cpp(of: CompiledFolder) -> Export:
     """Layers whose experts lie in the far memory, by their number; a layer's experts are one tensor there."""
     plan = of.plan
     near = _near(plan, "llama.cpp")
-    far = [layer for layer, kept in near.items() if not any(kept)]
-    mixed = [layer for layer, kept in near.items() if any(kept) and not all(kept)]
+    far, mixed = _far_and_mixed(near)
     if mixed:
         raise _cannot(
             "llama.cpp", f"layer {mixed[0]} has some experts near and some not: a layer's experts are one tensor there",
@@ -103,8 +102,7 @@ def vllm(of: CompiledFolder) -> Export:
     """Bytes of experts that are read from host memory in every step; it takes them from the first layer on."""
     plan = of.plan
     near = _near(plan, "vLLM")
-    far = [layer for layer, kept in near.items() if not any(kept)]
-    mixed = [layer for layer, kept in near.items() if any(kept) and not all(kept)]
+    far, mixed = _far_and_mixed(near)
     if mixed or far != sorted(near)[: len(far)]:
         where = f"layer {mixed[0]} has some experts near" if mixed else "the layers that are far are not the first ones"
         raise _cannot(
@@ -178,10 +176,10 @@ def ktransformers(of: CompiledFolder) -> Export:
     layers = plan.decoder_layers or max(near) + 1
     experts = max(len(kept) for kept in near.values())
     counts = torch.zeros(1, layers, experts, dtype=torch.int64)
+    # Above all that is not near, so that the most frequent are those of the plan, layer by layer.
+    lift = 1 + max(max(layer.popularity, default=0) for layer in plan.layers)
     for layer in plan.layers:
         kept, chosen = near[layer.layer], layer.popularity or [0] * len(layer.residency)
-        # Above all that is not near, so that the most frequent are those of the plan, layer by layer.
-        lift = 1 + max(max(entry.popularity, default=0) for entry in plan.layers)
         row = [count + lift * is_near for count, is_near in zip(chosen, kept, strict=True)]
         counts[0, layer.layer, : len(row)] = torch.tensor(row, dtype=torch.int64)
     buffer = io.BytesIO()
@@ -264,6 +262,12 @@ def _near(plan: PlanDocument, name: str) -> dict[int, list[bool]]:
             "compile with --place near-share=SHARE",
         )
     return {layer.layer: [level > NONE for level in layer.levels().tolist()] for layer in plan.layers}
+
+
+def _far_and_mixed(near: dict[int, list[bool]]) -> tuple[list[int], list[int]]:
+    """Return the layers of which no expert is near, and those of which some are."""
+    far = [layer for layer, kept in near.items() if not any(kept)]
+    return far, [layer for layer, kept in near.items() if any(kept) and not all(kept)]
 
 
 def _cannot(name: str, why: str, valid: str) -> InputError:

@@ -247,8 +247,7 @@ def _csv(path: Path) -> Routing:
     if token is None or "layer" not in names or not (numbered or single):
         raise InputError(
             f"{path}:1: columns {', '.join(names)[:200] or 'none'}; valid: token, layer, and expert0, expert1, … or "
-            f"experts "
-            "or expert"
+            "experts or expert"
         )
 
     def choices() -> Iterator[tuple[int, int, list[int]]]:

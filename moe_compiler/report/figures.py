@@ -44,20 +44,13 @@ def _reads(layer: DispatchedLayer, banks: int) -> np.ndarray:
     return _replicas(layer, banks, worth) / 1e6
 
 
-def _shards(layer: DispatchedLayer, banks: int) -> np.ndarray:
-    found = np.zeros(banks)
-    for copies in layer.placement:
-        for copy in copies:
-            found[copy] += 1
-    return found
+def _shards(layer: DispatchedLayer, banks: int, least_replicas: int = 1) -> np.ndarray:
+    held = [bank for copies in layer.placement if len(copies) >= least_replicas for copy in copies for bank in copy]
+    return np.bincount(np.array(held, dtype=np.int64), minlength=banks).astype(float)
 
 
 def _doubles(layer: DispatchedLayer, banks: int) -> np.ndarray:
-    found = np.zeros(banks)
-    for copies in layer.placement:
-        for copy in copies if len(copies) > 1 else ():
-            found[copy] += 1
-    return found
+    return _shards(layer, banks, least_replicas=2)
 
 
 METRICS: dict[str, Metric] = {

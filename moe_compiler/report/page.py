@@ -78,9 +78,7 @@ def report(folder: str | Path) -> str:
 
 def embedded(content: Any) -> str:
     """Write values as JSON that may stand in a script: no text of it can end the script or begin a comment."""
-    return (
-        json.dumps(content, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
-    )
+    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @cache

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from moe_passes.plan.errors import InputError
 
 from moe_compiler.backend.phases import PHASES
 from moe_compiler.backend.trace_file import Slice, read_trace
-from moe_compiler.paths import read_bytes
 
 COLOURS = {
     "attention": "#9aa5b1",
@@ -26,11 +24,10 @@ COLOURS = {
     "verify": "#c3d4ea",
     "round": "#e2e8f0",
 }
-"""By kind of slice: the first word of its name."""
+"""By kind of slice."""
 OTHER = "#a0aec0"
 MOST_SLICES = 20_000
 """Of a figure: of more, the first are shown."""
-MOST_TRACE_BYTES = 64 * 1024**2
 LANE_PIXELS, FRAME_PIXELS = 34, 150
 
 
@@ -51,11 +48,7 @@ def read_timeline(path: Path) -> Timeline | None:
     """
     if not path.is_file():
         return None
-    try:
-        data = read_bytes(path, MOST_TRACE_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    tracks, slices = read_trace(data, str(path))
+    tracks, slices = read_trace(path)
     slices.sort(key=lambda part: (part.start, part.end))
     shown = slices[:MOST_SLICES]
     return Timeline(
@@ -63,17 +56,12 @@ def read_timeline(path: Path) -> Timeline | None:
     )
 
 
-def kind_of(part: Slice) -> str:
-    """Return the kind of a slice."""
-    return part.name.partition(" ")[0]
-
-
 def figure(of: Timeline, title: str) -> go.Figure:
     """Draw a timeline: a lane a track, a bar a slice."""
     lanes = {name: number for number, name in enumerate(of.tracks)}
     drawn = go.Figure()
-    for kind in dict.fromkeys(kind_of(part) for part in of.slices):
-        drawn.add_trace(_bars(kind, [part for part in of.slices if kind_of(part) == kind], lanes))
+    for kind in dict.fromkeys(part.kind for part in of.slices):
+        drawn.add_trace(_bars(kind, [part for part in of.slices if part.kind == kind], lanes))
     drawn.update_layout(
         title=title,
         meta=max((part.end for part in of.slices), default=0) * 1e-6,

@@ -79,9 +79,9 @@ def _run(name: str, options: dict[str, str], profile: str | None, text: str) -> 
 def _pass(name: str) -> Callable[[], type[ModulePass]]:
     @cache
     def made() -> type[ModulePass]:
-        options = [(option.field, HINTS[option.type], field(default=None)) for option in load_pass(name).options()]
-        options.append((PROFILE, str | None, field(default=None)))
         kind = load_pass(name)
+        options = [(option.field, HINTS[option.type], field(default=None)) for option in kind.options()]
+        options.append((PROFILE, str | None, field(default=None)))
         described = {"name": name, "ours": name, "__doc__": kind.__doc__}
         return make_dataclass(kind.__name__, options, bases=(OurPass,), namespace=described, frozen=True)
 

@@ -29,7 +29,6 @@ class FindExperts(Pass):
     model: str = option("foreign", "NAME", "of the model, in outputs")
     expert_bits: float = option(8.5, "bits from 1 to 64", "of an expert's weight, scales included; default: 8.5")
     msb_bits: float = option(4.5, "bits from 1 to 64", "of its most significant slice; default: 4.5")
-
     function: str = option("", "NAME", "in which experts are looked for; default: the one that has any")
 
     def __post_init__(self) -> None:
@@ -85,7 +84,6 @@ class FindExperts(Pass):
                 raise InputError(
                     f"{self.name}: {layer.top_k} of {layer.experts} experts of {layer.parameters} parameters at "
                     f"{layer.line or 'no line that is known'}; valid: fewer than all, of at most {MOST_EXPERTS} "
-                    f"experts "
-                    f"and {MOST_PARAMETERS} parameters"
+                    f"experts and {MOST_PARAMETERS} parameters"
                 )
         return layers
