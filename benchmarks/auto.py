@@ -72,8 +72,7 @@ def likes(model: str) -> tuple[str, ...]:
 
 def made_trace(model: Model, batch: int, like: str) -> RoutingTrace:
     first = model.layers[0]
-    tokens = synthetic.tokens_for(batch)
-    return synthetic.generate(tokens, len(model.layers), first.experts, first.top_k, 0, like)
+    return synthetic.generate(synthetic.made_for(batch, 0, like), len(model.layers), first.experts, first.top_k)
 
 
 def held_out_seconds(bench: Bench, choice: Choice, trace: RoutingTrace) -> float:

@@ -160,7 +160,7 @@ def by_topic(trace: np.ndarray, experts: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def generated(tokens: int, layers: int, experts: int, seed: int) -> np.ndarray:
-    return synthetic.generate(tokens, layers, experts, TOP_K, seed).experts
+    return synthetic.generate(synthetic.Made(tokens, seed), layers, experts, TOP_K).experts
 
 
 def steps_of(instance: Instance, tokens: np.ndarray) -> np.ndarray:

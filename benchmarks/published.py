@@ -45,10 +45,10 @@ PUBLISHED = {
 
 
 def xpu_seconds(model: Model) -> float:
-    """Seconds of a token on the xPU alone: dense weights, cache, and the experts of one token."""
+    """Seconds of a token on the xPU alone, whose one memory is read by all of it: dense weights, cache, k experts."""
     cost = cost_model("analytic", load_target("xpu-lpddr5").machine())
     dense = step_seconds(cost, parts(model.phases[1]), DenseStep(1, 1, CONTEXT))
-    return dense + sum(layer.top_k * cost.external_read_seconds(layer.whole_bytes) for layer in model.layers)
+    return dense + sum(layer.top_k * cost.local_read_seconds(layer.whole_bytes) for layer in model.layers)
 
 
 def cell(model: Model, target: str, published: Cell) -> dict[str, Any]:

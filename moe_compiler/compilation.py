@@ -367,7 +367,7 @@ class ProfileReader:
             return
         counts = popularity(self.loaded.trace)
         for like in MEASURED:
-            name = synthetic.name_of(made.tokens, made.seed, like)
+            name = replace(made, like=like).name
             yield relabelled(profiles.load(name, self.layers).trace, counts)
 
 

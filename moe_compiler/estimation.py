@@ -26,7 +26,7 @@ from moe_compiler.frontend.shapes import Shapes, shapes_of
 from moe_compiler.hardware.loader import load_target
 from moe_compiler.traces import acceptance, synthetic
 from moe_compiler.traces import files as profiles
-from moe_compiler.traces.like import like_of
+from moe_compiler.traces.like import REQUEST_TOKENS, like_of
 
 MOST_STEPS = 48
 """Steps of a trace that a mean is over."""
@@ -140,7 +140,9 @@ def profile_of(asked: Asked, given: str | Path | None, width: int) -> profiles.P
         tokens = -(-max(1024, STEP_TOKENS * asked.batch * width) // 1024) * 1024
         if tokens > LARGEST_PROFILE:
             raise InputError(f"--batch {asked.batch}: {width} tokens a sequence are too many; valid: fewer")
-        given = synthetic.name_of(tokens, asked.seed, like_of(known_as(asked.shapes.model)))
+        # Steps are cut from the second half: a request for each sequence of the batch.
+        request_tokens = min(REQUEST_TOKENS, tokens // 2 // asked.batch)
+        given = synthetic.Made(tokens, asked.seed, like_of(known_as(asked.shapes.model)), request_tokens).name
     return profiles.load(str(given), asked.shapes.layers)
 
 

@@ -31,7 +31,7 @@ class Profile:
 
 def synthetic_name(model: str, batch: int, seed: int) -> str:
     """Name the synthetic profile of a model of which no trace was given."""
-    return synthetic.name_of(synthetic.tokens_for(batch), seed, like_of(model))
+    return synthetic.made_for(batch, seed, like_of(model)).name
 
 
 def check_exists(given: str | None) -> None:
@@ -55,7 +55,7 @@ def load(name_or_path: str, layers: Sequence[ExpertLayer]) -> Profile:
     count, experts, top_k = shape_of(layers)
     made = synthetic.parse_name(name_or_path)
     if made is not None:
-        trace = synthetic.generate(made.tokens, count, experts, top_k, made.seed, made.like)
+        trace = synthetic.generate(made, count, experts, top_k)
         return Profile(ProfileRecord(name_or_path, "synthetic", trace.sha256(), "assumed"), trace)
     path = Path(name_or_path)
     name = path.name

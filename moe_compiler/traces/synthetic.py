@@ -16,27 +16,40 @@ from moe_compiler.traces import like as likes
 from moe_compiler.traces.like import CHUNK_TOKENS, LIKE, MIDDLE, REQUEST_TOKENS, Shape
 
 SAME, PARTLY = 0.44, 0.47
-LEAST_TOKENS = 3072
-SEQUENCE_TOKENS = 288
-"""Of every sequence of the batch: the held-out quarter has room for a round of the longest draft."""
 STEP_TOKENS = 4 * REQUEST_TOKENS
 """Lengths are multiples of this, so that both splits are of whole requests."""
+LEAST_TOKENS = 3 * STEP_TOKENS
+MOST_LONG_REQUESTS = 32
+"""Sequences of a batch that get requests of `REQUEST_TOKENS`: those of larger ones are shorter, or traces were long."""
+SHORT_REQUEST_TOKENS, SEQUENCE_TOKENS = 64, 288
+"""Of larger batches: the held-out quarter has room for a request and a round of the longest draft of each sequence."""
 
-_NAME = re.compile(r"synthetic-(\d{1,7})tokens-seed(\d{1,10})(?:-like-([a-z0-9.-]{1,60}))?")
+_NAME = re.compile(
+    r"synthetic-(\d{1,7})tokens-seed(\d{1,10})(?:-like-([a-z0-9.-]{1,60}?))?(?:-requests-of-([1-9]\d{0,6}))?"
+)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the name of a synthetic trace says; `like` is one of `LIKE`."""
+    """What the name of a synthetic trace says: with the model's shape, all that is needed to make it again.
+
+    Attributes:
+        tokens: of the trace.
+        seed: of all that is drawn.
+        like: one of `LIKE`.
+        request_tokens: of each of the requests that follow each other.
+    """
 
     tokens: int
-    seed: int
-    like: str
+    seed: int = 0
+    like: str = MIDDLE
+    request_tokens: int = REQUEST_TOKENS
 
-
-def name_of(tokens: int, seed: int, like: str = MIDDLE) -> str:
-    """Name a synthetic trace; the name and the model's shape are all that is needed to make it again."""
-    return f"synthetic-{tokens}tokens-seed{seed}-like-{like}"
+    @property
+    def name(self) -> str:
+        """Name the trace."""
+        requests = "" if self.request_tokens == REQUEST_TOKENS else f"-requests-of-{self.request_tokens}"
+        return f"synthetic-{self.tokens}tokens-seed{self.seed}-like-{self.like}{requests}"
 
 
 def parse_name(name: str) -> Made | None:
@@ -51,20 +64,23 @@ def parse_name(name: str) -> Made | None:
     like = match.group(3) or MIDDLE
     if like not in LIKE:
         raise InputError(f"profile {name}: nothing is known of the routing of '{like}'; valid: {', '.join(LIKE)}")
-    return Made(int(match.group(1)), int(match.group(2)), like)
+    return Made(int(match.group(1)), int(match.group(2)), like, int(match.group(4) or REQUEST_TOKENS))
 
 
-def tokens_for(batch: int) -> int:
-    """Return a length that gives both splits several rounds of this batch."""
-    return -(-max(LEAST_TOKENS, SEQUENCE_TOKENS * batch) // STEP_TOKENS) * STEP_TOKENS
+def made_for(batch: int, seed: int, like: str) -> Made:
+    """Return a trace that gives both splits several rounds of this batch, and every sequence a request of its own."""
+    if batch <= MOST_LONG_REQUESTS:
+        return Made(max(LEAST_TOKENS, STEP_TOKENS * batch), seed, like)
+    return Made(-(-SEQUENCE_TOKENS * batch // STEP_TOKENS) * STEP_TOKENS, seed, like, SHORT_REQUEST_TOKENS)
 
 
-def generate(tokens: int, layers: int, experts: int, top_k: int, seed: int, like: str = MIDDLE) -> RoutingTrace:
+def generate(made: Made, layers: int, experts: int, top_k: int) -> RoutingTrace:
     """Make a trace; the same arguments give the same trace."""
     if top_k > experts:
         raise InputError(f"top-{top_k} of {experts} experts")
-    chosen = likes.generate(Shape(tokens, layers, experts, top_k), seed, LIKE[like])
-    return RoutingTrace(chosen, model_draft(chosen, experts, seed), experts)
+    shape = Shape(made.tokens, layers, experts, top_k)
+    chosen = likes.generate(shape, made.seed, LIKE[made.like], made.request_tokens)
+    return RoutingTrace(chosen, model_draft(chosen, experts, made.seed), experts)
 
 
 def model_draft(chosen: IntArray, experts: int, seed: int) -> IntArray:

@@ -68,7 +68,7 @@ def steps_of(experts, batch, width):
 def test_contract_and_closed_form(document):
     assert {"banks", "bank_capacity_bytes", "bank_bytes_per_second", "link_bytes_per_second"} <= set(document)
     assert document["trace"]["kind"] == document["score"]["trace"]["kind"] == "synthetic"
-    experts = synthetic.generate(600, 3, 16, 4, 0).experts
+    experts = synthetic.generate(synthetic.Made(600), 3, 16, 4).experts
     assert all(len(copies) <= 1 for entry in document["layers"] for copies in entry["placement"]), "recomputed simply"
     training, held_out = steps_of(experts[:450], 2, 3), steps_of(experts[450:], 2, 3)
     for n, entry in enumerate(document["layers"]):
@@ -110,7 +110,7 @@ def test_a_part_of_the_experts_and_a_trace_of_its_own_to_score_on(model):
     assert "all" in levels
     assert found["score"]["steps"] == 100
     assert list(found["score"]["baselines"]) == ["shard-2"]
-    test = synthetic.generate(100, 3, 16, 4, 5).experts
+    test = synthetic.generate(synthetic.Made(100, 5), 3, 16, 4).experts
     totals = [sum(seconds_of(found, n, [token[n].tolist()]) for n in range(3)) for token in test]
     assert found["score"]["mean_seconds"] == pytest.approx(np.mean(totals))
 

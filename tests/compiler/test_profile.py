@@ -27,16 +27,31 @@ def test_a_public_trace_is_real_and_fits_mixtral():
 
 def test_without_a_profile_a_synthetic_one_is_made_that_is_like_the_model_and_says_so():
     assert synthetic_name("mixtral-8x7b", 1, 7) == "synthetic-3072tokens-seed7-like-mixtral-8x7b"
-    assert synthetic_name("gpt-oss-20b", 16, 0) == "synthetic-5120tokens-seed0-like-middle"
+    assert synthetic_name("phi-3.5-moe", 16, 0) == "synthetic-16384tokens-seed0-like-middle"
+    assert synthetic_name("gpt-oss-20b", 64, 0) == "synthetic-18432tokens-seed0-like-gpt-oss-20b-requests-of-64"
     assert load(synthetic_name("mine", 1, 0), layers(2, 8, 2)).record.kind == "synthetic"
 
 
-@pytest.mark.parametrize("batch", [1, 4, 11, 16, 64])
+@pytest.mark.parametrize("batch", [1, 4, 11, 16, 64, 4096])
 def test_synthetic_traces_are_of_whole_requests_and_long_enough_for_the_longest_draft(batch):
-    tokens = synthetic.tokens_for(batch)
-    first, length = split_of(tokens, "held-out")
-    assert first % like.REQUEST_TOKENS == length % like.REQUEST_TOKENS == 0
-    assert len(cut_rounds(tokens, batch, DRAFT_LENGTH.high + 1, "held-out", 8)) >= 1
+    made = synthetic.made_for(batch, 0, like.MIDDLE)
+    first, length = split_of(made.tokens, "held-out")
+    assert first % made.request_tokens == length % made.request_tokens == 0
+    assert len(cut_rounds(made.tokens, batch, DRAFT_LENGTH.high + 1, "held-out", 8)) >= 1
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16, 64])
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_sequences_of_a_batch_are_requests_of_their_own(batch, split):
+    made = synthetic.made_for(batch, 0, like.MIDDLE)
+    rounds = cut_rounds(made.tokens, batch, 17, split, 8).tokens
+    middle = rounds[len(rounds) // 2, :, 8] // made.request_tokens
+    assert len(np.unique(middle)) == batch
+
+
+@pytest.mark.parametrize("made", [synthetic.Made(100, 7), synthetic.Made(2048, 1, "gpt-oss-20b", 16)])
+def test_the_name_of_a_synthetic_trace_is_all_that_is_needed_to_make_it_again(made):
+    assert synthetic.parse_name(made.name) == made
 
 
 def test_a_profile_that_does_not_exist_is_refused_before_the_model_is_traced(tmp_path):
@@ -48,9 +63,9 @@ def test_a_profile_that_does_not_exist_is_refused_before_the_model_is_traced(tmp
 
 def test_synthetic_traces_are_seeded_and_the_draft_asks_for_the_same_as_often_as_measured():
     shape = layers(8, 128, 8)
-    first = load(synthetic.name_of(1024, 0), shape)
-    assert first.record.sha256 == load(synthetic.name_of(1024, 0), shape).record.sha256
-    assert first.record.sha256 != load(synthetic.name_of(1024, 1), shape).record.sha256
+    first = load(synthetic.Made(1024).name, shape)
+    assert first.record.sha256 == load(synthetic.Made(1024).name, shape).record.sha256
+    assert first.record.sha256 != load(synthetic.Made(1024, 1).name, shape).record.sha256
     same = (first.trace.draft_experts == first.trace.experts).all(axis=2).mean()
     assert same == pytest.approx(0.44, abs=0.02)
 
