@@ -114,7 +114,7 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
         return None
     problem = bench.problem
     began = time.perf_counter()
-    auto = solve(problem, bench.seconds).best
+    auto = solve(problem, bench.seconds, bench.surely).best
     seconds = time.perf_counter() - began
     fixed = {n: fixed_length(problem, n) for n in range(min(prepare.LONGEST_AUTO, max(problem.lengths)) + 1)}
     fixed[auto.choice.setting.length] = [auto]

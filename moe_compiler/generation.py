@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_passes.plan.errors import InputError
-from moe_passes.plan.request import CONTEXT, DRAFT_LENGTH
 
 from moe_compiler.backend.folder import write_bytes
 from moe_compiler.backend.program import check_is_ours
 from moe_compiler.documents.base import to_json
 from moe_compiler.documents.cost import CostDocument
-from moe_compiler.documents.folder import read_cost
+from moe_compiler.documents.folder import read_folder
+from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.run import RunDocument, SequenceEntry
 from moe_compiler.paths import names_of, read_arrays, read_text
 
@@ -130,8 +130,8 @@ class Runner:
         from moe_compiler.runtime.words import Words
 
         path = Path(folder)
-        document, cost = _plan_document(path), read_cost(path)
-        round_ = _program(path / "schedule.py", document)
+        compiled = read_folder(path)
+        round_ = _program(path / "schedule.py", compiled.plan)
         try:
             data = path / "plan.npz"
             plan = Plan.of(read_arrays(data, set(names_of(data))), data)
@@ -153,8 +153,8 @@ class Runner:
             raise
         except (KeyError, ValueError) as error:
             raise InputError(str(error)) from None
-        context, length = document["context"], document["length"]
-        return Runner(path, plan, cost, context, round_, length, store, model, words, _ends(store, words), baseline)
+        context, length, ends = compiled.plan.context, compiled.plan.draft.length, _ends(store, words)
+        return Runner(path, plan, compiled.cost, context, round_, length, store, model, words, ends, baseline)
 
     def run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None = None) -> dict[str, Any]:
         """Generate what follows each prompt.
@@ -344,29 +344,7 @@ def _sampling(asked: Asked) -> "Sampling | None":
     return None if asked.temperature is None else Sampling(asked.temperature, asked.top_p, asked.seed)
 
 
-def _plan_document(folder: Path) -> dict[str, Any]:
-    """Return the parts of a plan.json that a run goes by.
-
-    Raises:
-        InputError: it is missing, damaged, or of another version.
-    """
-    try:
-        content = json.loads(read_text(folder / "plan.json"))
-        if content["schema"] != 1:
-            raise InputError(f"is of schema {content['schema']}; valid: 1; compile again")
-        context, length = content["context"], content["draft"]["length"]
-        CONTEXT.check("context", context)
-        DRAFT_LENGTH.check("draft.length", length)
-        counts = {layer["layer"]: len(layer["residency"]) for layer in content["layers"]}
-        return {"context": context, "length": length, "counts": counts, **content["dispatch"], **content["hot_set"]}
-    except InputError as error:
-        raise InputError(f"{folder}: plan.json: {error}") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        reason = "plan.json is missing or damaged"
-        raise InputError(f"{folder}: is no compile of ours: {reason}; valid: -o of moec compile") from None
-
-
-def _program(path: Path, plan: dict[str, Any]) -> "Round":
+def _program(path: Path, plan: PlanDocument) -> "Round":
     """Read a schedule.py, of which nothing but constants may differ from what we write, and return its round.
 
     Raises:
@@ -390,8 +368,10 @@ def _program(path: Path, plan: dict[str, Any]) -> "Round":
         "late": space["LATE"],
         **vars(rule),
     }
-    wrong = [name for name, value in found.items() if plan.get(name) != value]
-    if wrong or any(len(pair) != 2 or pair[1] not in range(plan["counts"].get(pair[0], 0)) for pair in carried):
+    stated = {"length": plan.draft.length, **plan.dispatch.model_dump(), **plan.hot_set.model_dump()}
+    wrong = [name for name, value in found.items() if stated.get(name) != value]
+    counts = {layer.layer: len(layer.residency) for layer in plan.layers}
+    if wrong or any(len(pair) != 2 or pair[1] not in range(counts.get(pair[0], 0)) for pair in carried):
         raise InputError(f"{path}: its {wrong[0] if wrong else 'CARRIED'} is not that of plan.json; compile again")
     if rule.every_rounds < 1:
         raise InputError(f"{path}: every_rounds is {rule.every_rounds}; valid: 1 or more")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from moe_passes.plan.request import BATCH, CONTEXT
+from moe_passes.plan.request import BATCH, CONTEXT, DRAFT_LENGTH
 from pydantic import Field
 
 from moe_compiler.documents.base import Document, Positive, PositiveInt
@@ -21,7 +21,7 @@ class Profile(Document):
 class Draft(Document):
     """The draft plan."""
 
-    length: int
+    length: Annotated[int, Field(ge=DRAFT_LENGTH.low, le=DRAFT_LENGTH.high)]
     bits: int
     dense_bits: int
     kv_banks: int

@@ -13,7 +13,7 @@ from moe_passes.routing.likelihood import likelihoods, share_needed
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import BoolArray, IntArray, RoutingTrace, evenly
 from moe_passes.solve.dispatch.solver import mean_makespan
-from moe_passes.solve.draft.history import dispatched, round_tokens
+from moe_passes.solve.draft.history import SURELY, dispatched, round_tokens
 from moe_passes.solve.draft.problem import Choice, Problem
 from moe_passes.solve.draft.solver import deep_of
 from moe_passes.tasks.build import build_unknown
@@ -48,13 +48,17 @@ class Bench:
     phases: tuple[tuple[Stage, ...], tuple[Stage, ...]]
     problem: Problem
 
-    def seconds(self, choice: Choice) -> float:
+    def surely(self, choice: Choice) -> float:
+        """Return the same as `seconds` on `SURELY` times as many rounds."""
+        return self.seconds(choice, SURELY)
+
+    def seconds(self, choice: Choice, times: int = 1) -> float:
         """Return the mean seconds of the dispatched rounds, with every expert striped over all banks."""
         problem, length = self.problem, choice.setting.length
         trace = RoutingTrace(problem.chosen, problem.asked, problem.popularity.shape[1])
         tokens = round_tokens(problem, problem.batch, length)
         plan = self.plan(choice, trace, tokens)
-        taken = dispatched(problem, len(tokens), length)
+        taken = dispatched(problem, len(tokens), length, times)
         rounds = follow_rounds(trace, plan, problem.popularity, tokens, taken)
         graphs = [build_unknown(of, routing, self.cost).unknown() for of, routing in rounds]
         return mean_makespan(graphs, plan.dispatch) * 1e-9

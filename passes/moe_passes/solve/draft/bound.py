@@ -97,19 +97,20 @@ class Bound(NamedTuple):
     words: str
 
 
-def lower_bound(problem: Problem, rounds: dict[int, Rounds]) -> Bound:
+def lower_bound(problem: Problem, rounds: dict[int, Rounds], times: int = 1) -> Bound:
     """Return a lower bound on the seconds per token of every setting; proof in the module's docstring.
 
     Args:
         problem: the problem.
         rounds: by draft length, those that settings are compared on.
+        times: how many times as many of them were dispatched as usual.
     """
-    return min(_bound(problem, rounds[length], length) for length in problem.lengths)
+    return min(_bound(problem, rounds[length], length, times) for length in problem.lengths)
 
 
-def _bound(problem: Problem, rounds: Rounds, length: int) -> Bound:
+def _bound(problem: Problem, rounds: Rounds, length: int, times: int) -> Bound:
     rates = problem.rates
-    distinct = (rounds.chosen[dispatched(problem, len(rounds.chosen), length)] > 0).sum(axis=(1, 2))
+    distinct = (rounds.chosen[dispatched(problem, len(rounds.chosen), length, times)] > 0).sum(axis=(1, 2))
     local = length * min(rates.draft_dense_seconds.values())
     local += min(seconds for (of, _), seconds in rates.verify_dense_seconds.items() if of == length)
     local += _reading(problem, float(distinct.mean()), local)

@@ -16,6 +16,8 @@ EXPERT_TOKENS = 100_000
 """Tokens times experts of the model, between these two."""
 ROUNDS_A_TOKEN = 0.2
 """Rounds at least, a token that is dispatched: long rounds are more than a few too."""
+SURELY = 4
+"""Times as many rounds settle which of those is best that are about as good."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ def round_tokens(problem: Problem, batch: int, length: int) -> IntArray:
     return cut(0, len(problem.chosen), batch, length + 1)[: problem.most_rounds]
 
 
-def dispatched(problem: Problem, rounds: int, length: int) -> IntArray:
-    """Choose the rounds that candidates are dispatched on."""
+def dispatched(problem: Problem, rounds: int, length: int, times: int = 1) -> IntArray:
+    """Choose the rounds that candidates are dispatched on, or so many times as many."""
     tokens = min(MOST_TOKENS, max(LEAST_TOKENS, EXPERT_TOKENS // problem.experts))
-    return evenly(rounds, max(round(ROUNDS_A_TOKEN * tokens), tokens // (length + 1)))
+    return evenly(rounds, times * max(round(ROUNDS_A_TOKEN * tokens), tokens // (length + 1)))
 
 
 def cut_rounds(problem: Problem, batch: int, length: int) -> Rounds:

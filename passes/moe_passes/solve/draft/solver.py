@@ -18,7 +18,7 @@ from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, SolverRecord
 from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity
 from moe_passes.solve.draft.bound import lower_bound, round_seconds, tokens
-from moe_passes.solve.draft.history import Rounds, cut_rounds, replay
+from moe_passes.solve.draft.history import SURELY, Rounds, cut_rounds, replay
 from moe_passes.solve.draft.problem import (
     COVERAGE_WEIGHTS,
     SLICES_FIRST,
@@ -40,17 +40,25 @@ USUAL_LENGTH = 4
 FURTHER = 3
 """Candidates that are dispatched after the best of every kind, and the greedy baseline."""
 
+NEAR = 0.03
+"""Candidates within this of the best are settled on more rounds: so much a few rounds may be wrong by."""
+
 Vary = Callable[[Problem, Setting], Iterator[Setting]]
 """What a setting is varied to."""
 Judge = Callable[[Choice], float]
 """Dispatches a choice on a few rounds of what judges; returns their mean seconds."""
 
 
-def solve(problem: Problem, judge: Judge) -> Solution:
+def solve(problem: Problem, judge: Judge, surely: Judge | None = None) -> Solution:
     """Return the candidate with the least seconds per token; deterministic, never worse than the greedy baseline.
 
     The greedy baseline keeps equally many experts in every layer, never changes them, has the smallest staging, and is
     the best of all formats and lengths by the closed form.
+
+    Args:
+        problem: the problem.
+        judge: of every candidate.
+        surely: of those that are about as good as the best, on `SURELY` times as many rounds.
     """
     search = Search(problem)
     judged = [replace(c, seconds=judge(c.choice)) for c in [search.greedy(), *search.shortlist()]]
@@ -58,9 +66,9 @@ def solve(problem: Problem, judge: Judge) -> Solution:
         further = search.promising(judged[1:])
         if further is not None:
             judged.append(replace(further, seconds=judge(further.choice)))
-    allowed = [c for c in judged if c.choice.setting.length in problem.lengths]
-    best = min(allowed, key=lambda c: (c.seconds_per_token, c.choice.setting.length))
-    bound = lower_bound(problem, {length: search.rounds(length) for length in problem.lengths})
+    times = settle(judged, surely) if surely else 1
+    best = min((c for c in judged if c.choice.setting.length in problem.lengths), key=_rank)
+    bound = lower_bound(problem, {length: search.rounds(length) for length in problem.lengths}, times)
     return Solution(
         best=best,
         candidates=tuple(judged),
@@ -70,6 +78,31 @@ def solve(problem: Problem, judge: Judge) -> Solution:
         break_even_acceptance=break_even(best, judged),
         others=search.best_of_lengths({c.choice.setting.length for c in judged[1:]}),
     )
+
+
+def settle(judged: list[Candidate], surely: Judge) -> int:
+    """Dispatch the best of those near the best once more, of plain decoding and of drafts, until both are settled.
+
+    Returns:
+        How many times as many rounds they were dispatched on: 1 where nothing is near the best.
+    """
+    settled: set[int] = set()
+    while True:
+        most = min(map(_rank, judged))[0] * (1 + NEAR)
+        near = [n for n, candidate in enumerate(judged) if candidate.seconds_per_token <= most]
+        if len(near) == 1 and not settled:
+            return 1
+        plain, drafts = ([n for n in near if bool(judged[n].choice.setting.length) == of] for of in (False, True))
+        rivals = {min(of, key=lambda n: _rank(judged[n])) for of in (plain, drafts) if of}
+        if rivals <= settled:
+            return SURELY
+        for n in sorted(rivals - settled):
+            judged[n] = replace(judged[n], seconds=surely(judged[n].choice))
+            settled.add(n)
+
+
+def _rank(candidate: Candidate) -> tuple[float, int]:
+    return candidate.seconds_per_token, candidate.choice.setting.length
 
 
 def weighed(solution: Solution) -> tuple[Weighed, ...]:
