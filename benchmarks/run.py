@@ -244,28 +244,26 @@ def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
     return LruStore
 
 
-def beside(model: Model, setting: Setting, folder: Path, repeats: int) -> dict[str, Any]:
-    """Measure (a), (b) and (c) in turns; medians of their tokens a second."""
+def beside(model: Model, setting: Setting, folder: Path) -> dict[str, Any]:
+    """Measure (a), (b) and (c), one after the other."""
     out = compiled(model, setting, folder)
-    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for _ in range(repeats):
-        runs["ours"].append(measured("ours", out, model, setting))
-        budget = runs["ours"][0]["near_bytes"] + runs["ours"][0]["staging_bytes"]
-        runs["lru"].append(measured("lru", out, model, setting, budget // expert_bytes(model.store)))
-        runs["serial"].append(measured("serial", out, model, setting))
-    tokens = {json.dumps([s["token_ids"] for s in run["sequences"]]) for found in runs.values() for run in found}
-    rows = {kind: _row(found) for kind, found in runs.items()}
-    speed = {kind: row["tokens_per_second"] for kind, row in rows.items()}
-    ours = runs["ours"]
+    ours = measured("ours", out, model, setting)
+    slots = (ours["near_bytes"] + ours["staging_bytes"]) // expert_bytes(model.store)
+    runs = {
+        "ours": ours,
+        "lru": measured("lru", out, model, setting, slots),
+        "serial": measured("serial", out, model, setting),
+    }
+    speed = {kind: run["tokens_per_second"] for kind, run in runs.items()}
     return {
         "setting": vars(setting),
-        "draft_length": ours[0]["draft_length"],
-        "runs": rows,
+        "draft_length": ours["draft_length"],
+        "runs": {kind: _row(run) for kind, run in runs.items()},
         "over_lru": round(speed["ours"] / speed["lru"], 2),
         "over_serial": round(speed["ours"] / speed["serial"], 2),
-        "predicted_round_ms": round(ours[0]["predicted"] * 1e3, 2),
-        "measured_round_ms": round(statistics.median(run["round_seconds"] for run in ours) * 1e3, 2),
-        "same_tokens": len(tokens) == 1,
+        "predicted_round_ms": round(ours["predicted"] * 1e3, 2),
+        "measured_round_ms": round(ours["round_seconds"] * 1e3, 2),
+        "same_tokens": len({json.dumps([s["token_ids"] for s in run["sequences"]]) for run in runs.values()}) == 1,
     }
 
 
@@ -280,17 +278,16 @@ def expert_bytes(store: str) -> int:
     return max(sizes)
 
 
-def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    first = runs[0]
-    hidden = [run["hidden_load_seconds"] / run["load_seconds"] for run in runs if run["load_seconds"]]
+def _row(run: dict[str, Any]) -> dict[str, Any]:
+    hidden = run["hidden_load_seconds"] / run["load_seconds"] if run["load_seconds"] else None
     return {
-        "tokens_per_second": round(statistics.median(run["tokens_per_second"] for run in runs), 2),
-        "acceptance_rate": first["acceptance_rate"],
-        "mb_loaded": round(first["bytes_loaded"] / 1e6, 1),
-        "hidden_share": round(statistics.median(hidden), 2) if hidden else None,
-        "peak_mb": round(max(run["peak_bytes"] for run in runs) / 1e6, 1),
-        "near_and_staging_mb": round((first["near_bytes"] + first["staging_bytes"]) / 1e6, 1),
-        "is_emulated": first["is_emulated"],
+        "tokens_per_second": round(run["tokens_per_second"], 2),
+        "acceptance_rate": run["acceptance_rate"],
+        "mb_loaded": round(run["bytes_loaded"] / 1e6, 1),
+        "hidden_share": None if hidden is None else round(hidden, 2),
+        "peak_mb": round(run["peak_bytes"] / 1e6, 1),
+        "near_and_staging_mb": round((run["near_bytes"] + run["staging_bytes"]) / 1e6, 1),
+        "is_emulated": run["is_emulated"],
     }
 
 
@@ -351,7 +348,7 @@ def calibrated(folder: Path) -> str:
 def tiny(model: Model, folder: Path) -> dict[str, Any]:
     """Compare on examples/tiny-moe, its store held to rates at which loading dominates, and at which it does not."""
     settings = [Setting(batch, near, rate) for near, rate in TINY_SETTINGS for batch in (1, 4, 16)]
-    return {"rows": [_said(beside(model, setting, folder, repeats=1)) for setting in settings]}
+    return {"rows": [_said(beside(model, setting, folder)) for setting in settings]}
 
 
 def predicted(model: Model, folder: Path) -> dict[str, Any]:
@@ -370,7 +367,7 @@ def olmoe(model: Model, folder: Path) -> dict[str, Any]:
     """Compare on a model of OLMoE-1B-7B's shape and the disk as it is: what does not fit 2 GB is read."""
     rows = []
     for batch in (1, 4, 16):
-        row = beside(model, Setting(batch, OLMOE_GB, None, "0", OLMOE_TOKENS, temperature=1.0), folder, repeats=1)
+        row = beside(model, Setting(batch, OLMOE_GB, None, "0", OLMOE_TOKENS, temperature=1.0), folder)
         rows.append(row | {"offload": offloaded(folder / "checkpoint", batch, row["runs"]["ours"]["peak_mb"])})
         _said(rows[-1])
     return {"rows": rows}

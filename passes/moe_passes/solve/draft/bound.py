@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_passes.plan.acceptance import Draft
-from moe_passes.solve.draft.history import History, Rounds, best_coverage, dispatched
+from moe_passes.solve.draft.history import History, Rounds, best_coverage, counts, dispatched, round_tokens
 from moe_passes.solve.draft.problem import Problem, Setting
 
 
@@ -109,8 +109,9 @@ def lower_bound(problem: Problem, rounds: dict[int, Rounds], times: int = 1) -> 
 
 
 def _bound(problem: Problem, rounds: Rounds, length: int, times: int) -> Bound:
-    rates = problem.rates
-    distinct = (rounds.chosen[dispatched(problem, len(rounds.chosen), length, times)] > 0).sum(axis=(1, 2))
+    rates, tokens_of = problem.rates, round_tokens(problem, problem.batch, length)
+    taken = tokens_of[dispatched(problem, len(tokens_of), length, times)]
+    distinct = (counts(problem.chosen, taken, problem.popularity.shape[1]) > 0).sum(axis=(1, 2))
     local = length * min(rates.draft_dense_seconds.values())
     local += min(seconds for (of, _), seconds in rates.verify_dense_seconds.items() if of == length)
     local += _reading(problem, float(distinct.mean()), local)

@@ -80,38 +80,38 @@ class History:
 
 def round_tokens(problem: Problem, batch: int, length: int) -> IntArray:
     """Return the tokens of the rounds that judge: [round, batch, γ + 1]."""
-    return cut(0, len(problem.chosen), batch, length + 1)[: problem.most_rounds]
+    return cut(0, len(problem.chosen), batch, length + 1)
 
 
 def dispatched(problem: Problem, rounds: int, length: int, times: int = 1) -> IntArray:
-    """Choose the rounds that candidates are dispatched on, or so many times as many."""
+    """Choose the rounds that candidates are dispatched on, or so many times as many: the same text for every γ."""
     tokens = min(MOST_TOKENS, max(LEAST_TOKENS, EXPERT_TOKENS // problem.experts))
     return evenly(rounds, times * max(round(ROUNDS_A_TOKEN * tokens), tokens // (length + 1)))
 
 
 def cut_rounds(problem: Problem, batch: int, length: int) -> Rounds:
-    """Cut what judges into rounds."""
+    """Cut what judges by the closed form into rounds."""
     experts = problem.popularity.shape[1]
-    tokens = round_tokens(problem, batch, length)
+    tokens = round_tokens(problem, batch, length)[: problem.most_rounds]
     drafts = tokens[:, :, :length]
     samples = evenly(len(tokens), problem.sampled_steps) if length else np.zeros(0, dtype=np.int64)
     return Rounds(
         batch * (length + 1),
-        _counts(problem.chosen, tokens, experts),
-        _counts(problem.asked, drafts, experts),
+        counts(problem.chosen, tokens, experts),
+        counts(problem.asked, drafts, experts),
         membership(problem.asked[drafts[samples, :, 0]], experts) if length else np.zeros((0, batch, 0, 0), dtype=bool),
         samples,
     )
 
 
-def _counts(choices: IntArray, tokens: IntArray, experts: int) -> IntArray:
+def counts(choices: IntArray, tokens: IntArray, experts: int) -> IntArray:
     """Count how many of the tokens [round, …] chose each expert: [round, layer, expert]."""
     shape = (len(tokens), choices.shape[1], experts)
-    counts = np.zeros(shape, dtype=np.int64)
+    result = np.zeros(shape, dtype=np.int64)
     for number, chosen in enumerate(tokens):
         flat = choices[chosen.ravel()] + experts * np.arange(shape[1])[:, None]
-        counts[number] = np.bincount(flat.ravel(), minlength=shape[1] * experts).reshape(shape[1:])
-    return counts
+        result[number] = np.bincount(flat.ravel(), minlength=shape[1] * experts).reshape(shape[1:])
+    return result
 
 
 def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule) -> History:
