@@ -5,8 +5,8 @@
 
 For each model, target, batch and trace: what select-draft takes when γ is open, and what it takes for each γ from 0 to
 16, the best of its kinds on the rounds that judge, are dispatched on the same stretch of held-out tokens, with every
-expert striped over all banks (placement comes later and serves all alike). The traces: like the model's own routing, barely local (like Mixtral), and very
-local (like Gemma). Mean and worst are over cases; `seconds` is what choosing took.
+expert striped over all banks (placement comes later and serves all alike). The traces: like the model's own routing,
+barely local (like Mixtral), and very local (like Gemma). Mean and worst are over cases; `seconds` is of choosing.
 """
 
 import argparse

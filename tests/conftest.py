@@ -157,6 +157,7 @@ def little_effort() -> Iterator[None]:
         patch.setattr(prepare, "LONGEST_AUTO", 4)
         patch.setattr(prepare, "RULES", prepare.RULES[:1] + prepare.RULES[-2:])
         patch.setattr(draft, "FURTHER", 0)
+        patch.setattr(draft, "NEAR", 0.0)
         patch.setattr(draft, "SWEEPS", 1)
         patch.setattr(partition_experts, "WORK", 400_000)
         patch.setattr(placement, "WORK", 1_000_000)

@@ -155,7 +155,7 @@ MUTANTS = (
     wrong("settings are not varied", f"{SOLVE}/draft/solver.py", DRAFT, "for _ in range(sweeps):", "for _ in range(0):", fast=True),
     wrong("one KV layout", f"{SOLVE}/draft/solver.py", DRAFT, "for banks in problem.copies_bytes)", "for banks in [setting.kv_banks])", fast=True),
     wrong("one rule", f"{SOLVE}/draft/solver.py", DRAFT, "for rule in problem.rules)", "for rule in problem.rules[:1])", fast=True),
-    wrong("the closed form decides", f"{SOLVE}/draft/solver.py", DRAFT, "best = min(allowed, key=lambda c: (c.seconds_per_token,", "best = min(allowed, key=lambda c: (c.estimate,", fast=True),
+    wrong("the closed form decides", f"{SOLVE}/draft/solver.py", DRAFT, "return candidate.seconds_per_token, candidate", "return candidate.estimate, candidate", fast=True),
     noop("break-even is 0", f"{SOLVE}/draft/solver.py", DRAFT, "break_even", '0.0', fast=True),
     wrong("break-even against the slowest plain plan", f"{SOLVE}/draft/solver.py", DRAFT, "plain = min(c.seconds", "plain = max(c.seconds", fast=True),
     wrong("nothing is loaded during the draft", f"{SOLVE}/draft/bound.py", DRAFT, "overlap = np.minimum(early, min(draft, room))", "overlap = 0 * early", fast=True),
@@ -235,6 +235,8 @@ MUTANTS = (
     # Traces.
     wrong("requests ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.request * request", "0 * request", fast=True),
     wrong("tokens ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.token * own", "0 * own", fast=True),
+    wrong("sequences share requests", "moe_compiler/traces/synthetic.py", "tests/compiler/test_profile.py", "max(LEAST_TOKENS, STEP_TOKENS * batch)", "LEAST_TOKENS", fast=True),
+    wrong("nothing is settled", "passes/moe_passes/solve/draft/solver.py", "tests/passes/solve/draft/test_solve.py", "[0] * (1 + NEAR)", "[0] * 0.5", fast=True),
     wrong("drift forgets", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.memory * drift[token - 1] +", "0 * drift[token - 1] +", fast=True),
     # Evaluation.
     noop("no critical path", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "critical_path", "[]", fast=True),

@@ -4,7 +4,8 @@ What HB keeps of each expert in a setting is a knapsack over all layers together
 verify that much of a load, as often as verify needs the expert, and lets the draft use it; the whole saves all of the
 load. From a plain and a drafting setting of every format one thing at a time is varied, the others as they are best so
 far, until nothing gets better; then once more with other weights of what the draft finds. The best of each kind are
-dispatched, and what is then likely to be better than they.
+dispatched, and what is then likely to be better than they; the best of plain decoding and of drafts that are about as
+good are settled on more rounds.
 """
 
 from collections.abc import Callable, Iterator, Set
