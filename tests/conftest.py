@@ -134,7 +134,7 @@ def little_effort() -> Iterator[None]:
     from moe_passes.solve.draft import history, prepare
     from moe_passes.solve.draft import solver as draft
 
-    from moe_compiler import placement
+    from moe_compiler import calibration, placement
     from moe_compiler.evaluate import held_out
     from moe_compiler.frontend import graph
 
@@ -161,6 +161,11 @@ def little_effort() -> Iterator[None]:
         patch.setattr(draft, "SWEEPS", 1)
         patch.setattr(partition_experts, "WORK", 400_000)
         patch.setattr(placement, "WORK", 1_000_000)
+        patch.setattr(calibration, "LEAST_SECONDS", 0.01)
+        patch.setattr(calibration, "REPEATS", 1)
+        patch.setattr(calibration, "COLD_BYTES", 2**24)
+        patch.setattr(calibration, "DISK_BYTES", 2**25)
+        patch.setattr(calibration, "STEPS", 2)
         yield
 
 
