@@ -116,17 +116,17 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
     began = time.perf_counter()
     auto = solve(problem, bench.seconds, bench.surely).best
     seconds = time.perf_counter() - began
-    lengths = range(min(prepare.LONGEST_AUTO, max(problem.lengths)) + 1)
-    fixed = {n: best_of_length(bench, n) for n in lengths} | {auto.choice.setting.length: auto}
+    chosen, longest = auto.choice.setting.length, min(prepare.LONGEST_AUTO, max(problem.lengths))
+    fixed = {n: auto if n == chosen else best_of_length(bench, n) for n in range(longest + 1)}
     times = {n: held_out_seconds(bench, c.choice, trace) / c.tokens for n, c in fixed.items()}
-    mine = times[auto.choice.setting.length]
+    mine = times[chosen]
     best = min(times, key=lambda n: times[n])
     return {
         "model": model.name,
         "target": target,
         "batch": batch,
         "like": like,
-        "auto": auto.choice.setting.length,
+        "auto": chosen,
         "best": best,
         "over_best": mine / times[best] - 1,
         "over_plain": mine / times[0] - 1,
@@ -138,7 +138,7 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
 def best_of_length(bench: Bench, length: int) -> Candidate:
     """Return what is best for one γ on the rounds that judge."""
     found = fixed_length(bench.problem, length)
-    return min(found, key=lambda c: bench.seconds(c.choice)) if len(found) > 1 else found[0]
+    return min(found, key=lambda c: bench.seconds(c.choice) / c.tokens) if len(found) > 1 else found[0]
 
 
 def fixed_length(problem: Problem, length: int) -> list[Candidate]:
