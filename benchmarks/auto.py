@@ -114,7 +114,7 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
         return None
     problem = bench.problem
     began = time.perf_counter()
-    auto = solve(problem, bench.seconds, bench.surely).best
+    auto = solve(problem, bench.seconds, bench.longer_seconds).best
     seconds = time.perf_counter() - began
     chosen, longest = auto.choice.setting.length, min(prepare.LONGEST_AUTO, max(problem.lengths))
     fixed = {n: auto if n == chosen else best_of_length(bench, n) for n in range(longest + 1)}

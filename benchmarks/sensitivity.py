@@ -98,7 +98,7 @@ def token(model: Model, target: str, how: dict[str, Any]) -> dict[str, Any]:
             rates = bench.problem.rates
             kept = {key: value for key, value in rates.draft_dense_seconds.items() if key[0] == how["bits"]}
             bench = replace(bench, problem=replace(bench.problem, rates=replace(rates, draft_dense_seconds=kept)))
-        best = solve(bench.problem, bench.seconds, bench.surely).best
+        best = solve(bench.problem, bench.seconds, bench.longer_seconds).best
         seconds = held_out_seconds(bench, best.choice, trace) / best.tokens
     return {"seconds": seconds, "length": best.choice.setting.length}
 

@@ -140,7 +140,7 @@ def profile_of(asked: Asked, given: str | Path | None, width: int) -> profiles.P
         tokens = -(-max(1024, STEP_TOKENS * asked.batch * width) // 1024) * 1024
         if tokens > LARGEST_PROFILE:
             raise InputError(f"--batch {asked.batch}: {width} tokens a sequence are too many; valid: fewer")
-        # Steps are cut from the second half: a request for each sequence of the batch.
+        # Steps are cut from the second half: nearly a request for each sequence of the batch.
         request_tokens = min(REQUEST_TOKENS, tokens // 2 // asked.batch)
         given = synthetic.Made(tokens, asked.seed, like_of(known_as(asked.shapes.model)), request_tokens).name
     return profiles.load(str(given), asked.shapes.layers)

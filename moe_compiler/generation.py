@@ -130,8 +130,7 @@ class Runner:
         from moe_compiler.runtime.words import Words
 
         path = Path(folder)
-        compiled = read_folder(path)
-        round_ = _program(path / "schedule.py", compiled.plan)
+        context, length, cost, round_ = _compiled(path)
         try:
             data = path / "plan.npz"
             plan = Plan.of(read_arrays(data, set(names_of(data))), data)
@@ -153,8 +152,7 @@ class Runner:
             raise
         except (KeyError, ValueError) as error:
             raise InputError(str(error)) from None
-        context, length, ends = compiled.plan.context, compiled.plan.draft.length, _ends(store, words)
-        return Runner(path, plan, compiled.cost, context, round_, length, store, model, words, ends, baseline)
+        return Runner(path, plan, cost, context, round_, length, store, model, words, _ends(store, words), baseline)
 
     def run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None = None) -> dict[str, Any]:
         """Generate what follows each prompt.
@@ -342,6 +340,17 @@ def _sampling(asked: Asked) -> "Sampling | None":
     from moe_compiler.runtime.sampling import Sampling
 
     return None if asked.temperature is None else Sampling(asked.temperature, asked.top_p, asked.seed)
+
+
+def _compiled(path: Path) -> "tuple[int, int, CostDocument, Round]":
+    """Return context, draft length, cost and round of a compiled folder, and keep nothing else of the plan in memory.
+
+    Raises:
+        InputError: it is no compile of ours, or edited by hand.
+    """
+    compiled = read_folder(path)
+    round_ = _program(path / "schedule.py", compiled.plan)
+    return compiled.plan.context, compiled.plan.draft.length, compiled.cost, round_
 
 
 def _program(path: Path, plan: PlanDocument) -> "Round":

@@ -236,7 +236,7 @@ MUTANTS = (
     wrong("requests ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.request * request", "0 * request", fast=True),
     wrong("tokens ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.token * own", "0 * own", fast=True),
     wrong("sequences share requests", "moe_compiler/traces/synthetic.py", "tests/compiler/test_profile.py", "max(LEAST_TOKENS, STEP_TOKENS * batch)", "LEAST_TOKENS", fast=True),
-    wrong("nothing is settled", "passes/moe_passes/solve/draft/solver.py", "tests/passes/solve/draft/test_solve.py", "[0] * (1 + NEAR)", "[0] * 0.5", fast=True),
+    wrong("nothing is settled", "passes/moe_passes/solve/draft/solver.py", "tests/passes/solve/draft/test_solve.py", "least * (1 + NEAR)", "least * 0.5", fast=True),
     wrong("drift forgets", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.memory * drift[token - 1] +", "0 * drift[token - 1] +", fast=True),
     # Evaluation.
     noop("no critical path", "moe_compiler/evaluate/report.py", "tests/compiler/evaluate", "critical_path", "[]", fast=True),

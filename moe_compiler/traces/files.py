@@ -42,7 +42,8 @@ def check_exists(given: str | None) -> None:
     """
     if given is not None and synthetic.parse_name(given) is None and not is_file(Path(given)):
         raise InputError(
-            f"profile {given}: no such file; valid: an .npz, synthetic-TOKENStokens-seedN, or the same with -like-MODEL"
+            f"profile {given}: no such file; valid: an .npz, synthetic-TOKENStokens-seedN, or the same with "
+            "-like-MODEL, -requests-of-TOKENS or both"
         )
 
 

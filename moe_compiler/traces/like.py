@@ -5,8 +5,9 @@ popularity, plus noise of standard deviation 1; the top k are chosen. The first 
 spaces that all layers share, so that one layer's experts foretell the next one's; how much an expert answers to each
 dimension is fixed, so that experts that were asked for together will be so again.
 
-The numbers were found by random search over the figures of `moe_passes.routing.statistics`; `benchmarks/routing.py`
-shows how far each figure is from the real one. A model of which nothing was measured gets what lies in the middle.
+The numbers were found by random search over the figures of `moe_passes.routing.statistics`, of which
+`benchmarks/routing.py` shows how far each is from the real one, and over what published speeds imply (tests hold the
+routing to both). A model of which nothing is known gets what lies in the middle.
 """
 
 from dataclasses import dataclass
@@ -116,5 +117,5 @@ def _asked(tokens: int, like: Locality, request_tokens: int, random: np.random.G
     for token in range(tokens):
         if token % request_tokens:
             drift[token] = like.memory * drift[token - 1] + np.sqrt(1 - like.memory**2) * drift[token]
-    request = np.repeat(requests, request_tokens, axis=0)[:tokens]
+    request = requests[np.arange(tokens) // request_tokens]
     return np.concatenate([like.request * request, like.drift * drift, like.token * own], axis=1)

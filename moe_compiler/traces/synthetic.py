@@ -20,12 +20,12 @@ STEP_TOKENS = 4 * REQUEST_TOKENS
 """Lengths are multiples of this, so that both splits are of whole requests."""
 LEAST_TOKENS = 3 * STEP_TOKENS
 MOST_LONG_REQUESTS = 32
-"""Sequences of a batch that get requests of `REQUEST_TOKENS`: those of larger ones are shorter, or traces were long."""
+"""Sequences of a batch that get requests of `REQUEST_TOKENS` each: for larger batches traces would be too long."""
 SHORT_REQUEST_TOKENS, SEQUENCE_TOKENS = 64, 288
-"""Of larger batches: the held-out quarter has room for a request and a round of the longest draft of each sequence."""
+"""Of larger batches: a request, and all that the trace has for a sequence, a quarter of it held out."""
 
 _NAME = re.compile(
-    r"synthetic-(\d{1,7})tokens-seed(\d{1,10})(?:-like-([a-z0-9.-]{1,60}?))?(?:-requests-of-([1-9]\d{0,6}))?"
+    r"synthetic-([1-9][0-9]{0,6})tokens-seed([0-9]{1,10})(?:-like-([a-z0-9.-]{1,60}?))?(?:-requests-of-([0-9]{1,7}))?"
 )
 
 
@@ -56,7 +56,7 @@ def parse_name(name: str) -> Made | None:
     """Read a synthetic trace's name; None for another name.
 
     Raises:
-        InputError: it is to be like a model of which nothing is known.
+        InputError: it is to be like a model of which nothing is known, or its requests are empty.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -64,11 +64,17 @@ def parse_name(name: str) -> Made | None:
     like = match.group(3) or MIDDLE
     if like not in LIKE:
         raise InputError(f"profile {name}: nothing is known of the routing of '{like}'; valid: {', '.join(LIKE)}")
-    return Made(int(match.group(1)), int(match.group(2)), like, int(match.group(4) or REQUEST_TOKENS))
+    request_tokens = int(match.group(4) or REQUEST_TOKENS)
+    if not request_tokens:
+        raise InputError(f"profile {name}: requests of 0 tokens; valid: 1 or more")
+    return Made(int(match.group(1)), int(match.group(2)), like, request_tokens)
 
 
 def made_for(batch: int, seed: int, like: str) -> Made:
-    """Return a trace that gives both splits several rounds of this batch, and every sequence a request of its own."""
+    """Return a trace of several rounds of this batch in both splits, nearly every sequence a request of its own.
+
+    Runs of γ + 1 tokens do not fill a request, so that some sequences begin with the last tokens of the one before.
+    """
     if batch <= MOST_LONG_REQUESTS:
         return Made(max(LEAST_TOKENS, STEP_TOKENS * batch), seed, like)
     return Made(-(-SEQUENCE_TOKENS * batch // STEP_TOKENS) * STEP_TOKENS, seed, like, SHORT_REQUEST_TOKENS)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from moe_passes.plan.errors import InputError
@@ -54,6 +56,22 @@ def test_sequences_of_a_batch_are_requests_of_their_own(batch, split):
 @pytest.mark.parametrize("made", [synthetic.Made(100, 7), synthetic.Made(2048, 1, "gpt-oss-20b", 16)])
 def test_the_name_of_a_synthetic_trace_is_all_that_is_needed_to_make_it_again(made):
     assert synthetic.parse_name(made.name) == made
+
+
+@pytest.mark.parametrize("name", ["synthetic-0tokens-seed0", "synthetic-٣tokens-seed0", "synthetic-9tokens-seed0-x"])
+def test_what_is_no_name_of_a_trace_is_none(name):
+    assert synthetic.parse_name(name) is None
+
+
+def test_requests_of_any_length_cost_no_more_than_the_trace():
+    with pytest.raises(InputError, match="requests of 0 tokens; valid: 1 or more"):
+        synthetic.parse_name("synthetic-9tokens-seed0-requests-of-0")
+    long = synthetic.parse_name("synthetic-9tokens-seed0-requests-of-9999999")
+    assert long is not None
+    tracemalloc.start()
+    assert synthetic.generate(long, 1, 8, 2).tokens == 9
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_a_profile_that_does_not_exist_is_refused_before_the_model_is_traced(tmp_path):

@@ -13,7 +13,7 @@ from moe_passes.routing.likelihood import likelihoods, share_needed
 from moe_passes.routing.rounds import RoundRouting
 from moe_passes.routing.traces import BoolArray, IntArray, RoutingTrace, evenly
 from moe_passes.solve.dispatch.solver import mean_makespan
-from moe_passes.solve.draft.history import SURELY, dispatched, round_tokens
+from moe_passes.solve.draft.history import LONGER_TIMES, dispatched, round_tokens
 from moe_passes.solve.draft.problem import Choice, Problem
 from moe_passes.solve.draft.solver import deep_of
 from moe_passes.tasks.build import build_unknown
@@ -48,9 +48,9 @@ class Bench:
     phases: tuple[tuple[Stage, ...], tuple[Stage, ...]]
     problem: Problem
 
-    def surely(self, choice: Choice) -> float:
-        """Return the same as `seconds` on `SURELY` times as many rounds."""
-        return self.seconds(choice, SURELY)
+    def longer_seconds(self, choice: Choice) -> float:
+        """Return the same as `seconds` on `LONGER_TIMES` times as many rounds."""
+        return self.seconds(choice, LONGER_TIMES)
 
     def seconds(self, choice: Choice, times: int = 1) -> float:
         """Return the mean seconds of the dispatched rounds, with every expert striped over all banks."""

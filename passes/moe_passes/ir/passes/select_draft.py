@@ -57,7 +57,7 @@ class SelectDraft(Pass):
         problem = problem if self.bits is None else _of_bits(problem, self.bits)
         bench = Bench(cost, request, of.model.hidden, of.layers, (draft, verify), problem)
         with solver_call(self.name, "draft plan"):
-            solution = solve(problem, bench.seconds, bench.surely)
+            solution = solve(problem, bench.seconds, bench.longer_seconds)
         wrong = violations(problem, solution)
         if wrong:
             raise AssertionError(f"{self.name}: " + "; ".join(wrong))

@@ -13,10 +13,10 @@ near: verify takes dense work and max(R, F), and the loads of what the draft ask
 Bound: a round takes at least γ·D₀ + V and at least E, where D₀ leaves out all reading of experts in the draft; so the
 mean round takes at least the larger of the two means. For E: a byte in HB saves one of the distinct experts of a round,
 at most; the rest crosses the link, or is read by the far engine, at the faster of both rates. Both are of the rounds
-that are dispatched. What is computed far need not be read near: then V is dense work, with as much of reading near as
-takes as long as the far engine's share. Accepted tokens are at most those of the coverage that the best n residents of
-every round would have, n as many slices as fit. The bound is the least of this over all formats and γ, with the
-smallest staging.
+that the best was dispatched on. What is computed far need not be read near: then V is dense work, with as much of
+reading near as takes as long as the far engine's share. Accepted tokens are at most those of the coverage that the
+best n residents of every round would have, n as many slices as fit. The bound is the least of this over all formats and
+γ, with the smallest staging.
 """
 
 from typing import NamedTuple
@@ -102,8 +102,8 @@ def lower_bound(problem: Problem, rounds: dict[int, Rounds], times: int = 1) -> 
 
     Args:
         problem: the problem.
-        rounds: by draft length, those that settings are compared on.
-        times: how many times as many of them were dispatched as usual.
+        rounds: by draft length, those of the closed form, which say what the draft finds.
+        times: how many times as many rounds as usual the best was dispatched on.
     """
     return min(_bound(problem, rounds[length], length, times) for length in problem.lengths)
 

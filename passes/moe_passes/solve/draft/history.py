@@ -16,8 +16,8 @@ EXPERT_TOKENS = 100_000
 """Tokens times experts of the model, between these two."""
 ROUNDS_A_TOKEN = 0.2
 """Rounds at least, a token that is dispatched: long rounds are more than a few too."""
-SURELY = 4
-"""Times as many rounds settle which of those is best that are about as good."""
+LONGER_TIMES = 4
+"""As many rounds as usual, to settle what is best of what is about as good."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def round_tokens(problem: Problem, batch: int, length: int) -> IntArray:
 
 
 def dispatched(problem: Problem, rounds: int, length: int, times: int = 1) -> IntArray:
-    """Choose the rounds that candidates are dispatched on, or so many times as many: the same text for every γ."""
+    """Choose the rounds that candidates are dispatched on, or so many times as many, spread over all that judges."""
     tokens = min(MOST_TOKENS, max(LEAST_TOKENS, EXPERT_TOKENS // problem.experts))
     return evenly(rounds, times * max(round(ROUNDS_A_TOKEN * tokens), tokens // (length + 1)))
 

@@ -214,7 +214,7 @@ class Candidate:
         accepted: expected accepted tokens of a sequence in a round.
         tokens: expected tokens of a round, whole batch.
         estimate_seconds: mean of a round, closed form.
-        seconds: mean of a round, dispatched on a few of the rounds; NaN before.
+        seconds: mean of a round, dispatched on a few of the rounds, or on more to settle what is best; NaN before.
     """
 
     choice: Choice

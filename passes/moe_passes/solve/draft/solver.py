@@ -19,7 +19,7 @@ from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, SolverRecord
 from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity
 from moe_passes.solve.draft.bound import lower_bound, round_seconds, tokens
-from moe_passes.solve.draft.history import SURELY, Rounds, cut_rounds, replay
+from moe_passes.solve.draft.history import LONGER_TIMES, Rounds, cut_rounds, replay
 from moe_passes.solve.draft.problem import (
     COVERAGE_WEIGHTS,
     SLICES_FIRST,
@@ -42,15 +42,15 @@ FURTHER = 3
 """Candidates that are dispatched after the best of every kind, and the greedy baseline."""
 
 NEAR = 0.03
-"""Candidates within this of the best are settled on more rounds: so much a few rounds may be wrong by."""
+"""What is within this of the best may be better than it: so much a few rounds may be wrong by."""
 
 Vary = Callable[[Problem, Setting], Iterator[Setting]]
 """What a setting is varied to."""
 Judge = Callable[[Choice], float]
-"""Dispatches a choice on a few rounds of what judges; returns their mean seconds."""
+"""Dispatches a choice on rounds of what judges; returns their mean seconds."""
 
 
-def solve(problem: Problem, judge: Judge, surely: Judge | None = None) -> Solution:
+def solve(problem: Problem, judge: Judge, longer: Judge | None = None) -> Solution:
     """Return the candidate with the least seconds per token; deterministic, never worse than the greedy baseline.
 
     The greedy baseline keeps equally many experts in every layer, never changes them, has the smallest staging, and is
@@ -59,7 +59,8 @@ def solve(problem: Problem, judge: Judge, surely: Judge | None = None) -> Soluti
     Args:
         problem: the problem.
         judge: of every candidate.
-        surely: of those that are about as good as the best, on `SURELY` times as many rounds.
+        longer: the same on `LONGER_TIMES` times as many rounds, for the best plain plan and the best draft where
+            several are about as good.
     """
     search = Search(problem)
     judged = [replace(c, seconds=judge(c.choice)) for c in [search.greedy(), *search.shortlist()]]
@@ -67,8 +68,8 @@ def solve(problem: Problem, judge: Judge, surely: Judge | None = None) -> Soluti
         further = search.promising(judged[1:])
         if further is not None:
             judged.append(replace(further, seconds=judge(further.choice)))
-    times = settle(judged, surely) if surely else 1
-    best = min((c for c in judged if c.choice.setting.length in problem.lengths), key=_rank)
+    times = LONGER_TIMES if longer and settle(judged, problem.lengths, longer) else 1
+    best = min((c for c in judged if c.choice.setting.length in problem.lengths), key=_seconds_and_length)
     bound = lower_bound(problem, {length: search.rounds(length) for length in problem.lengths}, times)
     return Solution(
         best=best,
@@ -81,28 +82,29 @@ def solve(problem: Problem, judge: Judge, surely: Judge | None = None) -> Soluti
     )
 
 
-def settle(judged: list[Candidate], surely: Judge) -> int:
-    """Dispatch the best of those near the best once more, of plain decoding and of drafts, until both are settled.
+def settle(judged: list[Candidate], lengths: tuple[int, ...], longer: Judge) -> bool:
+    """Dispatch the best plain plan and the best draft on more rounds, as far as they are near the best, until both are.
 
     Returns:
-        How many times as many rounds they were dispatched on: 1 where nothing is near the best.
+        Whether anything was: not where nothing is near the best.
     """
+    offered = [n for n, candidate in enumerate(judged) if candidate.choice.setting.length in lengths]
     settled: set[int] = set()
     while True:
-        most = min(map(_rank, judged))[0] * (1 + NEAR)
-        near = [n for n, candidate in enumerate(judged) if candidate.seconds_per_token <= most]
+        least = min(judged[n].seconds_per_token for n in offered)
+        near = [n for n in offered if judged[n].seconds_per_token <= least * (1 + NEAR)]
         if len(near) == 1 and not settled:
-            return 1
-        plain, drafts = ([n for n in near if bool(judged[n].choice.setting.length) == of] for of in (False, True))
-        rivals = {min(of, key=lambda n: _rank(judged[n])) for of in (plain, drafts) if of}
+            return False
+        modes = [[n for n in near if (judged[n].choice.setting.length > 0) is is_draft] for is_draft in (False, True)]
+        rivals = {min(mode, key=lambda n: _seconds_and_length(judged[n])) for mode in modes if mode}
         if rivals <= settled:
-            return SURELY
+            return True
         for n in sorted(rivals - settled):
-            judged[n] = replace(judged[n], seconds=surely(judged[n].choice))
+            judged[n] = replace(judged[n], seconds=longer(judged[n].choice))
             settled.add(n)
 
 
-def _rank(candidate: Candidate) -> tuple[float, int]:
+def _seconds_and_length(candidate: Candidate) -> tuple[float, int]:
     return candidate.seconds_per_token, candidate.choice.setting.length
 
 

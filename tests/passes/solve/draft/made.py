@@ -1,5 +1,6 @@
 """Small select-draft problems, and a judge that needs no dispatcher."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -87,13 +88,15 @@ def every_choice(problem: Problem):
             yield Choice(setting, levels.reshape(problem.popularity.shape))
 
 
-def estimator(problem: Problem, slower=1.0):
+def estimator(problem: Problem, slower=1.0, times=1):
     """A judge that takes the closed form of the rounds that would be dispatched for what they take."""
+    every_round = replace(problem, most_rounds=len(problem.chosen))
 
     def seconds(choice: Choice) -> float:
         setting = choice.setting
-        history = replay(problem, cut_rounds(problem, problem.batch, setting.length), choice.levels, setting.rule)
-        taken = dispatched(problem, len(history.distinct), setting.length)
+        rounds = cut_rounds(every_round, problem.batch, setting.length)
+        history = replay(problem, rounds, choice.levels, setting.rule)
+        taken = dispatched(problem, len(history.distinct), setting.length, times)
         some = {name: value[taken] if isinstance(value, np.ndarray) else value for name, value in vars(history).items()}
         return round_seconds(problem, setting, type(history)(**some)) * slower
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE
 from moe_passes.plan.errors import InputError
+from moe_passes.solve.draft import history
 from moe_passes.solve.draft.bound import lower_bound
 from moe_passes.solve.draft.check import recomputed, violations
 from moe_passes.solve.draft.history import cut_rounds, replay
@@ -17,20 +18,25 @@ from moe_passes.solve.draft.solver import Search, break_even, fill, room_bytes, 
 from tests.passes.solve.draft.made import EXPERTS, LAYERS, estimator, every_choice, every_setting, random_problem
 
 
-def per_token(problem, choice):
+def per_token(problem, choice, times=1):
     """Seconds per token of what the judge would dispatch."""
-    return estimator(problem)(choice) / Search(problem).estimate_choice(choice).tokens
+    return estimator(problem, times=times)(choice) / Search(problem).estimate_choice(choice).tokens
 
 
 @pytest.mark.parametrize(
-    ("seed", "capacity", "far_tokens"),
-    [(0, 200, (0,)), (1, 220, (0,)), (2, 200, (0, 5))],
+    ("seed", "capacity", "far_tokens", "times"),
+    [(0, 200, (0,), 1), (1, 220, (0,), 4), (2, 200, (0, 5), 1)],
 )
-def test_the_bound_holds_for_every_choice(seed, capacity, far_tokens):
+def test_the_bound_holds_for_every_choice(seed, capacity, far_tokens, times, monkeypatch):
+    """Also of more rounds than usual, and of rounds that the closed form does not look at."""
+    monkeypatch.setattr(history, "MOST_TOKENS", 4)
+    monkeypatch.setattr(history, "LEAST_TOKENS", 4)
     problem = random_problem(seed, capacity, rules=random_problem(0).rules[:2], far_tokens=far_tokens, lengths=(0, 2))
-    problem = replace(problem, staging_choices=(100,), copies_bytes={4: 0})
-    bound = lower_bound(problem, {n: cut_rounds(problem, problem.batch, n) for n in problem.lengths}).seconds
-    best = min(per_token(problem, choice) for choice in every_choice(problem))
+    problem = replace(problem, staging_choices=(100,), copies_bytes={4: 0}, most_rounds=6)
+    rounds = {n: cut_rounds(problem, problem.batch, n) for n in problem.lengths}
+    assert len(rounds[0].chosen) == 6 < len(history.round_tokens(problem, problem.batch, 0))
+    bound = lower_bound(problem, rounds, times).seconds
+    best = min(per_token(problem, choice, times) for choice in every_choice(problem))
     assert bound <= best * (1 + 1e-12)
     assert bound > 0.25 * best, "and says something"
 
@@ -208,25 +214,45 @@ def test_too_few_tokens_are_refused():
 
 def test_what_is_about_as_good_as_the_best_is_settled_on_more_rounds():
     """On a few rounds all drafts take 2 % less than plain decoding; on more of them, all of them take more."""
-    problem = random_problem(3)
-    asked = []
+    problem, asked = random_problem(3), []
 
     def per_token(choice, seconds):
         return seconds * Search(problem).estimate_choice(choice).tokens
 
-    def surely(choice):
+    def longer(choice):
         asked.append(choice.setting.length)
         return per_token(choice, 1.01 if choice.setting.length else 1.0)
 
     def judge(choice):
         return per_token(choice, 0.98 if choice.setting.length else 1.0)
 
-    solution = solve(problem, judge, surely)
+    solution = solve(problem, judge, longer)
     drafts = [c for c in solution.candidates if c.choice.setting.length]
     assert solution.best.choice.setting.length == 0
     assert asked.count(0) == 1
     assert len(asked) == 1 + len(drafts), "until none was left that was better than what is settled"
     assert solve(problem, judge).best.choice.setting.length > 0
-    far = solve(problem, lambda choice: per_token(choice, 2.0 if choice.setting.length else 1.0), surely)
+    far = solve(problem, lambda choice: per_token(choice, 2.0 if choice.setting.length else 1.0), longer)
     assert len(asked) == 1 + len(drafts), "nothing is near"
     assert far.best.seconds_per_token == pytest.approx(1.0)
+
+
+def test_only_what_may_be_taken_is_settled():
+    """Plain decoding is 10 % faster than two drafts that are alike, and is not offered."""
+    problem, asked = replace(random_problem(3), lengths=(1, 2)), []
+
+    def per_token(choice, seconds):
+        return seconds * Search(problem).estimate_choice(choice).tokens
+
+    def judge(choice):
+        return per_token(choice, 0.9 if not choice.setting.length else 1 + choice.setting.length / 1000)
+
+    def longer(choice):
+        asked.append(choice.setting.length)
+        return per_token(choice, 1.2 if choice.setting.length == 1 else 1.01)
+
+    solution = solve(problem, judge, longer)
+    assert 0 not in asked
+    assert 1 in asked
+    assert solution.best.choice.setting.length == 2
+    assert solution.best.seconds_per_token == pytest.approx(1.01)
