@@ -77,6 +77,8 @@ def test_a_wide_step_reads_distinct_experts_once(model):
     one, many = (api.estimate(model, "dgx-spark-gb10", batch=batch) for batch in (1, 32))
     assert one["distinct_experts"] == 4
     assert many["distinct_experts"] <= 16
+    assert one["profile"]["name"] == "synthetic-1024tokens-seed0-like-middle"
+    assert many["profile"]["name"].endswith("-like-middle-requests-of-16"), "a request for each sequence"
     assert many["bytes"]["per_token"] < one["bytes"]["per_token"]
 
 
