@@ -155,6 +155,7 @@ MUTANTS = (
     wrong("settings are not varied", f"{SOLVE}/draft/solver.py", DRAFT, "for _ in range(sweeps):", "for _ in range(0):", fast=True),
     wrong("one KV layout", f"{SOLVE}/draft/solver.py", DRAFT, "for banks in problem.copies_bytes)", "for banks in [setting.kv_banks])", fast=True),
     wrong("one rule", f"{SOLVE}/draft/solver.py", DRAFT, "for rule in problem.rules)", "for rule in problem.rules[:1])", fast=True),
+    wrong("what streams past is no work", f"{SOLVE}/rcpsp/bound.py", "tests/passes/solve/rcpsp/test_bound.py", "rest + durations[later].sum() + tail", "rest + tail", fast=True),
     wrong("the closed form decides", f"{SOLVE}/draft/solver.py", DRAFT, "return candidate.seconds_per_token, candidate", "return candidate.estimate, candidate", fast=True),
     noop("break-even is 0", f"{SOLVE}/draft/solver.py", DRAFT, "break_even", '0.0', fast=True),
     wrong("break-even against the slowest plain plan", f"{SOLVE}/draft/solver.py", DRAFT, "plain = min(c.seconds", "plain = max(c.seconds", fast=True),

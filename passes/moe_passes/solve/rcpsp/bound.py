@@ -26,8 +26,10 @@ topological order.
 **Buffers.** Let every task j of T occupy more than half of resource k, as above, and open buffers of a_j > 0 bytes in
 a buffer resource of C bytes, none of which can close before time H. Whatever of T starts before H holds its bytes at
 H, so its durations sum to at most K = max {Σ p_j x_j : Σ a_j x_j ≤ C, 0 ≤ x_j ≤ 1}. If Σ_{j ∈ T} p_j > K, the rest of
-T starts at H or later, one after another, and the last of T ends at H + Σ_{j ∈ T} p_j − K at the earliest. This holds
-for the whole round and for each join. H is tried where the densest task, filling all of C, would leave the most.
+T starts at H or later, and so do all other tasks that occupy more than half of the resource and whose head is at least
+H: with a set O of those, one after another, the last of them ends at H + Σ_{j ∈ T} p_j − K + Σ_{j ∈ O} p_j at the
+earliest. This holds for the whole round and for each join. H is tried where the densest task, filling all of C, would
+leave the most.
 
 Every step is an implication for arbitrary schedules, so the result never exceeds the optimum.
 """
@@ -181,25 +183,47 @@ class _Buffers:
                 [min(int(heads[c] + durations[c]) for c in self.closers[resource][int(n)]) for n in opening],
                 dtype=np.int64,
             )
-            for threshold in _thresholds(closing, durations[opening], amounts[opening], tails[opening], capacity):
+            others = members[amounts[members] == 0]
+            after = _After(heads[others], durations[others])
+            for threshold in _thresholds(
+                closing, durations[opening], amounts[opening], tails[opening], capacity, after
+            ):
                 late = opening[closing >= threshold]
                 rest = int(durations[late].sum()) - _knapsack(durations[late], amounts[late], capacity)
                 if rest > 0:
-                    value = int(threshold + rest + tails[late].min())
+                    later = others[heads[others] >= threshold]
+                    tail = tails[np.concatenate([late, later])].min()
+                    value = int(threshold + rest + durations[later].sum() + tail)
                     best = max(best, Bound(value, BUFFER, resource), key=lambda bound: bound.value)
         return best
 
 
-def _thresholds(closing: Array, durations: Array, amounts: Array, tails: Array, capacity: int) -> list[int]:
+class _After:
+    """Durations of tasks that cannot start before given times."""
+
+    def __init__(self, heads: Array, durations: Array) -> None:
+        order = np.argsort(heads, kind="stable")
+        self.heads = heads[order]
+        self.left = np.append(np.cumsum(durations[order][::-1])[::-1], 0)
+
+    def sums(self, times: Array) -> Array:
+        """Return, for each time, the durations of all tasks whose head is not before it."""
+        return np.asarray(self.left[np.searchsorted(self.heads, times, side="left")])
+
+
+def _thresholds(
+    closing: Array, durations: Array, amounts: Array, tails: Array, capacity: int, after: _After
+) -> list[int]:
     """Choose the values of H for which the buffer bound is likely to be the largest."""
     order = np.argsort(-closing, kind="stable")
     density = np.maximum.accumulate(durations[order] / amounts[order])
     rest = np.cumsum(durations[order]) - capacity * density
-    value = closing[order] + rest + np.minimum.accumulate(tails[order])
-    # Of equal closing times, all belong to T: only the last of them in this order has them all.
-    value[:-1][closing[order][:-1] == closing[order][1:]] = -np.inf
+    least = np.minimum.accumulate(tails[order])
+    times = np.unique(np.concatenate([closing, after.heads[after.heads <= closing.max()]]))
+    last = len(closing) - np.searchsorted(np.sort(closing), times, side="left") - 1
+    value = times + rest[last] + after.sums(times) + least[last]
     likely = np.argsort(-value, kind="stable")[:MOST_THRESHOLDS]
-    return [int(h) for h in closing[order][likely]]
+    return [int(h) for h in times[likely]]
 
 
 def _knapsack(values: Array, sizes: Array, capacity: int) -> int:

@@ -35,7 +35,10 @@ def arbitrary(choose: random.Random) -> Problem:
 
 
 def layered(choose: random.Random) -> Problem:
-    """A chain of layers, as a round has them: a router, loads that wait for it or for an earlier one, and a join."""
+    """A chain of layers, as a round has them: a router, loads that wait for it or for an earlier one, and a join.
+
+    Some experts stream past instead: they wait for their router, and take what loads and what computes.
+    """
     tasks, buffers, routers, last = [], [], [], ()
     for _ in range(choose.randint(1, 4)):
         routers.append(len(tasks))
@@ -48,6 +51,9 @@ def layered(choose: random.Random) -> Problem:
             tasks.append(Task((Mode(choose.randint(0, 2), ((1, 1),)),), (routers[-1], load)))
             experts.append(load + 1)
             buffers += [Buffer(2, 1, load, load + 1)] * choose.randint(1, 2)
+        for _ in range(choose.choice([0, 0, 1, 2])):
+            experts.append(len(tasks))
+            tasks.append(Task((Mode(choose.randint(1, 6), ((0, 1), (1, 1))),), (routers[-1],)))
         tasks.append(Task((Mode(choose.randint(0, 2), ()),), (routers[-1], *experts)))
         last = (len(tasks) - 1,)
     room = choose.choice([2, 3, 4, 8])
@@ -131,6 +137,23 @@ def test_a_full_buffer_delays_loads_by_hand():
     # No slot is free before the first expert ends, at 41: four loads of 5 start then or later, then the last expert.
     assert lower_bound(problem) == 41 + 4 * 5 + 1
     assert solve(problem, Budget(5.0)).schedule.makespan(problem) == 62
+
+
+def test_what_streams_past_after_the_router_counts_beside_loads_that_wait_for_a_buffer_by_hand():
+    """The same with slots that stay full until 50, and three experts of 7 that stream past from 40 on.
+
+    Two loads at most run before 40, so that four loads of 5 and all that streams, 3 · 7, follow.
+    """
+    router, last = Task((Mode(40, ((1, 1),)),)), Task((Mode(10, ()),), (0,))
+    tasks, buffers = [router, last], []
+    for _ in range(6):
+        load = len(tasks)
+        tasks += [Task((Mode(5, ((0, 1),)),)), Task((Mode(0, ()),), (1, load))]
+        buffers.append(Buffer(2, 1, load, load + 1))
+    tasks += [Task((Mode(7, ((0, 1), (1, 1))),), (0,))] * 3
+    problem = Problem((1, 1, 2), ("external", "banks", "staging"), tuple(tasks), tuple(buffers))
+    assert lower_bound(problem) == 40 + 4 * 5 + 3 * 7
+    assert solve(problem, Budget(5.0)).schedule.makespan(problem) == 81
 
 
 def on(resource, duration, after=(), amount=1):
