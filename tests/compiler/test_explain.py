@@ -58,7 +58,8 @@ def worth(criterion, counts, expert):
     covered = criterion["coverage_weight"] * counts[expert] / sum(counts) * criterion["top_k"]
     sliced = (covered + needed) * criterion["slice_bytes"] * each
     whole = covered * criterion["slice_bytes"] * each
-    return sliced, whole + needed * (criterion["whole_bytes"] * each + criterion["load_latency_seconds"])
+    whole += needed * (criterion["whole_bytes"] * each + criterion["load_latency_seconds"])
+    return (sliced if criterion["slice_bytes"] < criterion["whole_bytes"] else whole), whole
 
 
 def test_why_is_an_expert_not_near(folder):

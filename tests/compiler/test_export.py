@@ -156,7 +156,7 @@ def test_anybody_can_read_which_experts_are_worth_keeping(compiled_as, tmp_path)
 
 def test_what_a_runtime_cannot_do_is_refused_with_what_could(compiled_as, tmp_path):
     sliced = compiled_as(
-        "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.0003", "--draft-length", 3, *SMALL
+        "--target", "elmoe3d-4gb", "--set", "memories.hb.capacity_gb=0.00026", "--draft-length", 3, *SMALL
     )
     out = tmp_path / "file"
     for folder, target, words in (
