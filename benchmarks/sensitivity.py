@@ -60,7 +60,7 @@ Patch = tuple[Any, str, Any]
 
 def choices(model: str) -> dict[str, dict[str, Any]]:
     """List modelling choices and their alternatives: patches, `--set` texts, or another routing."""
-    no_copies = lambda cost, of: {cost.space().banks: 0}  # noqa: E731
+    no_copies = lambda cost, of, placed: {cost.space().banks: 0}  # noqa: E731
     return {
         "routing": {f"like {like}": {"like": like} for like in MEASURED if like != like_of(model)},
         "residents follow the routing": {"frozen": {"patch": (prepare, "RULES", (FROZEN,))}},
