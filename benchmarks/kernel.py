@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from copy import deepcopy
 
 import torch
 
@@ -30,16 +30,10 @@ def made() -> Expert:
     return quantise(torch.randn(2 * WIDTH, HIDDEN)), quantise(torch.randn(HIDDEN, WIDTH))
 
 
-def copied(part: Packed) -> Packed:
-    """Lay a matrix elsewhere in memory."""
-    low = None if part.low is None else part.low.clone()
-    return replace(part, top=part.top.clone(), scale=part.scale.clone(), low=low)
-
-
 def read_bytes(expert: Expert, is_slice: bool) -> int:
     """Return the bytes of weights and scales that are computed with."""
     tensors = [t for part in expert for t in (part.top, part.scale, None if is_slice else part.low) if t is not None]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.nbytes for t in tensors)
 
 
 def compute(expert: Expert, row: torch.Tensor, is_slice: bool) -> torch.Tensor:
@@ -83,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     warm_up()
     first = made()
-    experts = [(copied(first[0]), copied(first[1])) for _ in range(options.experts)]
+    experts = [deepcopy(first) for _ in range(options.experts)]
     rates = measure(experts, options.repeats)
     shares = {name: rates[name] / rates["copy"] for name in rates if name != "copy"}
     print(json.dumps({"kernel": KERNEL, "gb_s": rates, "of_a_copy": shares}, indent=1))

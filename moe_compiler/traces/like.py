@@ -55,7 +55,7 @@ class Locality:
 
 
 MIDDLE = "middle"
-"""The locality of a model of which nothing was measured."""
+"""The locality of a model of whose routing nothing is known."""
 MEASURED = {
     "mixtral-8x7b": Locality(0.70, 0.20, 2.11, 0.79, 3.38, "two traces of HD-MoE's repository, coding and math"),
     "qwen3-30b-a3b": Locality(

@@ -3,6 +3,7 @@
 from unittest.mock import patch
 
 from moe_passes.solve.draft import solver
+from moe_passes.solve.draft.history import LONGER_TIMES
 from moe_passes.tasks.judging import Bench
 
 import moe_compiler
@@ -15,7 +16,7 @@ def test_a_compile_settles_what_is_about_as_good_on_more_rounds(tmp_path):
 
     def longer(bench, choice):
         asked.append(choice.setting.length)
-        return bench.seconds(choice, 4)
+        return bench.seconds(choice, LONGER_TIMES)
 
     with little_effort(), patch.object(solver, "NEAR", 10.0), patch.object(Bench, "longer_seconds", longer):
         made = moe_compiler.compile(

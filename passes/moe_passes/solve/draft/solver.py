@@ -40,7 +40,6 @@ USUAL_LENGTH = 4
 """γ that the descent of drafts starts from."""
 FURTHER = 3
 """Candidates that are dispatched after the best of every kind, and the greedy baseline."""
-
 NEAR = 0.03
 """What is within this of the best may be better than it: so much a few rounds may be wrong by."""
 

@@ -184,9 +184,9 @@ class _Buffers:
                 dtype=np.int64,
             )
             others = members[amounts[members] == 0]
-            after = _After(heads[others], durations[others])
+            besides = heads[others], durations[others]
             for threshold in _thresholds(
-                closing, durations[opening], amounts[opening], tails[opening], capacity, after
+                closing, durations[opening], amounts[opening], tails[opening], capacity, besides
             ):
                 late = opening[closing >= threshold]
                 rest = int(durations[late].sum()) - _knapsack(durations[late], amounts[late], capacity)
@@ -198,32 +198,27 @@ class _Buffers:
         return best
 
 
-class _After:
-    """Durations of tasks that cannot start before given times."""
-
-    def __init__(self, heads: Array, durations: Array) -> None:
-        order = np.argsort(heads, kind="stable")
-        self.heads = heads[order]
-        self.left = np.append(np.cumsum(durations[order][::-1])[::-1], 0)
-
-    def sums(self, times: Array) -> Array:
-        """Return, for each time, the durations of all tasks whose head is not before it."""
-        return np.asarray(self.left[np.searchsorted(self.heads, times, side="left")])
-
-
 def _thresholds(
-    closing: Array, durations: Array, amounts: Array, tails: Array, capacity: int, after: _After
+    closing: Array, durations: Array, amounts: Array, tails: Array, capacity: int, others: tuple[Array, Array]
 ) -> list[int]:
     """Choose the values of H for which the buffer bound is likely to be the largest."""
     order = np.argsort(-closing, kind="stable")
     density = np.maximum.accumulate(durations[order] / amounts[order])
     rest = np.cumsum(durations[order]) - capacity * density
     least = np.minimum.accumulate(tails[order])
-    times = np.unique(np.concatenate([closing, after.heads[after.heads <= closing.max()]]))
+    heads = others[0]
+    times = np.unique(np.concatenate([closing, heads[heads <= closing.max()]]))
     last = len(closing) - np.searchsorted(np.sort(closing), times, side="left") - 1
-    value = times + rest[last] + after.sums(times) + least[last]
+    value = times + rest[last] + _work_from(*others, times) + least[last]
     likely = np.argsort(-value, kind="stable")[:MOST_THRESHOLDS]
     return [int(h) for h in times[likely]]
+
+
+def _work_from(heads: Array, durations: Array, times: Array) -> Array:
+    """Return, for each time, the durations of all tasks whose head is not before it."""
+    order = np.argsort(heads, kind="stable")
+    left = np.append(np.cumsum(durations[order][::-1])[::-1], 0)
+    return np.asarray(left[np.searchsorted(heads[order], times, side="left")])
 
 
 def _knapsack(values: Array, sizes: Array, capacity: int) -> int:

@@ -212,19 +212,21 @@ def test_too_few_tokens_are_refused():
         replace(problem, chosen=problem.chosen[:5])
 
 
+def round_of(problem, choice, seconds):
+    """Seconds of a round of which a token takes so many."""
+    return seconds * Search(problem).estimate_choice(choice).tokens
+
+
 def test_what_is_about_as_good_as_the_best_is_settled_on_more_rounds():
     """On a few rounds all drafts take 2 % less than plain decoding; on more of them, all of them take more."""
     problem, asked = random_problem(3), []
 
-    def per_token(choice, seconds):
-        return seconds * Search(problem).estimate_choice(choice).tokens
-
     def longer(choice):
         asked.append(choice.setting.length)
-        return per_token(choice, 1.01 if choice.setting.length else 1.0)
+        return round_of(problem, choice, 1.01 if choice.setting.length else 1.0)
 
     def judge(choice):
-        return per_token(choice, 0.98 if choice.setting.length else 1.0)
+        return round_of(problem, choice, 0.98 if choice.setting.length else 1.0)
 
     solution = solve(problem, judge, longer)
     drafts = [c for c in solution.candidates if c.choice.setting.length]
@@ -232,7 +234,7 @@ def test_what_is_about_as_good_as_the_best_is_settled_on_more_rounds():
     assert asked.count(0) == 1
     assert len(asked) == 1 + len(drafts), "until none was left that was better than what is settled"
     assert solve(problem, judge).best.choice.setting.length > 0
-    far = solve(problem, lambda choice: per_token(choice, 2.0 if choice.setting.length else 1.0), longer)
+    far = solve(problem, lambda choice: round_of(problem, choice, 2.0 if choice.setting.length else 1.0), longer)
     assert len(asked) == 1 + len(drafts), "nothing is near"
     assert far.best.seconds_per_token == pytest.approx(1.0)
 
@@ -241,15 +243,12 @@ def test_only_what_may_be_taken_is_settled():
     """Plain decoding is 10 % faster than two drafts that are alike, and is not offered."""
     problem, asked = replace(random_problem(3), lengths=(1, 2)), []
 
-    def per_token(choice, seconds):
-        return seconds * Search(problem).estimate_choice(choice).tokens
-
     def judge(choice):
-        return per_token(choice, 0.9 if not choice.setting.length else 1 + choice.setting.length / 1000)
+        return round_of(problem, choice, 0.9 if not choice.setting.length else 1 + choice.setting.length / 1000)
 
     def longer(choice):
         asked.append(choice.setting.length)
-        return per_token(choice, 1.2 if choice.setting.length == 1 else 1.01)
+        return round_of(problem, choice, 1.2 if choice.setting.length == 1 else 1.01)
 
     solution = solve(problem, judge, longer)
     assert 0 not in asked
