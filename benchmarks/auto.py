@@ -83,7 +83,7 @@ def held_out_seconds(bench: Bench, choice: Choice, trace: RoutingTrace) -> float
     tokens = split_tokens(trace, plan, "held-out")
     taken = evenly(len(tokens), max(HELD_OUT_ROUNDS, HELD_OUT_TOKENS // (choice.setting.length + 1)))
     rounds = follow_rounds(trace, plan, counts, tokens, taken)
-    return mean_makespan([build_unknown(of, r, bench.cost).unknown() for of, r in rounds], plan.dispatch) * 1e-9
+    return mean_makespan((build_unknown(of, r, bench.cost).unknown() for of, r in rounds), plan.dispatch) * 1e-9
 
 
 def _training(bench: Bench, choice: Choice, trace: RoutingTrace) -> np.ndarray:

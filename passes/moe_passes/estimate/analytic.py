@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from moe_passes.estimate.cost import Rates, Space
 from moe_passes.plan.machine import Engine, FarEngine, Machine
@@ -28,14 +29,22 @@ class AnalyticCost:
 
     def space(self) -> Space:
         """See `CostModel`."""
+        return self._space
+
+    def rates(self) -> Rates:
+        """See `CostModel`."""
+        return self._rates
+
+    @cached_property
+    def _space(self) -> Space:
         hb, external, deep = self.machine.hb, self.machine.external, self.machine.deep
         far_bytes = 0 if self.machine.is_unified else external.capacity_bytes
         names = (hb.given, external.given)
         space = Space(self.machine.name, hb.banks, hb.capacity_bytes, far_bytes, hb.staging_bytes, *names)
         return replace(space, deep_bytes=deep.capacity_bytes, deep_name=deep.given) if deep else space
 
-    def rates(self) -> Rates:
-        """See `CostModel`."""
+    @cached_property
+    def _rates(self) -> Rates:
         machine, hb, far = self.machine, self.machine.hb, self.machine.far_engine
         return Rates(
             bank_bytes_per_second=hb.bank_bytes_per_second * hb.efficiency,

@@ -1,6 +1,7 @@
 """The machine that is compiled for, in SI units: what the passes know of a hardware file."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 AUTO = -1
 """`Memory.staging_bytes` when select-draft chooses the size."""
@@ -163,7 +164,7 @@ class Machine:
     deep: Memory | None = None
     deep_link: Link | None = None
 
-    @property
+    @cached_property
     def is_unified(self) -> bool:
         """Whether everything lies in one near memory."""
         return self.external == self.hb

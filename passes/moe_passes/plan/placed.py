@@ -1,11 +1,12 @@
 """A MoE layer with every decision about it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from moe_passes.plan.decisions import Replicas
+from moe_passes.plan.decisions import ALL, MSB, NONE, Replicas
 from moe_passes.plan.model import ExpertLayer
 
 
@@ -33,7 +34,7 @@ class PlacedLayer:
 
     def resident_bytes(self, expert: int) -> int:
         """Bytes of an expert in HB."""
-        return self.shape.resident_bytes(int(self.residency[expert]))
+        return self._resident[expert]
 
     def drafted_bytes(self, expert: int, bits: int) -> int:
         """Bytes of an expert in HB that a draft of so many bits computes with: of a whole one, its slice."""
@@ -41,4 +42,10 @@ class PlacedLayer:
 
     def loaded_bytes(self, expert: int) -> int:
         """Bytes of an expert that verify must load."""
-        return self.shape.loaded_bytes(int(self.residency[expert]))
+        return self.shape.whole_bytes - self._resident[expert]
+
+    @cached_property
+    def _resident(self) -> list[int]:
+        """Bytes of each expert in HB: asked for of every expert of every round."""
+        of_level = [self.shape.resident_bytes(level) for level in (NONE, MSB, ALL)]
+        return [of_level[level] for level in self.residency.tolist()]

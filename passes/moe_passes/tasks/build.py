@@ -15,6 +15,7 @@ Or it streams past the elements, if the dispatcher says so and they can: one tas
 """
 
 from collections.abc import Iterable
+from functools import cache, partial
 
 import numpy as np
 
@@ -123,6 +124,9 @@ class _Builder:
             self.all_banks,
             lambda home: tuple(self.all_banks[g] for g in sorted({group_of[bank] for bank in home})),
         )
+        # Experts of a round are much alike: few of their loads and computations differ.
+        self.near, self.loads = cache(self.engines.near), cache(self.engines.loads)
+        self.mask = cache(partial(_mask, banks=self.banks))
         self.slot_bytes = max(layer.shape.slot_bytes for layer in self.plan.layers)
         self.dispatchers = [_dispatcher(layer, self.banks, self.plan.bits) for layer in self.plan.layers]
 
@@ -195,17 +199,14 @@ class _Builder:
         self, step: int, layer: PlacedLayer, drafted: np.ndarray, after: tuple[int, ...], where: str
     ) -> tuple[int, ...]:
         """One task for all experts of a draft step: the busiest bank, then the partial sums."""
-        load = np.zeros(self.banks)
-        macs = np.zeros(self.banks)
-        read = 0
         tokens_of = drafted.sum(axis=0)
         served = self._dispatch(layer, tokens_of > 0)
         homes = _homes(layer, served)
-        for expert, banks in homes.items():
-            size = layer.drafted_bytes(expert, self.plan.bits)
-            load[list(banks)] += size / len(banks)
-            macs[list(banks)] += int(tokens_of[expert]) * layer.shape.parameters / len(banks)
-            read += size
+        sizes = np.array([layer.drafted_bytes(expert, self.plan.bits) for expert in homes], dtype=np.int64)
+        holds = self._holds(homes.values())
+        widths = holds.sum(axis=1)
+        load = (holds * (sizes / widths)[:, None]).sum(axis=0)
+        macs = (holds * (tokens_of[list(homes)] * layer.shape.parameters / widths)[:, None]).sum(axis=0)
         link_bytes = self._partial_sums(drafted, homes)
         compute = max(
             self.cost.local_read_seconds(float(load.max())),
@@ -214,7 +215,7 @@ class _Builder:
         seconds = compute + self.cost.aggregate_seconds(link_bytes) + len(homes) * self.cost.fixed_seconds("expert")
         total = round(float(macs.sum()))
         traffic = Traffic(
-            hb_read_bytes=read,
+            hb_read_bytes=int(sizes.sum()),
             link_bytes=link_bytes,
             w4a8_macs=total if self.plan.bits < WHOLE_BITS else 0,
             w8a8_macs=0 if self.plan.bits < WHOLE_BITS else total,
@@ -230,22 +231,22 @@ class _Builder:
         """Add loads, expert computations, writes of the next hot set and the gather of one verify layer."""
         row = self.rows[stage.store]
         layer, verify = self.plan.layers[row], routing.verify[row]
-        experts = np.flatnonzero(verify.any(axis=0))
+        tokens_of: list[int] = verify.sum(axis=0).tolist()
         everywhere = tuple(range(self.banks))
         promoted = dict(routing.promoted[row])
         moments, ahead = self._load_moments(row, routing)
-        late = self._late(layer, verify, ahead.union(promoted))
+        late = self._late(layer, tokens_of, ahead.union(promoted))
         far = {e for e in late if late[e] <= self.plan.dispatch.most_far_tokens}
         streamed = set(late) - far if self.plan.dispatch.late == "stream" else set()
-        chosen = _homes(layer, self._dispatch(layer, verify.sum(axis=0) > 0))
+        chosen = _homes(layer, self._dispatch(layer, verify.any(axis=0)))
         # Of what streams past, the resident part is read where its first replica lies.
         chosen |= {expert: layer.replicas[expert][0] for expert in streamed if layer.replicas[expert]}
         homes = {expert: home for expert, home in chosen.items() if expert not in far}
         loads: dict[int, int] = {}
         computed: dict[int, int] = {}
         # What is promoted keeps its bytes for others' sake, so it comes last: list scheduling keeps room in this order.
-        for expert in sorted(range(layer.shape.experts), key=lambda e: (e in promoted, e)):
-            is_needed = bool(verify[:, expert].any())
+        for expert in (*(e for e in range(layer.shape.experts) if e not in promoted), *sorted(promoted)):
+            is_needed = tokens_of[expert] > 0
             if expert in far:
                 computed[expert] = self._far_expert(stage, layer, expert, late[expert], after)
                 continue
@@ -259,13 +260,13 @@ class _Builder:
                     self.guesses.append(Guess(loads[expert], router, is_needed, moments[expert]))
             if is_needed:
                 waits = (*after, *([loads[expert]] if expert in loads else []))
-                tokens = int(verify[:, expert].sum())
-                computed[expert] = self._expert(stage, layer, expert, homes.get(expert), tokens, waits)
+                computed[expert] = self._expert(stage, layer, expert, homes.get(expert), tokens_of[expert], waits)
         writes = self._write_hot_set(stage, layer, promoted, loads, computed)
         for expert, load in loads.items():
             last = writes.get(expert, computed.get(expert, load))
             self.buffers += [Buffer(self.staging, self.slot_bytes, load, last)] * self._slots(layer, expert)
-        staged = {int(e): everywhere for e in experts if layer.loaded_bytes(int(e)) and int(e) not in far | streamed}
+        passing = far | streamed
+        staged = {e: everywhere for e in computed if layer.loaded_bytes(e) and e not in passing}
         traffic = Traffic(link_bytes=self._partial_sums(verify, homes | staged, streamed))
         work = Work("gather", self.plan.length, layer.shape.layer, traffic=traffic, where=stage.where)
         seconds, rates = self.cost.aggregate_seconds(traffic.link_bytes), self.cost.rates()
@@ -275,11 +276,10 @@ class _Builder:
             uses += ((self.external, rates.loads_at_once),) if rates.is_half_duplex else ()
         return (self._add((Mode(nanoseconds(seconds), uses),), (*after, *computed.values()), work),)
 
-    def _late(self, layer: PlacedLayer, verify: np.ndarray, loaded: set[int]) -> dict[int, int]:
+    def _late(self, layer: PlacedLayer, tokens_of: list[int], loaded: set[int]) -> dict[int, int]:
         """Return the experts of a verify layer that are neither near nor loaded ahead, and the tokens of each."""
-        tokens = verify.sum(axis=0)
-        missing = (e for e in np.flatnonzero(tokens).tolist() if layer.loaded_bytes(e) and e not in loaded)
-        return {e: int(tokens[e]) for e in missing}
+        needed = ((e, tokens) for e, tokens in enumerate(tokens_of) if tokens and e not in loaded)
+        return {e: tokens for e, tokens in needed if layer.loaded_bytes(e)}
 
     def _far_expert(self, stage: Stage, layer: PlacedLayer, expert: int, tokens: int, after: tuple[int, ...]) -> int:
         size, macs = layer.shape.whole_bytes, tokens * layer.shape.parameters
@@ -346,7 +346,7 @@ class _Builder:
                 f"which has {self.plan.staging_bytes:,}; valid: memories.{self.cost.space().near_name}.staging_gb "
                 f"of at least {2 * held / 1e9:.4f}"
             )
-        modes = self.engines.loads(size, *self._deep_seconds(layer, expert, size))
+        modes = self.loads(size, *self._deep_seconds(layer, expert, size))
         first = moments[0][0] if moments else router
         traffic = Traffic(hb_write_bytes=size, external_read_bytes=size)
         work = Work("load", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
@@ -374,7 +374,7 @@ class _Builder:
         others = [copy for copy in layer.replicas[expert] if copy != home]
         homes = (home, *others) if home else ()
         sizes = layer.resident_bytes(expert), layer.loaded_bytes(expert)
-        modes = self.engines.near(ExpertWork(*sizes, macs, tokens), tuple(homes))
+        modes = self.near(ExpertWork(*sizes, macs, tokens), tuple(homes))
         traffic = Traffic(hb_read_bytes=layer.shape.whole_bytes, w8a8_macs=macs)
         work = Work("expert", self.plan.length, layer.shape.layer, expert, traffic, where=stage.where)
         return self._add(modes, after, work)
@@ -401,9 +401,9 @@ class _Builder:
 
     def _dispatch(self, layer: PlacedLayer, used: np.ndarray) -> dict[int, int]:
         """Return the replica that serves each resident expert of a step."""
-        experts = [int(e) for e in np.flatnonzero(used) if layer.replicas[e]]
-        chosen = self.dispatchers[self.rows[layer.shape.name]].choose(experts)
-        return dict(zip(experts, chosen, strict=True))
+        experts = [e for e in np.flatnonzero(used).tolist() if layer.replicas[e]]
+        dispatcher = self.dispatchers[self.rows[layer.shape.name]]
+        return dict(zip(experts, dispatcher.choose(experts), strict=True)) if dispatcher else dict.fromkeys(experts, 0)
 
     def _partial_sums(
         self, choices: np.ndarray, homes: dict[int, tuple[int, ...]], streamed: Iterable[int] = ()
@@ -413,14 +413,16 @@ class _Builder:
         One element has the whole of what streamed past for a token. On a link that adds sums up on the way, one of
         every token arrives.
         """
-        holds = np.zeros((choices.shape[1], self.banks), dtype=np.bool_)
-        for expert, banks in homes.items():
-            holds[expert, list(banks)] = True
-        heard = choices.astype(np.float32) @ holds.astype(np.float32) > 0
+        heard = choices[:, list(homes)].astype(np.float32) @ self._holds(homes.values()).astype(np.float32) > 0
         passed = choices[:, sorted(streamed)].any(axis=1, keepdims=True)
         sums = np.concatenate([heard, passed], axis=1)
         arriving = sums.any(axis=1) if self.cost.rates().link_reduces else sums
         return int(arriving.sum()) * self.plan.hidden * BYTES_PER_ACTIVATION
+
+    def _holds(self, homes: Iterable[tuple[int, ...]]) -> np.ndarray:
+        """Return which banks each of these homes is: [home, bank]."""
+        rows = [self.mask(home) for home in homes]
+        return np.array(rows) if rows else np.zeros((0, self.banks), dtype=np.bool_)
 
 
 class _Ends:
@@ -451,7 +453,18 @@ def _homes(layer: PlacedLayer, served: dict[int, int]) -> dict[int, tuple[int, .
     return {expert: layer.replicas[expert][replica] for expert, replica in served.items()}
 
 
-def _dispatcher(layer: PlacedLayer, banks: int, bits: int) -> Dispatcher:
-    """Make the dispatcher of replicas, which goes by what the draft reads: of all residents as much."""
+def _mask(home: tuple[int, ...], banks: int) -> np.ndarray:
+    mask = np.zeros(banks, dtype=np.bool_)
+    mask[list(home)] = True
+    return mask
+
+
+def _dispatcher(layer: PlacedLayer, banks: int, bits: int) -> Dispatcher | None:
+    """Make the dispatcher of replicas, which goes by what the draft reads: of all residents as much.
+
+    None where no expert has a second replica: there is nothing to choose.
+    """
+    if all(len(copies) < 2 for copies in layer.replicas):
+        return None
     sizes = [float(layer.drafted_bytes(expert, bits)) for expert in range(layer.shape.experts)]
     return Dispatcher(banks, layer.replicas, sizes)

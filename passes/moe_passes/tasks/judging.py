@@ -60,7 +60,7 @@ class Bench:
         plan = self.plan(choice, trace, tokens)
         taken = dispatched(problem, len(tokens), length, times)
         rounds = follow_rounds(trace, plan, problem.popularity, tokens, taken)
-        graphs = [build_unknown(of, routing, self.cost).unknown() for of, routing in rounds]
+        graphs = (build_unknown(of, routing, self.cost).unknown() for of, routing in rounds)
         return mean_makespan(graphs, plan.dispatch) * 1e-9
 
     def plan(self, choice: Choice, trace: RoutingTrace, tokens: IntArray) -> StaticPlan:

@@ -6,7 +6,7 @@ counts, not the smaller regret. Order and threshold are varied together, then on
 are best so far; the rounds that judge are not those that are reported on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -92,6 +92,6 @@ def _engines(plan: DispatchPlan) -> Iterator[DispatchPlan]:
     return (replace(plan, engine=value) for value in ENGINES)
 
 
-def mean_makespan(rounds: Sequence[Unknown], plan: DispatchPlan) -> float:
+def mean_makespan(rounds: Iterable[Unknown], plan: DispatchPlan) -> float:
     """Dispatch rounds; returns their mean length in nanoseconds."""
     return float(np.mean([dispatch(round_, plan).makespan for round_ in rounds]))

@@ -158,13 +158,9 @@ def _drafted(problem: Problem, rounds: Rounds, residents: BoolArray) -> float:
     """Mean distinct experts of a draft step, restricted to residents."""
     if not len(rounds.samples):
         return 0.0
-    order, total = by_popularity(problem.popularity), 0
-    for sample, number in enumerate(rounds.samples.tolist()):
-        for layer in range(problem.layers):
-            asked = rounds.first_asked[sample, :, layer]
-            picks = restrict(asked, residents[number, layer], order[layer], problem.top_k)
-            total += int(picks.any(axis=0).sum())
-    return total / len(rounds.samples)
+    order = by_popularity(problem.popularity)
+    picks = restrict(rounds.first_asked, residents[rounds.samples, None], order, problem.top_k)
+    return int(picks.any(axis=1).sum()) / len(rounds.samples)
 
 
 def best_coverage(rounds: Rounds, most: int) -> float:

@@ -15,11 +15,11 @@ from functools import cached_property
 import numpy as np
 
 from moe_passes.plan.accounts import CHOSEN, DISPATCHED, ESTIMATED, GREEDY, Criterion, Weighed
-from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, SolverRecord
+from moe_passes.plan.decisions import ALL, FROZEN, MSB, NONE, HotSetRule, SolverRecord
 from moe_passes.plan.model import WHOLE_BITS
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity
 from moe_passes.solve.draft.bound import lower_bound, round_seconds, tokens
-from moe_passes.solve.draft.history import LONGER_TIMES, Rounds, cut_rounds, replay
+from moe_passes.solve.draft.history import LONGER_TIMES, History, Rounds, cut_rounds, replay
 from moe_passes.solve.draft.problem import (
     COVERAGE_WEIGHTS,
     SLICES_FIRST,
@@ -226,6 +226,7 @@ class Search:
         self._rounds: dict[int, Rounds] = {}
         self._found: dict[Setting, Candidate] = {}
         self._kept: dict[Setting, IntArray] = {}
+        self._replayed: dict[tuple[int, HotSetRule, bytes], History] = {}
 
     def rounds(self, length: int) -> Rounds:
         """Return the rounds of a draft length."""
@@ -249,11 +250,18 @@ class Search:
     def estimate_choice(self, choice: Choice) -> Candidate:
         """Estimate a choice."""
         setting = choice.setting
-        history = replay(self.problem, self.rounds(setting.length), choice.levels, setting.rule)
+        history = self._history(setting, choice.levels)
         draft = setting.draft(choice.share, history.coverage)
         accepted = self.problem.acceptance.accepted(setting.length, draft)
         seconds = round_seconds(self.problem, setting, history)
         return Candidate(choice, history.coverage, accepted, tokens(self.problem, accepted), seconds)
+
+    def _history(self, setting: Setting, levels: IntArray) -> History:
+        """Replay the rounds; settings that differ in nothing that matters for it share it."""
+        same = (setting.length, setting.rule, levels.tobytes())
+        if same not in self._replayed:
+            self._replayed[same] = replay(self.problem, self.rounds(setting.length), levels, setting.rule)
+        return self._replayed[same]
 
     @cached_property
     def striped(self) -> int:
