@@ -36,6 +36,7 @@ from moe_passes.tasks.judging import Bench
 from moe_passes.tasks.rounds import follow_rounds, split_tokens
 from moe_passes.tasks.stages import Stage, parts
 
+from moe_compiler.cli.main import collect_seldom
 from moe_compiler.frontend.graph import trace as trace_model
 from moe_compiler.frontend.models import load_model
 from moe_compiler.hardware.loader import load_target
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="of all cases (default: each)")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     options = parser.parse_args()
+    collect_seldom()
     cases = [(m, t, b, like) for m in options.models for t in TARGETS for b in options.batches for like in likes(m)]
     model, rows = None, []
     for name, target, batch, like in cases[options.first :: options.every]:

@@ -10,8 +10,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from public import FOLDER, public
 
+from moe_compiler.cli.main import collect_seldom
+
 # Two workers share two cores; tiny matrices gain nothing from threads.
 torch.set_num_threads(1)
+collect_seldom()
 
 BASE = {
     "hidden_size": 64,

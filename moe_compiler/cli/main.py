@@ -1,5 +1,6 @@
 """`moec`: the entry point, which turns errors into exit codes."""
 
+import gc
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from moe_compiler.cli.codes import EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED
 
 PATIENCE_SECONDS = 1.5
 """After an interrupt, for what runs outside of Python and hears of it only when it is done."""
+NEW_OBJECTS = 20_000
+"""Made before Python looks for cycles among them: rounds are thousands of values without any."""
 MOST_LINES, MOST_COLUMNS = 30, 600
 """Of a message."""
 
@@ -23,6 +26,7 @@ def entry() -> NoReturn:
     Taking down torch and MLIR takes seconds, in which an interrupt would be Python's, without a word.
     """
     code: object = 0
+    collect_seldom()
     try:
         _watch_interrupts()
         main()
@@ -50,6 +54,14 @@ def main() -> None:
     except Exception as error:
         _report_bug(error)
         sys.exit(EXIT_BUG)
+
+
+def collect_seldom() -> None:
+    """Let Python look for cycles seldom; a process of ours only, as it holds for all of it.
+
+    With all that torch and MLIR keep, looking takes as long as making the values of rounds does.
+    """
+    gc.set_threshold(NEW_OBJECTS, 10, 10)
 
 
 def _run() -> None:
