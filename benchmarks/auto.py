@@ -4,9 +4,10 @@
     python benchmarks/auto.py --models olmoe-1b-7b gpt-oss-20b --batches 1 4
 
 For each model, target, batch and trace: what select-draft takes when γ is open, and what it takes for each γ from 0 to
-16, the best of its kinds on the rounds that judge, are dispatched on the same stretch of held-out tokens, with every
-expert striped over all banks (placement comes later and serves all alike). The traces: like the model's own routing,
-barely local (like Mixtral), and very local (like Gemma). Mean and worst are over cases; `seconds` is of choosing.
+16 whose closed form is near the best's, the best of its kinds on the rounds that judge, are dispatched on the same
+stretch of held-out tokens, with every expert striped over all banks (placement comes later and serves all alike). The
+traces: like the model's own routing, barely local (like Mixtral), and very local (like Gemma). Mean and worst are over
+cases; `seconds` is of choosing.
 """
 
 import argparse
@@ -48,6 +49,8 @@ CONTEXT = 1024
 HELD_OUT_ROUNDS, HELD_OUT_TOKENS = 16, 64
 CLOSE = 0.03
 """Kinds of residents whose closed form is within this of the best are all judged: it is no better than that."""
+BEHIND = 0.2
+"""A γ whose closed form is so much behind the best γ's is not dispatched; plain decoding always is."""
 
 
 class Model:
@@ -118,7 +121,10 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
     auto = solve(problem, bench.seconds, bench.longer_seconds).best
     seconds = time.perf_counter() - began
     chosen, longest = auto.choice.setting.length, min(prepare.LONGEST_AUTO, max(problem.lengths))
-    fixed = {n: auto if n == chosen else best_of_length(bench, n) for n in range(longest + 1)}
+    found = {n: fixed_length(problem, n) for n in range(longest + 1)}
+    least = min(c.estimate for candidates in found.values() for c in candidates)
+    near = [n for n, of in found.items() if n in (0, chosen) or min(c.estimate for c in of) <= least * (1 + BEHIND)]
+    fixed = {n: auto if n == chosen else best_of(bench, found[n]) for n in near}
     times = {n: held_out_seconds(bench, c.choice, trace) / c.tokens for n, c in fixed.items()}
     mine = times[chosen]
     best = min(times, key=lambda n: times[n])
@@ -136,9 +142,8 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
     }
 
 
-def best_of_length(bench: Bench, length: int) -> Candidate:
-    """Return what is best for one γ on the rounds that judge."""
-    found = fixed_length(bench.problem, length)
+def best_of(bench: Bench, found: list[Candidate]) -> Candidate:
+    """Return what is best on the rounds that judge."""
     return min(found, key=lambda c: bench.seconds(c.choice) / c.tokens) if len(found) > 1 else found[0]
 
 

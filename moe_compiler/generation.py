@@ -35,6 +35,7 @@ MOST_TOKENS = 1_000_000
 LARGEST_SEED = 2**31 - 1
 LARGEST_PROGRAM = 2**20
 LARGEST_PROMPT = 2**24
+ACTIVATION_BITS = (32, 8)
 Hear = Callable[[int, str], None]
 """Hears new text: the number of the prompt, and the text."""
 
@@ -54,6 +55,7 @@ class Asked:
         seed: of the draws.
         check: whether to decode once more, one token at a time, and compare.
         far_bandwidth_gb_s: that reads of the store are held to (emulated); None: as fast as they are.
+        activation_bits: of what matrices are multiplied with: 32 (float32), or 8.
         is_chat: whether prompts were made by a chat template, and have their special tokens.
     """
 
@@ -63,6 +65,7 @@ class Asked:
     seed: int = 0
     check: bool = False
     far_bandwidth_gb_s: float | None = None
+    activation_bits: int = 32
     is_chat: bool = False
 
     def check_values(self) -> None:
@@ -81,6 +84,10 @@ class Asked:
             raise InputError(f"--top-p {self.top_p:g}; valid: above 0, at most 1")
         if self.far_bandwidth_gb_s is not None and not 1e-6 <= self.far_bandwidth_gb_s <= 1e6:
             raise InputError(f"--far-bandwidth {self.far_bandwidth_gb_s:g}; valid: 1e-6 to 1e6 GB/s")
+        if self.activation_bits not in ACTIVATION_BITS:
+            raise InputError(
+                f"--activation-bits {self.activation_bits}; valid: {' or '.join(map(str, ACTIVATION_BITS))}"
+            )
         if self.check and self.temperature is not None:
             raise InputError("--check with --sample: drawn tokens cannot be compared one by one; valid: one of them")
 
@@ -234,7 +241,8 @@ class Runner:
         takes = f"{near} experts near, {plan.staging_slots} staged, and caches of {capacity} tokens"
         try:
             with _enough_memory(takes):
-                return Decoder(self.model, plan, ids, capacity, _sampling(asked))
+                model = replace(self.model, activation_bits=asked.activation_bits)
+                return Decoder(model, plan, ids, capacity, _sampling(asked))
         except (IndexError, KeyError) as error:
             raise InputError(f"the plan names an expert or a layer that the model does not have: {error}") from None
 
@@ -262,7 +270,10 @@ class Runner:
         from moe_compiler.backend.measured import MeasuredRun, measured_document, measured_timeline
 
         record, rate = decoder.store.record, self.store.bytes_per_second
-        run = MeasuredRun(record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate)
+        bits = decoder.model.activation_bits
+        run = MeasuredRun(
+            record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate, bits
+        )
         document = measured_document(run, self.plan, self.draft_length, self.predicted)
         trace = measured_timeline(record, self.draft_length, f"{self.predicted.model}, measured")
         path = self.folder / "measured.json"
@@ -304,6 +315,7 @@ class Runner:
             far="direct reads" if self.store.is_direct else "reads through the page cache",
             far_bandwidth_gb_s=rate and rate / 1e9,
             is_emulated=rate is not None,
+            activation_bits=decoder.model.activation_bits,
             kernel=KERNEL,
             check=same,
             measured=self._write_measured(decoder, sum(map(len, decoder.tokens)) - sum(map(len, new)), seconds[0]),

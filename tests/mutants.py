@@ -282,6 +282,8 @@ MUTANTS = (
     # The runtime.
     wrong("a slice has no half step", "moe_compiler/runtime/quantise.py", "tests/compiler/test_runtime.py::test_slices_put_together_are_the_weight_and_the_draft_error_is_half_a_step", " + HALF_STEP", "", fast=True),
     wrong("a product with a slice has no half step", "moe_compiler/runtime/compiled.py", "tests/compiler/test_runtime.py::test_products_are_batch_invariant_to_the_last_bit", "np.uint8(top[j] & 240) ^ 136", "np.uint8(top[j] & 240) ^ 128"),
+    wrong("activations of 8 bits are not rounded", "moe_compiler/runtime/kernels.py", "tests/compiler/test_run.py::test_activations_of_8_bits_have_a_witness_of_their_own", "rows if self.activation_bits == WHOLE_ACTIVATION_BITS else rounded(rows)", "rows"),
+    wrong("activations are rounded by the row", "moe_compiler/runtime/quantise.py", "tests/compiler/test_runtime.py::test_rounded_activations_are_whole_steps_within_half_a_step_and_batch_invariant", "grouped.abs().amax(dim=-1, keepdim=True)", "grouped.abs().amax(dim=(-2, -1), keepdim=True)", fast=True),
     noop("an embedding is not looked through", "moe_compiler/runtime/store_file.py", "tests/compiler/test_run.py::test_a_damaged_embedding_is_refused_before_anything_is_generated", "check_rows"),
     wrong("a row attends to what follows it", "moe_compiler/runtime/compiled.py", "tests/compiler/test_runtime.py::test_attention_is_that_of_torch_and_batch_invariant_to_the_last_bit", "last[row] + 1\n", "keys.shape[2]\n"),
     wrong("heads share no key", "moe_compiler/runtime/compiled.py", "tests/compiler/test_runtime.py::test_attention_is_that_of_torch_and_batch_invariant_to_the_last_bit", "head // (heads // keys.shape[1])", "head % keys.shape[1]"),

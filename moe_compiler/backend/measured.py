@@ -30,6 +30,7 @@ class MeasuredRun:
         prompt_seconds: that their prompts took.
         acceptance_rate: share of drafted tokens that verify accepted; None: nothing was drafted.
         far_bytes_per_second: that reads of the far memory were held to; None: as fast as they are.
+        activation_bits: of what matrices were multiplied with.
     """
 
     record: Record
@@ -38,6 +39,7 @@ class MeasuredRun:
     prompt_seconds: float
     acceptance_rate: float | None
     far_bytes_per_second: float | None
+    activation_bits: int
 
 
 def measured_document(run: MeasuredRun, plan: Plan, length: int, cost: CostDocument) -> measured_json.MeasuredDocument:
@@ -61,6 +63,7 @@ def measured_document(run: MeasuredRun, plan: Plan, length: int, cost: CostDocum
         batch=run.sequences,
         is_emulated=rate is not None,
         far_bandwidth_gb_s=rate and rate / 1e9,
+        activation_bits=run.activation_bits,
         kernel=KERNEL,
         draft=measured_json.Draft(
             length=length, bits=plan.draft_bits, dense_bits=plan.dense_bits, acceptance_rate=run.acceptance_rate

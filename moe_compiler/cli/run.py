@@ -38,6 +38,14 @@ differs). A prompt for each sequence of the compiled batch, at most.
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="With --sample.")
 @click.option("--seed", type=int, default=0, show_default=True, help="With --sample.")
 @click.option("--check", is_flag=True, help="Decode one token at a time as well, and compare; exit 5 if different.")
+@click.option(
+    "--activation-bits",
+    type=int,
+    default=32,
+    show_default=True,
+    metavar="[32|8]",
+    help="Of what weights are multiplied with: float32, or rounded to 8 bits; --check goes by the same.",
+)
 @click.option("--far-bandwidth", type=float, metavar="GB_S", help="Hold reads of the store to so much (emulated).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no text.")
 def run_command(
@@ -64,6 +72,7 @@ def run_command(
         options["seed"],
         options["check"],
         options["far_bandwidth"],
+        options["activation_bits"],
     )
     asked.check_values()
     with progress(f"open {weights}"):

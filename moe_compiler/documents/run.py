@@ -29,6 +29,7 @@ class RunDocument(Document):
     far: str
     far_bandwidth_gb_s: float | None
     is_emulated: bool
+    activation_bits: int
     kernel: str
     check: str | None
     measured: str | None

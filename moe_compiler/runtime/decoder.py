@@ -48,6 +48,7 @@ class Decoder:
         self.model, self.plan = model, plan
         self.store = ExpertStore(plan, model.far)
         self.kernels = Kernels(self.store, len(prompts), capacity, dict(model.dense), model.embeddings)
+        self.kernels.activation_bits = model.activation_bits
         for part in model.experts:
             self.kernels.routers[id(part.router)] = part.layer
             self.kernels.experts_layer[id(part.module)] = part.layer

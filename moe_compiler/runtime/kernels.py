@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_compiler.runtime.linear import attend, multiply, pointwise
-from moe_compiler.runtime.quantise import Packed, quantise
+from moe_compiler.runtime.quantise import WHOLE_ACTIVATION_BITS, Packed, quantise, rounded
 from moe_compiler.runtime.replay import Replay
 from moe_compiler.runtime.store import WHOLE, ExpertStore
 from moe_compiler.runtime.uncaught import uncaught
@@ -61,6 +61,7 @@ class Kernels:
         values: likewise.
         step: what is running.
         replay: the planned round that is run, if one is.
+        activation_bits: of what packed matrices are multiplied with: 32, or 8.
         routed: what hears the choices of every router: layer, whether it is a draft's, [row, k]; or None.
     """
 
@@ -76,6 +77,7 @@ class Kernels:
     values: dict[int, Tensor] = field(default_factory=dict)
     step: Step | None = None
     replay: Replay | None = None
+    activation_bits: int = WHOLE_ACTIVATION_BITS
     routed: Callable[[int, bool, Tensor], None] | None = None
 
     @uncaught
@@ -84,12 +86,15 @@ class Kernels:
         is_slice = self.step is not None and self.step.is_draft and self.store.plan.dense_bits < WHOLE
         if id(weight) not in self.dense:
             self.dense[id(weight)] = (weight, quantise(weight.detach()))
-        result = multiply(rows.reshape(-1, rows.shape[-1]), self.dense[id(weight)][1], is_slice)
+        result = self._multiply(rows.reshape(-1, rows.shape[-1]), self.dense[id(weight)][1], is_slice)
         if bias is not None:
             result = result + bias.to(torch.float32)
         result = result.reshape(*rows.shape[:-1], weight.shape[0])
         layer = self.routers.get(id(weight))
         return result if layer is None else self._route(layer, result)
+
+    def _multiply(self, rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
+        return multiply(rows if self.activation_bits == WHOLE_ACTIVATION_BITS else rounded(rows), packed, is_slice)
 
     def _route(self, layer: int, scores: Tensor) -> Tensor:
         """In the draft: prefetch what the router asks for, then restrict it to residents."""
@@ -147,10 +152,10 @@ class Kernels:
         with self._weights(layer, expert) as (first, down):
             if not self.step.is_draft:
                 self.store.record.mark()
-            gate_up = multiply(rows, first, is_slice)
+            gate_up = self._multiply(rows, first, is_slice)
             if module.has_bias:
                 gate_up = gate_up + module.gate_up_proj_bias[expert]
-            result = multiply(module._apply_gate(gate_up), down, is_slice)
+            result = self._multiply(module._apply_gate(gate_up), down, is_slice)
         if not self.step.is_draft:
             self.store.record.so_far("expert", layer, expert)
         return result + module.down_proj_bias[expert] if module.has_bias else result

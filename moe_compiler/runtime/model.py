@@ -13,7 +13,7 @@ from moe_compiler.runtime import checkpoint
 from moe_compiler.runtime.far import FarMemory, HostMemory
 from moe_compiler.runtime.huggingface import configuration, quiet_transformers
 from moe_compiler.runtime.kernels import ACTIVE
-from moe_compiler.runtime.quantise import Packed, quantise
+from moe_compiler.runtime.quantise import WHOLE_ACTIVATION_BITS, Packed, quantise
 from moe_compiler.runtime.store_file import StoreFile
 
 NAME = "moe_compiler_runtime"
@@ -42,6 +42,7 @@ class Executable:
         dense: each packed matrix with the parameter that it stands for, by the identity of that.
         far: the experts' weights.
         embeddings: rows of each embedding that is not in memory, by the identity of its parameter: ids to [.., hidden].
+        activation_bits: of what matrices are multiplied with: 32, or 8.
     """
 
     module: nn.Module
@@ -49,6 +50,7 @@ class Executable:
     dense: Mapping[int, tuple[Tensor, Packed]]
     far: FarMemory
     embeddings: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    activation_bits: int = WHOLE_ACTIVATION_BITS
 
 
 def register() -> dict[str, Any]:

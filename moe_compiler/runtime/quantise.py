@@ -14,6 +14,8 @@ GROUP = 32
 LEAST_SCALE = 2.0**-24
 """The smallest FP16 above zero: no scale is lost."""
 HALF_STEP = 8
+WHOLE_ACTIVATION_BITS = 32
+"""Of what a matrix is multiplied with, where that is not rounded."""
 LARGEST_WEIGHT = 127 * 65_504.0
 """The largest FP16 times the largest INT8."""
 
@@ -79,6 +81,18 @@ def quantise(weight: Tensor) -> Packed:
     whole = torch.round(grouped / factors.to(torch.float32)[:, :, None]).clamp(-128, 127).to(torch.int16)
     biased = (whole.view(out, groups * GROUP) + 128).to(torch.uint8)
     return Packed(inputs, _nibbles(biased >> 4), factors, _nibbles(biased & 15))
+
+
+def rounded(activations: Tensor) -> Tensor:
+    """Round activations [..., in] to 8 bits, symmetric in groups of 32 with a float32 scale: as float32 again.
+
+    Every operation is of one value and rounds correctly, so a row does not depend on what is rounded with it.
+    """
+    inputs = activations.shape[-1]
+    padded = torch.nn.functional.pad(activations.to(torch.float32), (0, -inputs % GROUP))
+    grouped = padded.reshape(*padded.shape[:-1], -1, GROUP)
+    steps = (grouped.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return (torch.round(grouped / steps).clamp(-127, 127) * steps).reshape(padded.shape)[..., :inputs]
 
 
 def _nibbles(values: Tensor) -> Tensor:

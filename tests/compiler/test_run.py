@@ -10,6 +10,7 @@ import pytest
 import torch
 from moe_passes.plan.errors import InputError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 from moe_compiler.backend.program import check_is_ours
@@ -85,6 +86,43 @@ def test_the_text_is_that_of_transformers_on_the_unpacked_checkpoint(folder, sto
         expected = model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
         assert sequence["token_ids"] == expected
         assert sequence["text"] == words.decode(expected)
+
+
+class _Rounding(TorchFunctionMode):
+    """Rounds what `linear` multiplies with to 8 bits, in groups of 32."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not torch.nn.functional.linear:
+            return function(*args, **(kwargs or {}))
+        rows, *rest = args
+        groups = rows.reshape(*rows.shape[:-1], rows.shape[-1] // 32, 32)
+        steps = groups.abs().amax(dim=-1, keepdim=True) / 127
+        near = torch.where(steps > 0, torch.round(groups / steps) * steps, groups)
+        return function(near.reshape(rows.shape), *rest, **(kwargs or {}))
+
+
+def test_activations_of_8_bits_have_a_witness_of_their_own(folder, store, tmp_path):
+    """Decoding one token at a time with the same rounding, here and by transformers; and it is not float32's text."""
+    found = json.loads(
+        run(folder, store, "--activation-bits", 8, "--check", "--json", prompts=PROMPTS, tokens=96).stdout
+    )
+    assert (found["activation_bits"], found["check"]) == (8, "equal")
+    assert json.loads((folder / "measured.json").read_text())["activation_bits"] == 8
+    plain = json.loads(run(folder, store, "--json", prompts=PROMPTS, tokens=96).stdout)
+    assert plain["activation_bits"] == 32
+    assert found["sequences"] != plain["sequences"]
+    assert moec("unpack", store, "-o", tmp_path / "whole").returncode == 0
+    how = {"dtype": torch.float32, "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", **how)
+    words = Runner.open(folder, store).words
+    for prompt, sequence in zip(PROMPTS, found["sequences"], strict=True):
+        ids, new = words.encode(prompt), torch.tensor(sequence["token_ids"])
+        with _Rounding(), torch.no_grad():
+            logits = model(torch.tensor([[*ids, *new[:-1].tolist()]])).logits[0, len(ids) - 1 :]
+        # A value half way between two steps may be rounded either way, so ties are wider than those of float32.
+        behind = logits.amax(dim=1) - logits.gather(1, new[:, None])[:, 0]
+        assert behind.max() < 0.05 < 0.02 * logits.std()
+        assert (behind == 0).sum() >= 94
 
 
 def test_an_unpacked_slice_differs_from_the_whole_by_half_a_step_at_most(store, tmp_path):
@@ -290,6 +328,7 @@ def test_prompts_from_files(folder, store, tmp_path):
         (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--check"), ["--check with --sample"]),
         (("--prompt", "x", "--max-new-tokens", 4, "--sample", "--seed", 10**13), ["--seed 10000000000000"]),
         (("--prompt", "x", "--max-new-tokens", 4, "--far-bandwidth", -1), ["--far-bandwidth -1"]),
+        (("--prompt", "x", "--max-new-tokens", 4, "--activation-bits", 4), ["--activation-bits 4; valid: 32 or 8"]),
         (("--prompt-file", "nowhere.txt", "--max-new-tokens", 4), ["nowhere.txt: cannot be read"]),
     ],
 )

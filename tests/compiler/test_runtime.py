@@ -19,7 +19,7 @@ from moe_compiler.runtime.linear import attend, multiply, pointwise
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.plan import Plan
-from moe_compiler.runtime.quantise import Packed, quantise
+from moe_compiler.runtime.quantise import Packed, quantise, rounded
 from moe_compiler.runtime.store import EngineRule
 from tests.conftest import TINY, tiny_config
 
@@ -53,6 +53,21 @@ def test_products_are_batch_invariant_to_the_last_bit(rows, is_slice):
         assert torch.equal(together[n], multiply(batch[n : n + 1], packed, is_slice)[0])
     exact = batch.double() @ packed.weights(is_slice).double().T
     assert (together.double() - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_rounded_activations_are_whole_steps_within_half_a_step_and_batch_invariant():
+    rows = torch.cat([random(5, 50, seed=3), torch.zeros(1, 50)])
+    found = rounded(rows)
+    assert found.shape == rows.shape
+    for first, last in ((0, 32), (32, 50)):
+        steps = rows[:5, first:last].abs().amax(dim=1, keepdim=True) / 127
+        counts = found[:5, first:last] / steps
+        assert (counts - counts.round()).abs().max() < 1e-4
+        assert (counts.abs().amax(dim=1) - 127).abs().max() < 1e-4
+        assert ((found - rows)[:5, first:last].abs() <= 0.5001 * steps).all()
+    assert not found[5].any()
+    for row in range(len(rows)):
+        assert torch.equal(rounded(rows[row : row + 1])[0], found[row])
 
 
 @pytest.mark.parametrize("sinks", [None, random(4, seed=4)])
