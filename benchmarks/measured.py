@@ -4,9 +4,10 @@
 
 Of every machine, runtime and weight format two figures are fitted, a fixed time of a layer and one effective bandwidth
 (of the memory, link or engine that limits it), on the rows with the smallest and the largest of what varies; the other
-rows are predicted, those of other series of that machine, runtime and format among them. A series counts if three such
-rows remain. Where a row states a hit rate, the prediction with it stands beside the one without. Rows that are not used
-are listed with the reason.
+rows are predicted, those of other series of that machine, runtime and format among them. Where a series varies nothing
+that a bandwidth shows in, the fixed time alone is fitted, on one row. A series counts if three other rows remain;
+single rows are predicted by targets as they ship, and counted apart. Where a row states a hit rate, the prediction with
+it stands beside the one without. Rows that are not used are listed with the reason.
 """
 
 import argparse
@@ -43,7 +44,8 @@ class Series:
     Attributes:
         name: of the series, and what it is of.
         rows: numbers of its rows.
-        fitted: those that the two figures are fitted on; of another series' first row where they are that one's.
+        fitted: those that the two figures are fitted on, or the fixed time alone on one; perhaps of another series;
+            none where the target is as it ships.
         model: a shipped name.
         target: a shipped name.
         format: of the weights.
@@ -54,7 +56,7 @@ class Series:
 
     name: str
     rows: tuple[str, ...]
-    fitted: tuple[str, str]
+    fitted: tuple[str, ...]
     model: str
     target: str
     format: str
@@ -115,6 +117,24 @@ SERIES = (
         "near",
     ),
     Series(
+        "S04 gpt-oss-20b, context, M2 Ultra",
+        numbers(115, 118),
+        ("M115",),
+        "gpt-oss-20b",
+        "m2-ultra",
+        "gguf:mxfp4",
+        "near",
+    ),
+    Series(
+        "S03 Qwen3-Coder-Next 46 GB, batch, Strix Halo",
+        numbers(67, 71),
+        ("M067", "M071"),
+        "qwen3-next-80b-a3b",
+        "strix-halo-128gb",
+        "experts=4.6,dense=4.6,kv=16,embedding=4.6",
+        "near",
+    ),
+    Series(
         "S15 Qwen3-Next-80B FP8, share near, 4x4090",
         numbers(492, 542, 5) + numbers(494, 544, 5),
         ("M494", "M544"),
@@ -137,17 +157,77 @@ SERIES = (
         lambda row: 256,
     ),
 )
+
+
+def _row(context: int, tokens_per_second: float, url: str) -> Row:
+    return {"batch": "1", "context": str(context), "value": str(tokens_per_second), "hit_rate": "", "url": url}
+
+
+STRIX_BENCH = "https://github.com/lhl/strix-halo-testing/issues/33"
+STRIX_POST = "https://fromthematrix.dev/posts/local-llm-speed-benchmark-strix-halo"
+FURTHER = {
+    "P1": _row(1, 47.41, STRIX_BENCH),
+    "P2": _row(4096, 44.14, STRIX_BENCH),
+    "P3": _row(8192, 42.36, STRIX_BENCH),
+    "P4": _row(7624, 52, STRIX_POST),
+    "P5": _row(7624, 70, STRIX_POST),
+    "P6": _row(7624, 61, STRIX_POST),
+    "P7": _row(7624, 66, STRIX_POST),
+    "P8": _row(7624, 49, STRIX_POST),
+    "P9": _row(7624, 48, STRIX_POST),
+}
+"""Public figures that are not in the file: llama.cpp on a Strix Halo, by ROCm (P1 to P3) and Vulkan."""
+
+
+def _strix(name: str, rows: tuple[str, ...], model: str, of: str) -> Series:
+    return Series(f"{name}, Strix Halo", rows, (), model, "strix-halo-128gb", of, "near")
+
+
+SINGLE = (
+    _strix("S12 Qwen3.6-35B Q4_K_XL", ("M398", "M401"), "qwen3.5-35b-a3b", "gguf:q4_k_m"),
+    _strix("gpt-oss-120b MXFP4", ("P1", "P2", "P3", "P4"), "gpt-oss-120b", "gguf:mxfp4"),
+    _strix("gpt-oss-20b MXFP4", ("P5",), "gpt-oss-20b", "gguf:mxfp4"),
+    _strix("Nemotron-3-Nano-30B Q4_K_M", ("P6",), "nemotron-3-nano-30b-a3b", "gguf:q4_k_m"),
+    _strix("Qwen3-Coder-30B Q4_K_M", ("P7",), "qwen3-30b-a3b", "gguf:q4_k_m"),
+    _strix("Qwen3.5-35B Q4_K_M", ("P8",), "qwen3.5-35b-a3b", "gguf:q4_k_m"),
+    _strix("GLM-4.7-Flash Q5_K_M", ("P9",), "glm-4.7-flash", "gguf:q5_k_m"),
+    Series(
+        "S09 DeepSeek-V2-Lite Q4_0, RTX 3090", ("M287",), (), "deepseek-v2-lite", "rtx3090-host", "gguf:q4_0", "near"
+    ),
+    Series(
+        "S16 Qwen3.6-35B Q8_0, experts of 22 layers on the CPU, RTX 3090",
+        ("M595",),
+        (),
+        "qwen3.5-35b-a3b",
+        "rtx3090-host",
+        "gguf:q8_0",
+        "far",
+        lambda row: "layers=22:far",
+    ),
+    Series(
+        "S16 Qwen3.5-35B Q8_0, all experts on the CPU, RTX 5080",
+        ("M547",),
+        (),
+        "qwen3.5-35b-a3b",
+        "rtx5080-ddr5",
+        "gguf:q8_0",
+        "far",
+        lambda row: "experts=far",
+        lambda row: 256,
+    ),
+)
+"""Rows by themselves, or of machines whose target rests on them; Qwen3.6-35B-A3B has the shape of Qwen3.5-35B-A3B."""
 UNUSED = {
     "M031-M036": "a dense model",
-    "M115-M118": "4 rows (M2 Ultra): two remain after the fit",
-    "M398-M409": "S12: three draft lengths of a build: one row remains; what the draft head costs is not stated",
-    "M547-M552": "S16: contexts are 'short', 'medium', 'long'; which layers `--fit on` moves is not stated",
-    "M578-M595": "S16: configurations of Qwen3.8-Flash-Next and Qwen3.6 are not published in what we have",
+    "M288-M304": "S09: microbatches of a prompt; from one token to two the runtime changes kernels, and a step doubles",
+    "M399-M400, M402-M409": "S12: what the draft head costs is not stated; a dense model",
+    "M548-M552": "S16: contexts are 'medium' and 'long'; which layers `--fit on` moves is not stated",
+    "M578-M583": "S16: the configuration of Qwen3.8-Flash-Next is not published in what we have",
     "M600-M603": "S16: 63 GB of weights beside 64 GB of memory: the machine pages",
     "M689": "S19: all in VRAM is another path of that runtime, without its cache",
     "M696-M705": "S19: another model, in NVFP4: its configuration is not published in what we have",
 }
-"""Rows of S01, S04, S12, S15, S16 and S19 that are not used, and why."""
+"""Rows of S01, S03, S04, S09, S12, S15, S16 and S19 that are not used, and why."""
 
 
 def changed(machine: Tiers, limited: str, bandwidth: float, fixed: float) -> Tiers:
@@ -187,12 +267,18 @@ class Predictor:
         if hit_rate is not None:
             near = hit_rate * chosen.distinct
             chosen = Choices(near, chosen.distinct - near, 0.0, chosen.uses, chosen.missing_layers)
-        machine = changed(self.machine, self.series.limited, bandwidth, fixed)
+        machine = changed(self.machine, self.series.limited, bandwidth, fixed) if self.series.fitted else self.machine
         loads = place.loads or not routing.computes_far()
         return step_time(machine, routing.size, routing.asked.format, batch, batch, chosen, loads).seconds
 
-    def fit(self, first: Row, last: Row) -> tuple[float, float]:
-        """Find the bandwidth and the fixed time by which two rows come out as measured."""
+    def fit(self, rows: list[Row]) -> tuple[float, float]:
+        """Find the bandwidth and the fixed time by which two rows come out as measured; of one row, the fixed time."""
+        engine = self.machine.near.engine
+        assert engine is not None
+        if len(rows) < 2:
+            fixed = sum(measured(row) - self.seconds(row, engine.bytes_per_second, 0.0, stated(row)) for row in rows)
+            return engine.bytes_per_second, fixed / self.shapes.model.layers
+        first, last = rows
         wanted = measured(last) - measured(first)
 
         def difference(bandwidth: float) -> float:
@@ -220,8 +306,8 @@ def stated(row: Row) -> float | None:
 def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
     """Fit a series and predict its other rows."""
     predictor = Predictor(series)
-    own = next(other for other in SERIES if set(series.fitted) <= set(other.rows))
-    bandwidth, fixed = Predictor(own).fit(*(rows[number] for number in series.fitted))
+    own = next(other for other in (series, *SERIES) if set(series.fitted) <= set(other.rows))
+    bandwidth, fixed = Predictor(own).fit([rows[number] for number in series.fitted])
     found = []
     for number in series.rows:
         row = rows[number]
@@ -258,8 +344,7 @@ def show(tables: Iterator[dict[str, Any]]) -> None:
             what = f"{row['id']}{' (fitted)' if row['fitted'] else ''}"
             print(
                 f"| {table['series']} | {table['bandwidth_gb_s']:.1f} | {table['fixed_us_per_layer']:.0f} | {what} | "
-                f"{row['measured_tokens_per_second']:.2f} | {row['predicted_tokens_per_second']:.2f} | "
-                f"{row['error']:+.1%} | {row['error_without_stated_hit_rate']:+.1%} |",
+                f"{_measured_and_predicted(row)} | {row['error_without_stated_hit_rate']:+.1%} |",
                 flush=True,
             )
         errors += [abs(row["error"]) for row in table["rows"] if not row["fitted"]]
@@ -268,9 +353,22 @@ def show(tables: Iterator[dict[str, Any]]) -> None:
     print(
         f"\nMedian error of {len(errors)} rows not fitted: {np.median(errors):.1%}; worst series {max(medians)[0]:.1%}"
     )
+
+
+def show_single(tables: Iterator[dict[str, Any]]) -> None:
+    print("\n| single rows, by targets as they ship | row | measured tok/s | predicted | error |")
+    print("|---|---|---|---|---|")
+    for table in tables:
+        for row in table["rows"]:
+            print(f"| {table['series']} | {row['id']} | {_measured_and_predicted(row)} |", flush=True)
     print("\nNot used:")
     for rows, reason in UNUSED.items():
         print(f"- {rows}: {reason}")
+
+
+def _measured_and_predicted(row: dict[str, Any]) -> str:
+    measured_rate, predicted_rate = row["measured_tokens_per_second"], row["predicted_tokens_per_second"]
+    return f"{measured_rate:.2f} | {predicted_rate:.2f} | {row['error']:+.1%}"
 
 
 def main() -> None:
@@ -281,12 +379,13 @@ def main() -> None:
         print(f"{DATA} is not there (MOE_DATA): nothing to compare with")
         return
     with DATA.open(encoding="utf-8") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
-    tables = (predicted(series, rows) for series in SERIES)
+        rows = {row["id"]: row for row in csv.DictReader(file)} | FURTHER
+    tables, single = ((predicted(series, rows) for series in of) for of in (SERIES, SINGLE))
     if options.json:
-        print(json.dumps({"series": list(tables), "unused": UNUSED}, indent=1))
+        print(json.dumps({"series": list(tables), "single": list(single), "unused": UNUSED}, indent=1))
     else:
         show(tables)
+        show_single(single)
 
 
 if __name__ == "__main__":
