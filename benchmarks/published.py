@@ -15,7 +15,7 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from auto import CONTEXT, Model, bench_for, best_of_length, held_out_seconds
+from auto import CONTEXT, Model, bench_for, best_of, fixed_length, held_out_seconds
 from moe_passes.estimate.dense import DenseStep, step_seconds
 from moe_passes.estimate.registry import cost_model
 from moe_passes.tasks.stages import parts
@@ -55,7 +55,7 @@ def xpu_seconds(model: Model) -> float:
 def cell(model: Model, target: str, published: Cell) -> dict[str, Any]:
     like = like_of(model.name)
     bench, trace = bench_for(model, target, 1, like)
-    found = {n: best_of_length(bench, n) for n in (0, DEPTH)}
+    found = {n: best_of(bench, fixed_length(bench.problem, n)) for n in (0, DEPTH)}
     alone = xpu_seconds(model)
     ours = {n: alone * c.tokens / held_out_seconds(bench, c.choice, trace) for n, c in found.items()}
     right = None if published.drafting is None else (published.plain > published.drafting) == (ours[0] > ours[DEPTH])

@@ -145,7 +145,7 @@ def test_what_passes_know_of_a_machine_with_one_memory():
     assert (machine.hb.name, machine.hb.given, machine.hb.banks) == ("hb", "unified", 1)
     cost = AnalyticCost(machine)
     assert (cost.space().is_unified, cost.space().far_bytes) == (True, 0)
-    assert cost.local_read_seconds(256e9 * 0.8) == pytest.approx(1 + 300e-9)
+    assert cost.local_read_seconds(256e9 * 0.83) == pytest.approx(1 + 300e-9)
     assert not load_target("rtx3090-host").machine().is_unified
 
 
