@@ -15,7 +15,7 @@ from typing import Any
 
 def job_shop(entry: dict[str, Any]) -> dict[str, Any]:
     """Every operation is a task of one mode on its machine, after the operation before it in its job."""
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for job, (durations, machines) in enumerate(zip(entry["duration_matrix"], entry["machines_matrix"], strict=True)):
         for place, (duration, machine) in enumerate(zip(durations, machines, strict=True)):
             after = [f"{job}.{place - 1}"] if place else []

@@ -308,7 +308,7 @@ def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
     predictor = Predictor(series)
     own = next(other for other in (series, *SERIES) if set(series.fitted) <= set(other.rows))
     bandwidth, fixed = Predictor(own).fit([rows[number] for number in series.fitted])
-    found = []
+    found: list[dict[str, Any]] = []
     for number in series.rows:
         row = rows[number]
         given, without = (predictor.seconds(row, bandwidth, fixed, hit) for hit in (stated(row), None))

@@ -33,6 +33,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from moe_passes.estimate.registry import cost_model
@@ -130,7 +131,7 @@ def choices(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
     """Training and held-out choices: [token, layer, k]."""
     if instance.source.startswith("mixtral"):
         _, train, test = instance.source.split("-")
-        coding, other = (np.load(mixtral(name))["experts"].astype(np.int64) for name in (train, test))
+        coding, other = (np.load(str(mixtral(name)))["experts"].astype(np.int64) for name in (train, test))
         return coding[:, : instance.layers], other[:, : instance.layers]
     seed, shape = int(instance.source.removeprefix("seed")), (instance.layers, instance.experts)
     if instance.family == "short":
@@ -253,7 +254,7 @@ def run(instance: Instance) -> dict[str, object]:
     }
 
 
-def summary(results: list[dict]) -> Iterator[dict[str, object]]:
+def summary(results: list[dict[str, Any]]) -> Iterator[dict[str, object]]:
     grid_ = [r for r in results if r["family"] == "grid"]
     large, quarter = [r for r in grid_ if r["experts"] >= 64], CAPACITY["quarter"]
     families = {
@@ -269,7 +270,7 @@ def summary(results: list[dict]) -> Iterator[dict[str, object]]:
             yield {"family": name, **aggregate(members)}
 
 
-def aggregate(members: list[dict]) -> dict[str, object]:
+def aggregate(members: list[dict[str, Any]]) -> dict[str, object]:
     """Ratios are baseline over ours, of held-out means: above 1, ours is faster."""
     ours = np.array([r["held_out"]["mean_seconds"] for r in members])
     single = {}
@@ -300,7 +301,7 @@ def aggregate(members: list[dict]) -> dict[str, object]:
     }
 
 
-def entries_of(members: list[dict], name: str) -> list[dict]:
+def entries_of(members: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """Scores of one baseline; where it does not fit an instance, it shards over all banks."""
     return [r["baselines"].get(name) or r["baselines"]["shard-all"] for r in members]
 

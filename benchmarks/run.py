@@ -96,7 +96,7 @@ def moec(*arguments: Any) -> str:
 def compiled(model: Model, setting: Setting, folder: Path) -> Path:
     """Compile for a setting; returns the folder."""
     out = folder / f"b{setting.batch}-n{setting.near_gb:g}-f{setting.far_gb_s or 0:g}-g{setting.draft_length}"
-    options = ["--set", f"memories.dram.capacity_gb={setting.near_gb + setting.batch * model.cache_gb:g}"]
+    options: list[object] = ["--set", f"memories.dram.capacity_gb={setting.near_gb + setting.batch * model.cache_gb:g}"]
     if setting.far_gb_s:
         for place in ("links.read", "memories.disk"):
             options += ["--set", f"{place}.bandwidth_gb_s={setting.far_gb_s:g}"]
@@ -118,7 +118,7 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     from unittest.mock import patch
 
     from moe_compiler.generation import Asked, Runner
-    from moe_compiler.runtime import decoder
+    from moe_compiler.runtime import decoder, store
 
     runner = Runner.open(out, model.store, setting.far_gb_s)
     if kind == "lru":
@@ -126,7 +126,7 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     elif kind == "serial":
         stores, runner.round_ = _serial_store(), _serial_round(out, runner.draft_length)
     else:
-        stores = decoder.ExpertStore
+        stores = store.ExpertStore
     asked = Asked(setting.tokens, setting.temperature, far_bandwidth_gb_s=setting.far_gb_s)
     groups, runs = max(1, LEAST_PROMPTS // setting.batch), []
     with patch.object(decoder, "ExpertStore", stores):
@@ -179,7 +179,8 @@ def _serial_round(out: str, length: int) -> Callable[[Any], list[list[int]]]:
 
 
 def _serial_store() -> type:
-    from moe_compiler.runtime.store import WAITED_FOR, ExpertStore
+    from moe_compiler.runtime.staging import WAITED_FOR
+    from moe_compiler.runtime.store import ExpertStore
 
     class SerialStore(ExpertStore):
         """Reads an expert when it is computed, and not before."""
@@ -423,7 +424,7 @@ def write_olmoe(checkpoint: Path) -> None:
     ends = {f"{name}.weight": made(config["vocab_size"], hidden) for name in ("model.embed_tokens", "lm_head")}
     ends["model.embed_tokens.weight"] *= EMBEDDING_STD / 0.02
     save_file(ends | {"model.norm.weight": ones()}, checkpoint / "model-ends.safetensors")
-    places = {}
+    places: dict[str, str] = {}
     for file in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             places |= dict.fromkeys(opened.keys(), file.name)
@@ -456,7 +457,7 @@ def offloaded(checkpoint: Path, batch: int, most_mb: float) -> dict[str, Any]:
     """Time transformers with accelerate's disk offload, in a control group of as much memory as ours took at most."""
     command = [sys.executable, __file__, "offload", "--folder", str(checkpoint), "--batch", str(batch)]
     done = subprocess.run([*command, "--memory-mb", str(most_mb)], capture_output=True, text=True, check=False)
-    return json.loads(done.stdout) if not done.returncode else {"failed": done.stderr.strip()[-300:]}  # type: ignore[no-any-return]
+    return json.loads(done.stdout) if not done.returncode else {"failed": done.stderr.strip()[-300:]}
 
 
 def offload(checkpoint: Path, batch: int, memory_mb: float) -> None:

@@ -99,7 +99,7 @@ def prepare(case: Case, ir: Path) -> tuple[CostModel, StaticPlan, RoutingTrace, 
     append(module, asked)
     write_machine(module, load_target(case.target, case.overrides).machine())
     real = public("mixtral-8x7b-coding.npz") if case.model == "mixtral-8x7b" else None
-    reader = ProfileReader(real and str(real), source, asked)
+    reader = ProfileReader(str(real) if real else None, source, asked)
     steps = parse_pipeline("raise-moe,select-draft,partition-experts,choose-dispatch")
     watch = Instrumentation(after=lambda step, module: reader.attach(module))
     run_pipeline(module, steps, Context(reader), watch)
