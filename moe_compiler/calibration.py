@@ -1,8 +1,8 @@
 """`moec calibrate`: measure this machine into a hardware file, as `moec run` uses it.
 
 Near is ordinary memory, far a disk that direct reads reach. What is measured is what the runtime does: its kernel's
-products by the number of rows, direct reads of an expert, and whole decoding steps of small models, from which the
-fixed times of a step, a layer, an expert and a token follow by least squares.
+products by the number of rows, direct reads of an expert, loads while a model decodes, and whole decoding steps of
+small models, from which the fixed times of a step, a layer, an expert and a token follow by least squares.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ VERIFIED, WHOLE = (4, 16), 8
 """Tokens of the verify steps that are timed, and bits of a whole weight."""
 SHAPES = ((2, 1), (6, 1), (2, 4), (6, 4), (2, 8), (6, 8), (4, 2))
 """Layers of those models, and experts a token."""
+LOADED = (4, 2)
+"""The same of the model whose loads are timed."""
 Progress = Callable[[str], None]
 
 
@@ -52,7 +54,7 @@ class Measured:
         macs_per_second: of the kernel on INT8 weights and on slices, by rows.
         attention_macs_per_second: of products with a cache.
         disk_bytes_per_second: of direct reads of an expert's size.
-        disk_latency_seconds: of a direct read of a page.
+        disk_latency_seconds: of a load while a model decodes, beyond that of its bytes.
         step_seconds: fixed, of a step.
         layer_seconds: fixed, of a layer.
         expert_seconds: fixed, of an expert.
@@ -101,7 +103,9 @@ def _measured(folder: Path, progress: Progress) -> Measured:
     copied, macs = _copy(), {(bits, width): _products(bits, width) for bits in (4, 8) for width in WIDTHS}
     attention = _attention()
     progress("direct reads")
-    bandwidth, latency = _reads(folder)
+    bandwidth = _reads(folder)
+    progress("loads")
+    latency = _load_latency(folder, bandwidth)
     progress("whole steps")
     fixed, misfit = _fixed(macs)
     return Measured(copied, macs, attention, bandwidth, latency, *fixed, misfit)
@@ -154,8 +158,8 @@ def _attention() -> float:
     return 2 * heads * places * dim / _seconds(lambda: attend(asked, (cache, cache), row, 0, 1.0, None))
 
 
-def _reads(folder: Path) -> tuple[float, float]:
-    """Return bytes per second of reads of an expert, and seconds of a page, past the page cache where that can be."""
+def _reads(folder: Path) -> float:
+    """Return bytes per second of large reads, past the page cache where that can be."""
     from moe_compiler.runtime.staging import pages
     from moe_compiler.runtime.store_file import open_direct
 
@@ -173,7 +177,40 @@ def _reads(folder: Path) -> tuple[float, float]:
                 os.close(handle)
     except OSError as error:
         raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
-    return READ_BYTES[0] / max(whole - latency, 1e-9), latency
+    return READ_BYTES[0] / max(whole - latency, 1e-9)
+
+
+def _load_latency(folder: Path, bytes_per_second: float) -> float:
+    """Return seconds of a load beyond those of its bytes, as the runtime loads while a model decodes.
+
+    A thread that loads beside one that computes, after it has slept, takes several times as long as reads in a row.
+    """
+    from moe_compiler.runtime.decoder import Decoder
+    from moe_compiler.runtime.model import build
+    from moe_compiler.runtime.plan import Plan
+    from moe_compiler.runtime.store_file import StoreFile, StoreWriter
+
+    config = _small_model(*LOADED)
+    model = build(config, None, 0)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".moec-calibrate.") as place:
+            path = Path(place) / "experts.store"
+            with StoreWriter(path, config) as writer:
+                for part in model.experts:
+                    for expert in range(part.experts):
+                        writer.add_expert(part.layer, model.far.matrices(part.layer, expert))
+            decoder = Decoder(replace(model, far=StoreFile(path)), Plan(staging_slots=COUNT), [[1]], CAPACITY)
+            traffic = decoder.store.staging.traffic
+            # What is read for the first time is compared with its checksum.
+            _one(decoder, 1, False)
+            loads, size, seconds = len(traffic.loads), traffic.bytes, traffic.seconds
+            for _ in range(STEPS):
+                _one(decoder, 1, False)
+            decoder.close()
+    except OSError as error:
+        raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
+    loads, size, seconds = len(traffic.loads) - loads, traffic.bytes - size, traffic.seconds - seconds
+    return max(0.0, (seconds - size / bytes_per_second) / loads)
 
 
 def _read(handle: int, size: int, into: Any) -> float:
@@ -324,7 +361,7 @@ def _document(name: str, found: Measured) -> dict[str, Any]:
                 "capacity_gb": _short(shutil.disk_usage("/").total / 1e9),
                 "bandwidth_gb_s": _short(found.disk_bytes_per_second / 1e9),
                 "latency_ns": round(found.disk_latency_seconds * 1e9),
-                "source": f"direct reads of {READ_BYTES[0]:,} bytes, and of a page; {how}",
+                "source": f"direct reads of {READ_BYTES[0]:,} bytes; latency of loads while a model decodes; {how}",
             },
         },
         "engines": {

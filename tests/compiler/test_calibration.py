@@ -5,6 +5,7 @@ import pytest
 
 from moe_compiler import calibration
 from moe_compiler.hardware.loader import load_target
+from moe_compiler.runtime.staging import Traffic
 from tests.command import assert_refused, moec
 
 
@@ -70,6 +71,18 @@ def test_steps_that_are_timed_are_what_they_are_said_to_be(monkeypatch):
     assert plain.product_seconds == pytest.approx(draft.product_seconds)
     assert many.product_seconds == pytest.approx(16 * plain.product_seconds)
     assert all(step.layers == 2 and step.seconds > 0 for step in (plain, few, many, draft))
+
+
+def test_the_latency_of_loads_is_of_loads_beyond_their_bytes(monkeypatch, tmp_path):
+    """Loads of 7 ms each, of experts of 3 matrices of 256 x 128 bytes with two bytes of scale to 32 of them."""
+    monkeypatch.setattr(calibration, "STEPS", 3)
+    add = Traffic.add
+    monkeypatch.setattr(Traffic, "add", lambda self, key, size, *_: add(self, key, size, 0.007 if key else 0.0))
+    size = 3 * 256 * 128 * (1 + 2 / 32)
+    assert calibration._load_latency(tmp_path, 1e15) == pytest.approx(0.007)
+    assert calibration._load_latency(tmp_path, size / 0.002) == pytest.approx(0.005, rel=0.02)
+    assert calibration._load_latency(tmp_path, 1.0) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_is_none_is_refused(tmp_path):
