@@ -4,10 +4,10 @@
     python benchmarks/auto.py --models olmoe-1b-7b gpt-oss-20b --batches 1 4
 
 For each model, target, batch and trace: what select-draft takes when γ is open, and what it takes for each γ from 0 to
-16 whose closed form is near the best's, the best of its kinds on the rounds that judge, are dispatched on the same
-stretch of held-out tokens, with every expert striped over all banks (placement comes later and serves all alike). The
-traces: like the model's own routing, barely local (like Mixtral), and very local (like Gemma). Mean and worst are over
-cases; `seconds` is of choosing.
+16 whose closed form is near the best draft's, the best of its kinds on the rounds that judge, are dispatched on the
+same stretch of held-out tokens, with every expert striped over all banks (placement comes later and serves all alike).
+The traces: like the model's own routing, barely local (like Mixtral), and very local (like Gemma). Mean and worst are
+over cases; `seconds` is of choosing.
 """
 
 import argparse
@@ -50,7 +50,7 @@ HELD_OUT_ROUNDS, HELD_OUT_TOKENS = 16, 64
 CLOSE = 0.03
 """Kinds of residents whose closed form is within this of the best are all judged: it is no better than that."""
 BEHIND = 0.2
-"""A γ whose closed form is so much behind the best γ's is not dispatched; plain decoding always is."""
+"""A γ whose closed form is so much behind the best draft's is not dispatched; 0 and what auto takes always are."""
 
 
 class Model:
@@ -122,7 +122,7 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
     seconds = time.perf_counter() - began
     chosen, longest = auto.choice.setting.length, min(prepare.LONGEST_AUTO, max(problem.lengths))
     found = {n: fixed_length(problem, n) for n in range(longest + 1)}
-    least = min(c.estimate for candidates in found.values() for c in candidates)
+    least = min(c.estimate for n, candidates in found.items() if n for c in candidates)
     near = [n for n, of in found.items() if n in (0, chosen) or min(c.estimate for c in of) <= least * (1 + BEHIND)]
     fixed = {n: auto if n == chosen else best_of(bench, found[n]) for n in near}
     times = {n: held_out_seconds(bench, c.choice, trace) / c.tokens for n, c in fixed.items()}
@@ -138,6 +138,7 @@ def case(model: Model, target: str, batch: int, like: str) -> dict[str, Any] | N
         "over_best": mine / times[best] - 1,
         "over_plain": mine / times[0] - 1,
         "token_seconds": times,
+        "left_out": sorted(set(found) - set(near)),
         "seconds": seconds,
     }
 

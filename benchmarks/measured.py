@@ -217,6 +217,8 @@ SINGLE = (
     ),
 )
 """Rows by themselves, or of machines whose target rests on them; Qwen3.6-35B-A3B has the shape of Qwen3.5-35B-A3B."""
+RESTS_ON_SINGLE = ("strix-halo-128gb",)
+"""Targets whose fixed times were chosen by single rows, which are no predictions of theirs then."""
 UNUSED = {
     "M031-M036": "a dense model",
     "M288-M304": "S09: microbatches of a prompt; from one token to two the runtime changes kernels, and a step doubles",
@@ -227,7 +229,7 @@ UNUSED = {
     "M689": "S19: all in VRAM is another path of that runtime, without its cache",
     "M696-M705": "S19: another model, in NVFP4: its configuration is not published in what we have",
 }
-"""Rows of S01, S03, S04, S09, S12, S15, S16 and S19 that are not used, and why."""
+"""Ready rows of S01, S03, S04, S09, S12, S15, S16 and S19 that are not used, and why."""
 
 
 def changed(machine: Tiers, limited: str, bandwidth: float, fixed: float) -> Tiers:
@@ -276,6 +278,7 @@ class Predictor:
         engine = self.machine.near.engine
         assert engine is not None
         if len(rows) < 2:
+            assert self.series.limited == "near", "one row says nothing of a bandwidth"
             fixed = sum(measured(row) - self.seconds(row, engine.bytes_per_second, 0.0, stated(row)) for row in rows)
             return engine.bytes_per_second, fixed / self.shapes.model.layers
         first, last = rows
@@ -307,7 +310,7 @@ def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
     """Fit a series and predict its other rows."""
     predictor = Predictor(series)
     own = next(other for other in (series, *SERIES) if set(series.fitted) <= set(other.rows))
-    bandwidth, fixed = Predictor(own).fit([rows[number] for number in series.fitted])
+    bandwidth, fixed = Predictor(own).fit([rows[number] for number in series.fitted]) if series.fitted else (0.0, 0.0)
     found: list[dict[str, Any]] = []
     for number in series.rows:
         row = rows[number]
@@ -325,8 +328,9 @@ def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
     errors = [abs(row["error"]) for row in found if not row["fitted"]]
     return {
         "series": series.name,
-        "bandwidth_gb_s": bandwidth / 1e9,
-        "fixed_us_per_layer": fixed * 1e6,
+        "bandwidth_gb_s": bandwidth / 1e9 if series.fitted else None,
+        "fixed_us_per_layer": fixed * 1e6 if series.fitted else None,
+        "target_rests_on_it": series.target in RESTS_ON_SINGLE and not series.fitted,
         "median_error": float(np.median(errors)),
         "median_error_without_stated_hit_rate": float(
             np.median([abs(r["error_without_stated_hit_rate"]) for r in found if not r["fitted"]])
@@ -360,7 +364,8 @@ def show_single(tables: Iterator[dict[str, Any]]) -> None:
     print("|---|---|---|---|---|")
     for table in tables:
         for row in table["rows"]:
-            print(f"| {table['series']} | {row['id']} | {_measured_and_predicted(row)} |", flush=True)
+            what = f"{row['id']}{' (the target rests on it)' if table['target_rests_on_it'] else ''}"
+            print(f"| {table['series']} | {what} | {_measured_and_predicted(row)} |", flush=True)
     print("\nNot used:")
     for rows, reason in UNUSED.items():
         print(f"- {rows}: {reason}")

@@ -36,6 +36,7 @@ LARGEST_SEED = 2**31 - 1
 LARGEST_PROGRAM = 2**20
 LARGEST_PROMPT = 2**24
 ACTIVATION_BITS = (32, 8)
+"""Of what matrices are multiplied with, to choose from: float32, or rounded."""
 Hear = Callable[[int, str], None]
 """Hears new text: the number of the prompt, and the text."""
 
@@ -65,7 +66,7 @@ class Asked:
     seed: int = 0
     check: bool = False
     far_bandwidth_gb_s: float | None = None
-    activation_bits: int = 32
+    activation_bits: int = ACTIVATION_BITS[0]
     is_chat: bool = False
 
     def check_values(self) -> None:

@@ -231,8 +231,8 @@ MUTANTS = (
     wrong("the extreme round represents", "passes/moe_passes/tasks/rounds.py", TASKS, "[(len(sizes) - 1) // 2]", "[0]", fast=True),
     wrong("likelihoods ignore asks", "passes/moe_passes/routing/likelihood.py", ROUTING, "(asked, of.ask_borders))", "(0 * asked, of.ask_borders))", fast=True),
     wrong("likelihoods ignore the last round", "passes/moe_passes/routing/likelihood.py", ROUTING, "(recent, of.recent_borders)", "(0 * recent, of.recent_borders)", fast=True),
-    wrong("all layers have the residents of one", "passes/moe_passes/solve/draft/history.py", DRAFT, "residents[rounds.samples, None]", "residents[rounds.samples, None, :1]"),
-    wrong("restriction fills nothing", "passes/moe_passes/routing/traces.py", ROUTING, "np.asarray(kept | filled)", "kept", fast=True),
+    wrong("all layers have the residents of one", "passes/moe_passes/solve/draft/history.py", DRAFT, "residents[rounds.samples, None, layer]", "residents[rounds.samples, None, 0]"),
+    wrong("restriction fills nothing", "passes/moe_passes/routing/traces.py", ROUTING, "result[..., order] |= filled", "pass", fast=True),
     wrong("popularity counts what is reported on", "passes/moe_passes/routing/traces.py", ROUTING, "used = trace.experts[:border]", "used = trace.experts", fast=True),
     # IR.
     noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py::test_what_aliases_stand_for_is_bounded", "_check_aliases", fast=True),

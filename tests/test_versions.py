@@ -14,6 +14,8 @@ import yaml
 from moe_passes.ir.dialects import VERSION, context, parse
 from moe_passes.plan.errors import InputError
 
+from moe_compiler.documents.folder import read
+from moe_compiler.documents.measured import MeasuredDocument
 from moe_compiler.hardware.loader import load_target
 from moe_compiler.runtime.store_file import StoreFile
 from moe_compiler.traces.files import SCHEMA as PROFILE_SCHEMA
@@ -107,3 +109,10 @@ def test_a_hardware_file_of_another_schema_says_what_to_do(tmp_path):
     text = (TARGETS / "rtx3090-host.yaml").read_text()
     (tmp_path / "box.yaml").write_text(re.sub(r"^schema: \d+", "schema: 3", text, flags=re.MULTILINE))
     assert_refused(moec("target", "check", tmp_path / "box.yaml"), "schema", "3", "valid")
+
+
+def test_a_measurement_of_before_activation_bits_was_of_float32():
+    path = VERSIONS / "measured-1.json"
+    assert "activation_bits" not in json.loads(path.read_text())
+    assert read(path, MeasuredDocument).activation_bits == 32
+    assert "token" in moec("show", path).stdout

@@ -79,7 +79,7 @@ class MeasuredDocument(Document):
     batch: int
     is_emulated: bool
     far_bandwidth_gb_s: float | None
-    activation_bits: int
+    activation_bits: int = 32
     kernel: str
     draft: Draft
     round: Round

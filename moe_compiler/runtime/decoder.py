@@ -47,8 +47,8 @@ class Decoder:
             raise ValueError("a prompt has no tokens; valid: at least 1")
         self.model, self.plan = model, plan
         self.store = ExpertStore(plan, model.far)
-        self.kernels = Kernels(self.store, len(prompts), capacity, dict(model.dense), model.embeddings)
-        self.kernels.activation_bits = model.activation_bits
+        dense, bits = dict(model.dense), model.activation_bits
+        self.kernels = Kernels(self.store, len(prompts), capacity, dense, model.embeddings, activation_bits=bits)
         for part in model.experts:
             self.kernels.routers[id(part.router)] = part.layer
             self.kernels.experts_layer[id(part.module)] = part.layer

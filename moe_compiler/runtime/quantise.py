@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moe_compiler.runtime.uncaught import uncaught
+
 GROUP = 32
 LEAST_SCALE = 2.0**-24
 """The smallest FP16 above zero: no scale is lost."""
@@ -83,14 +85,16 @@ def quantise(weight: Tensor) -> Packed:
     return Packed(inputs, _nibbles(biased >> 4), factors, _nibbles(biased & 15))
 
 
+@uncaught
 def rounded(activations: Tensor) -> Tensor:
     """Round activations [..., in] to 8 bits, symmetric in groups of 32 with a float32 scale: as float32 again.
 
-    Every operation is of one value and rounds correctly, so a row does not depend on what is rounded with it.
+    Every operation is of one value, or the largest of a group, and exact or rounded correctly: a row does not depend on
+    what is rounded with it. A group with a value that is not finite is not a number.
     """
     inputs = activations.shape[-1]
     padded = torch.nn.functional.pad(activations.to(torch.float32), (0, -inputs % GROUP))
-    grouped = padded.reshape(*padded.shape[:-1], -1, GROUP)
+    grouped = padded.reshape(*padded.shape[:-1], padded.shape[-1] // GROUP, GROUP)
     steps = (grouped.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)
     return (torch.round(grouped / steps).clamp(-127, 127) * steps).reshape(padded.shape)[..., :inputs]
 

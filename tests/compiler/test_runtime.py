@@ -66,6 +66,9 @@ def test_rounded_activations_are_whole_steps_within_half_a_step_and_batch_invari
         assert (counts.abs().amax(dim=1) - 127).abs().max() < 1e-4
         assert ((found - rows)[:5, first:last].abs() <= 0.5001 * steps).all()
     assert not found[5].any()
+    assert rounded(rows[:0]).shape == (0, 50)
+    broken = torch.where(torch.arange(50) == 3, torch.nan, rows)
+    assert rounded(broken)[1].isnan().nonzero().flatten().tolist() == list(range(32))
     for row in range(len(rows)):
         assert torch.equal(rounded(rows[row : row + 1])[0], found[row])
 

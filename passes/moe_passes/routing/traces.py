@@ -155,8 +155,8 @@ def restrict(asked: BoolArray, resident: BoolArray, order: IntArray, top_k: int)
 
     Args:
         asked: [..., experts], the unrestricted choice.
-        resident: [experts], or of each layer where a last but one axis of `asked` is the layer; broadcast.
-        order: expert ids from most to least popular, like `resident`.
+        resident: [experts], or what broadcasts to `asked`.
+        order: [experts], expert ids from most to least popular.
         top_k: experts a token is routed to.
 
     Returns:
@@ -164,11 +164,11 @@ def restrict(asked: BoolArray, resident: BoolArray, order: IntArray, top_k: int)
     """
     kept = asked & resident
     places = np.minimum(top_k, resident.sum(axis=-1, keepdims=True)) - kept.sum(axis=-1, keepdims=True)
-    ranked = np.broadcast_to(order, kept.shape)
-    spare = np.take_along_axis(resident & ~kept, ranked, axis=-1)
-    filled = np.zeros_like(kept)
-    np.put_along_axis(filled, ranked, spare & (np.cumsum(spare, axis=-1) <= places), axis=-1)
-    return np.asarray(kept | filled)
+    spare = (resident & ~kept)[..., order]
+    filled = spare & (np.cumsum(spare, axis=-1, dtype=np.int32) <= places)
+    result = kept.copy()
+    result[..., order] |= filled
+    return result
 
 
 def popularity(trace: RoutingTrace, first: int = 0) -> IntArray:

@@ -117,12 +117,13 @@ class _Builder:
             self.names.append(DEEP)
             self.capacities.append(1)
         self.external, self.link, self.staging = 0, 1, 2 + groups
-        self.all_banks = tuple((2 + g, 1) for g in range(groups))
+        # A name of its own: what refers to the builder would keep it and its tasks alive.
+        every = self.all_banks = tuple((2 + g, 1) for g in range(groups))
         self.engines = Engines(
             self.cost,
             self.external,
             self.all_banks,
-            lambda home: tuple(self.all_banks[g] for g in sorted({group_of[bank] for bank in home})),
+            lambda home: tuple(every[g] for g in sorted({group_of[bank] for bank in home})),
         )
         # Experts of a round are much alike: few of their loads and computations differ.
         self.near, self.loads = cache(self.engines.near), cache(self.engines.loads)

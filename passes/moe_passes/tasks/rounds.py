@@ -123,8 +123,9 @@ class _Reader:
         uses = membership(trace.experts[tokens.ravel()], count)
         drafts = tokens[:, : plan.length].T
         asked = membership(trace.draft_experts[drafts], count).transpose(0, 2, 1, 3)
-        resident, order = self.hot_set.resident[:, None], self.order[:, None]
-        drafted = restrict(asked, resident, order, trace.experts.shape[2])
+        drafted, resident = np.zeros_like(asked), self.hot_set.resident
+        for row in range(len(plan.layers)):
+            drafted[:, row] = restrict(asked[:, row], resident[row], self.order[row], trace.experts.shape[2])
         before = tokens - tokens.shape[1]
         recent = membership(trace.experts[before[before >= 0]], count).sum(axis=0)
         return RoundRouting(uses.transpose(1, 0, 2), asked, drafted, recent, self._follow(uses))

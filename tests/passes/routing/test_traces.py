@@ -44,16 +44,18 @@ def test_with_fewer_residents_than_places_all_of_them_are_chosen():
     assert chosen([4, 5, 1], [], BY_NUMBER, 3) == []
 
 
-@given(st.integers(0, 10_000), st.integers(1, 5))
+@given(st.integers(0, 10_000), st.integers(1, 5), st.sampled_from([(6,), (3, 1, 6), (3, 2, 6)]))
 @settings(max_examples=200, deadline=None)
-def test_the_restricted_choice_is_the_top_k_of_residents_when_those_asked_for_rank_first(seed, top_k):
+def test_the_restricted_choice_is_the_top_k_of_residents_when_those_asked_for_rank_first(seed, top_k, shape):
+    """Of one set of residents, or of one for each round."""
     random = np.random.default_rng(seed)
     asked = random.random((3, 2, 6)).argsort(axis=2) < top_k
-    resident, order = random.random(6) < 0.5, random.permutation(6)
+    resident, order = random.random(shape) < 0.5, random.permutation(6)
     found = restrict(asked, resident, order, top_k)
     rank = np.argsort(order)
     for which in np.ndindex(3, 2):
-        ranked = sorted(np.flatnonzero(resident), key=lambda e, row=asked[which]: (not row[e], rank[e]))
+        there = np.broadcast_to(resident, asked.shape)[which]
+        ranked = sorted(np.flatnonzero(there), key=lambda e, row=asked[which]: (not row[e], rank[e]))
         assert np.flatnonzero(found[which]).tolist() == sorted(int(e) for e in ranked[:top_k])
 
 

@@ -158,9 +158,11 @@ def _drafted(problem: Problem, rounds: Rounds, residents: BoolArray) -> float:
     """Mean distinct experts of a draft step, restricted to residents."""
     if not len(rounds.samples):
         return 0.0
-    order = by_popularity(problem.popularity)
-    picks = restrict(rounds.first_asked, residents[rounds.samples, None], order, problem.top_k)
-    return int(picks.any(axis=1).sum()) / len(rounds.samples)
+    order, total = by_popularity(problem.popularity), 0
+    for layer in range(problem.layers):
+        asked, resident = rounds.first_asked[:, :, layer], residents[rounds.samples, None, layer]
+        total += int(restrict(asked, resident, order[layer], problem.top_k).any(axis=1).sum())
+    return total / len(rounds.samples)
 
 
 def best_coverage(rounds: Rounds, most: int) -> float:
