@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,10 +103,13 @@ def _measured(folder: Path, progress: Progress) -> Measured:
     progress("memory and products")
     copied, macs = _copy(), {(bits, width): _products(bits, width) for bits in (4, 8) for width in WIDTHS}
     attention = _attention()
-    progress("direct reads")
-    bandwidth = _reads(folder)
-    progress("loads")
-    latency = _load_latency(folder, bandwidth)
+    try:
+        progress("direct reads")
+        bandwidth = _reads(folder)
+        progress("loads")
+        latency = _load_latency(folder, bandwidth)
+    except OSError as error:
+        raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
     progress("whole steps")
     fixed, misfit = _fixed(macs)
     return Measured(copied, macs, attention, bandwidth, latency, *fixed, misfit)
@@ -163,20 +167,17 @@ def _reads(folder: Path) -> float:
     from moe_compiler.runtime.staging import pages
     from moe_compiler.runtime.store_file import open_direct
 
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".moec-calibrate.") as file:
-            block = np.random.default_rng(0).integers(0, 256, 2**22, dtype=np.uint8).tobytes()
-            for _ in range(DISK_BYTES // len(block)):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-            handle, _ = open_direct(Path(file.name))
-            try:
-                whole, latency = (_read(handle, size, pages(size).numpy().data) for size in READ_BYTES)
-            finally:
-                os.close(handle)
-    except OSError as error:
-        raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".moec-calibrate.") as file:
+        block = np.random.default_rng(0).integers(0, 256, 2**22, dtype=np.uint8).tobytes()
+        for _ in range(DISK_BYTES // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        handle, _ = open_direct(Path(file.name))
+        try:
+            whole, latency = (_read(handle, size, pages(size).numpy().data) for size in READ_BYTES)
+        finally:
+            os.close(handle)
     return READ_BYTES[0] / max(whole - latency, 1e-9)
 
 
@@ -191,24 +192,23 @@ def _load_latency(folder: Path, bytes_per_second: float) -> float:
     from moe_compiler.runtime.store_file import StoreFile, StoreWriter
 
     config = _small_model(*LOADED)
-    model = build(config, None, 0)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".moec-calibrate.") as place:
-            path = Path(place) / "experts.store"
-            with StoreWriter(path, config) as writer:
-                for part in model.experts:
-                    for expert in range(part.experts):
-                        writer.add_expert(part.layer, model.far.matrices(part.layer, expert))
-            decoder = Decoder(replace(model, far=StoreFile(path)), Plan(staging_slots=COUNT), [[1]], CAPACITY)
+    model, plan = build(config, None, 0), Plan(staging_slots=COUNT)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".moec-calibrate.") as place:
+        path = Path(place) / "experts.store"
+        with StoreWriter(path, config) as writer:
+            for part in model.experts:
+                for expert in range(part.experts):
+                    writer.add_expert(part.layer, model.far.matrices(part.layer, expert))
+        with (
+            closing(StoreFile(path)) as far,
+            closing(Decoder(replace(model, far=far), plan, [[1]], CAPACITY)) as decoder,
+        ):
             traffic = decoder.store.staging.traffic
             # What is read for the first time is compared with its checksum.
             _one(decoder, 1, False)
             loads, size, seconds = len(traffic.loads), traffic.bytes, traffic.seconds
             for _ in range(STEPS):
                 _one(decoder, 1, False)
-            decoder.close()
-    except OSError as error:
-        raise InputError(f"--disk {folder}: cannot be measured: {error.strerror}") from None
     loads, size, seconds = len(traffic.loads) - loads, traffic.bytes - size, traffic.seconds - seconds
     return max(0.0, (seconds - size / bytes_per_second) / loads)
 

@@ -107,10 +107,6 @@ class ExpertLayer:
         """Bytes of an expert that a draft of so many bits computes with."""
         return self.msb_bytes if bits < WHOLE_BITS else self.whole_bytes
 
-    def loaded_bytes(self, level: int) -> int:
-        """Bytes of an expert that verify must load at a residency."""
-        return self.whole_bytes - self.resident_bytes(level)
-
     @property
     def slot_bytes(self) -> int:
         """Bytes of a staging slot: half an expert, or a residual slice; all of an expert that has no slices."""
