@@ -261,15 +261,14 @@ class Predictor:
             self.routing[batch, context] = Routing(asked, profile_of(asked, None, 1).trace)
         return self.routing[batch, context]
 
-    def seconds(self, row: Row, bandwidth: float, fixed: float, hit_rate: float | None) -> float:
-        """Predict seconds of a row's step."""
+    def seconds(self, row: Row, machine: Tiers, hit_rate: float | None) -> float:
+        """Predict seconds of a row's step on a machine."""
         batch, place = int(row["batch"]), parse_place(self.series.place(row))
         routing = self.of(batch, self.series.context(row))
         chosen, _ = routing.choices(place, 1)
         if hit_rate is not None:
             near = hit_rate * chosen.distinct
             chosen = Choices(near, chosen.distinct - near, 0.0, chosen.uses, chosen.missing_layers)
-        machine = changed(self.machine, self.series.limited, bandwidth, fixed) if self.series.fitted else self.machine
         loads = place.loads or not routing.computes_far()
         return step_time(machine, routing.size, routing.asked.format, batch, batch, chosen, loads).seconds
 
@@ -279,22 +278,26 @@ class Predictor:
         assert engine is not None
         if len(rows) < 2:
             assert self.series.limited == "near", "one row says nothing of a bandwidth"
-            fixed = sum(measured(row) - self.seconds(row, engine.bytes_per_second, 0.0, stated(row)) for row in rows)
-            return engine.bytes_per_second, fixed / self.shapes.model.layers
+            return engine.bytes_per_second, self._fixed(rows[0], engine.bytes_per_second)
         first, last = rows
         wanted = measured(last) - measured(first)
 
         def difference(bandwidth: float) -> float:
-            of = (self.seconds(row, bandwidth, 0.0, stated(row)) for row in (last, first))
-            return next(of) - next(of) - wanted
+            machine = changed(self.machine, self.series.limited, bandwidth, 0.0)
+            late, early = (self.seconds(row, machine, stated(row)) for row in (last, first))
+            return late - early - wanted
 
         low, high = SLOWEST, FASTEST
         sign = np.sign(difference(low))
         for _ in range(200):
             middle = float(np.sqrt(low * high))
             low, high = (middle, high) if np.sign(difference(middle)) == sign else (low, middle)
-        fixed = measured(first) - self.seconds(first, low, 0.0, stated(first))
-        return low, fixed / self.shapes.model.layers
+        return low, self._fixed(first, low)
+
+    def _fixed(self, row: Row, bandwidth: float) -> float:
+        """Return what a row takes beyond what it moves and computes, for each layer."""
+        machine = changed(self.machine, self.series.limited, bandwidth, 0.0)
+        return (measured(row) - self.seconds(row, machine, stated(row))) / self.shapes.model.layers
 
 
 def measured(row: Row) -> float:
@@ -309,12 +312,15 @@ def stated(row: Row) -> float | None:
 def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
     """Fit a series and predict its other rows."""
     predictor = Predictor(series)
-    own = next(other for other in (series, *SERIES) if set(series.fitted) <= set(other.rows))
-    bandwidth, fixed = Predictor(own).fit([rows[number] for number in series.fitted]) if series.fitted else (0.0, 0.0)
+    machine, bandwidth, fixed = predictor.machine, None, None
+    if series.fitted:
+        own = next(other for other in SERIES if set(series.fitted) <= set(other.rows))
+        bandwidth, fixed = Predictor(own).fit([rows[number] for number in series.fitted])
+        machine = changed(machine, series.limited, bandwidth, fixed)
     found: list[dict[str, Any]] = []
     for number in series.rows:
         row = rows[number]
-        given, without = (predictor.seconds(row, bandwidth, fixed, hit) for hit in (stated(row), None))
+        given, without = (predictor.seconds(row, machine, hit) for hit in (stated(row), None))
         found.append(
             {
                 "id": number,
@@ -328,8 +334,8 @@ def predicted(series: Series, rows: dict[str, Row]) -> dict[str, Any]:
     errors = [abs(row["error"]) for row in found if not row["fitted"]]
     return {
         "series": series.name,
-        "bandwidth_gb_s": bandwidth / 1e9 if series.fitted else None,
-        "fixed_us_per_layer": fixed * 1e6 if series.fitted else None,
+        "bandwidth_gb_s": None if bandwidth is None else bandwidth / 1e9,
+        "fixed_us_per_layer": None if fixed is None else fixed * 1e6,
         "target_rests_on_it": series.target in RESTS_ON_SINGLE and not series.fitted,
         "median_error": float(np.median(errors)),
         "median_error_without_stated_hit_rate": float(
