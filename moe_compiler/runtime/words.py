@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moe_compiler.runtime.bounded import TooMuchError, bounded
 from moe_compiler.runtime.huggingface import quiet_transformers
 from moe_compiler.runtime.store_file import StoreFile
 
 T = TypeVar("T")
+
+CHAT_SECONDS, CHAT_BYTES = 10, 1 << 30
+"""What a chat template may take: it is a program, and could go on for ever."""
 
 
 class Words:
@@ -51,10 +55,15 @@ class Words:
         """Return a conversation as the model expects it."""
         if not getattr(self._words, "chat_template", None):
             raise ValueError(f"{self._source}: its tokenizer has no chat template; valid: --prompt")
-        made: Callable[[], Any] = lambda: self._words.apply_chat_template(  # noqa: E731
-            said, tokenize=False, add_generation_prompt=True
-        )
-        return self._try(lambda: str(made()))
+        template: Callable[..., Any] = self._words.apply_chat_template
+
+        def made() -> str:
+            return str(template(said, tokenize=False, add_generation_prompt=True))
+
+        try:
+            return self._try(lambda: bounded(made, CHAT_SECONDS, CHAT_BYTES))
+        except TooMuchError as error:
+            raise ValueError(f"{self._source}: its chat template {error}; valid: one that ends") from None
 
     def _load(self, folder: Path) -> Any:
         from transformers import AutoTokenizer
@@ -68,7 +77,7 @@ class Words:
     def _try(self, run: Callable[[], T]) -> T:
         try:
             return run()
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, TooMuchError):
             raise
         except BaseException as error:
             # A panic of the library below is no Exception.

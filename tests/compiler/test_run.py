@@ -1,21 +1,18 @@
-"""A trained model, packed and run: exact text, the memory of the plan, and what becomes of damaged files."""
+"""A trained model is run: exact text, the memory of the plan, what is measured, and what is refused."""
 
 import errno
 import json
 import shutil
-import zlib
-from pathlib import Path
+import threading
 
 import pytest
 import torch
 from moe_passes.plan.errors import InputError
-from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 from moe_compiler.backend.program import check_is_ours
-from moe_compiler.generation import Asked, Runner, _Said
-from moe_compiler.runtime import store_file
+from moe_compiler.generation import Asked, Runner
 from moe_compiler.runtime.decoder import Decoder, generate, plain_round
 from moe_compiler.runtime.model import from_store
 from moe_compiler.runtime.plan import Plan
@@ -23,38 +20,8 @@ from moe_compiler.runtime.staging import LoaderEndedError
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
 from tests.compiler.test_interrupts import interrupted
-from tests.conftest import tiny_config
 from tests.decoded import check_arrows, decode
-
-MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
-PROMPTS = ("def main():\n    ", "import os\nimport sys\n\n\nclass Reader:\n    def __init__(self", "x")
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "tiny-moe.store"
-    done = moec("pack", MODEL, "--weights", MODEL, "-o", path, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"store": str(path), "bytes": path.stat().st_size}
-    return path
-
-
-@pytest.fixture(scope="module")
-def folder(small, tmp_path_factory):
-    """A compile for three sequences, three drafted tokens, and a near memory of less than the model."""
-    path = tmp_path_factory.mktemp("run") / "out"
-    options = ("--batch", 3, "--draft-length", 3, "--context", 256, "--alpha", 0.8, "--time-limit", 0.5)
-    capacity = ("--set", "memories.hb.capacity_gb=0.0037")
-    done = moec("compile", MODEL, "--target", "elmoe3d-8gb", *capacity, *options, "-o", path)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads((path / "plan.json").read_text())
-    assert 0 < plan["draft"]["expert_fraction"] < 1
-    return path
-
-
-def run(folder, store, *options, prompts=PROMPTS[:1], tokens=24):
-    texts = [word for prompt in prompts for word in ("--prompt", prompt)]
-    return moec("run", folder, "--weights", store, *texts, "--max-new-tokens", tokens, *options)
+from tests.running import PROMPTS, run
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS])
@@ -123,59 +90,6 @@ def test_activations_of_8_bits_have_a_witness_of_their_own(folder, store, tmp_pa
         behind = logits.amax(dim=1) - logits.gather(1, new[:, None])[:, 0]
         assert behind.max() < 0.05 < 0.02 * logits.std()
         assert (behind == 0).sum() >= 94
-
-
-def test_an_unpacked_slice_differs_from_the_whole_by_half_a_step_at_most(store, tmp_path):
-    for name in ("full", "msb"):
-        assert moec("unpack", store, "--slice", name, "-o", tmp_path / name).returncode == 0
-    file = "model-00002.safetensors"
-    whole, sliced = load_file(tmp_path / "full" / file), load_file(tmp_path / "msb" / file)
-    name = "model.layers.0.mlp.experts.3.up_proj.weight"
-    original = load_file(MODEL / "model.safetensors")[name].float()
-    step = original.abs().amax() / 127
-    assert (whole[name] - original).abs().max() <= 0.51 * step
-    assert 8.1 * step > (sliced[name] - whole[name]).abs().max() > step
-    assert_refused(moec("unpack", store, "--slice", "low", "-o", tmp_path / "low"), "--slice low", "full or msb")
-
-
-def test_a_store_holds_the_whole_model_and_its_tokenizer(store):
-    found = StoreFile(store)
-    assert {"tokenizer.json", "tokenizer_config.json"} <= set(found.entries.files)
-    assert found.file("tokenizer.json") == (MODEL / "tokenizer.json").read_bytes()
-    assert torch.equal(
-        found.raw("model.embed_tokens.weight"), load_file(MODEL / "model.safetensors")["model.embed_tokens.weight"]
-    )
-    assert {layer: len(entry["pieces"]) for layer, entry in found.entries.experts.items()} == dict.fromkeys(
-        range(4), 16
-    )
-    found.close()
-
-
-def test_an_embedding_is_looked_up_where_it_lies(store):
-    file = StoreFile(store)
-    name = "model.embed_tokens.weight"
-    whole = file.raw(name).float()
-    ids = torch.tensor([[0, 3], [len(whole) - 1, 7]])
-    assert torch.equal(file.rows(name, ids), whole[ids])
-    model = from_store(file)
-    embedding = model.module.get_input_embeddings().weight
-    assert embedding.is_meta
-    assert torch.equal(model.embeddings[id(embedding)](ids), whole[ids])
-    for wrong in (-1, len(whole)):
-        with pytest.raises(IndexError, match="no row"):
-            file.rows(name, torch.tensor([wrong]))
-    file.close()
-
-
-def test_a_damaged_embedding_is_refused_before_anything_is_generated(folder, store, tmp_path):
-    file = StoreFile(store)
-    offset, size, _ = file.entries.raw["model.embed_tokens.weight"]["piece"]
-    file.close()
-    copy = tmp_path / "x.store"
-    data = bytearray(store.read_bytes())
-    data[offset + size - 3] ^= 1
-    copy.write_bytes(data)
-    assert_refused(run(folder, copy, tokens=2), "model.embed_tokens.weight is damaged", "CRC-32")
 
 
 def test_sequences_end_where_the_model_ends_them_in_the_middle_of_a_round(store):
@@ -336,170 +250,11 @@ def test_what_cannot_be_generated_is_refused(folder, store, options, words):
     assert_refused(moec("run", folder, "--weights", store, *options), *words)
 
 
-def changed(store, path, change):
-    data = bytearray(store.read_bytes())
-    change(data)
-    path.write_bytes(data)
-    return path
-
-
-def flip(place):
-    def change(data):
-        data[place] ^= 16
-
-    return change
-
-
-def cut(size):
-    def change(data):
-        del data[size:]
-
-    return change
-
-
-def test_a_damaged_store_is_refused_and_says_where(folder, store, tmp_path):
-    whole = StoreFile(store)
-    dense = whole.entries.dense["model.layers.2.self_attn.q_proj.weight"]["rest"][0]
-    expert = whole.entries.experts[1]["pieces"][5]["slice"][0]
-    size = store.stat().st_size
-    for change, words in (
-        (flip(0), ["is no store"]),
-        (flip(8), ["is of version 17", "pack the model again"]),
-        (flip(size - 4096 + 100), ["damaged"]),
-        (cut(size - 4096), ["is cut off"]),
-        (cut(16), ["is no store, or damaged"]),
-        (flip(dense), ["the rest of model.layers.2.self_attn.q_proj.weight is damaged"]),
-    ):
-        assert_refused(run(folder, changed(store, tmp_path / "bad.store", change)), "bad.store", *words)
-    model = from_store(StoreFile(changed(store, tmp_path / "bad.store", flip(expert + 7))))
-    with pytest.raises(ValueError, match="the slice of expert 5 of layer 1 is damaged"):
-        Decoder(model, Plan(resident={1: [5]}), [[1]], 8)
-
-
-def test_a_damaged_expert_ends_a_run_where_it_is_needed(folder, store, tmp_path):
-    """The rest of every expert is damaged: the thread that loads it lives, and the run says what is wrong."""
-    entries = StoreFile(store).entries.experts
-
-    def change(data):
-        for entry in entries.values():
-            for pieces in entry["pieces"]:
-                data[pieces["rest"][0]] ^= 1
-
-    assert_refused(run(folder, changed(store, tmp_path / "bad.store", change)), "the rest of expert", "is damaged")
-
-
-def test_headers_that_lie_are_refused(store, tmp_path):
-    """A header with a right CRC-32, written by somebody else: places beyond the file, shapes that are none."""
-    found = StoreFile(store)
-    for change, words in (
-        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 2**40), "is cut off"),
-        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(1, 5), "valid: "),
-        (lambda h: h["dense"]["lm_head.weight"]["shape"].__setitem__(0, float("inf")), "where a count is expected"),
-        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 4096.0), "where a count is expected"),
-        (lambda h: h["files"].__setitem__("evil.py", [4096, 1, 0]), "holds a file 'evil.py'"),
-        (lambda h: h["files"].__setitem__("vocab.json", []), "is no store, or damaged"),
-        (lambda h: h["experts"]["0"]["shapes"].__setitem__(0, [-1, 4]), "where a count is expected"),
-        (lambda h: h["experts"].__setitem__("x", {}), "x"),
-        (lambda h: h["raw"].__setitem__("a", {"shape": [2**60], "dtype": "F32", "piece": [4096, 8, 0]}), "valid: "),
-        (lambda h: h["raw"].__setitem__("a", {"shape": [2**32] * 2, "dtype": "F32", "piece": [4096, 0, 0]}), "valid: "),
-        (lambda h: h.pop("dense"), "dense"),
-    ):
-        header = json.loads(json.dumps(vars(found.entries)))
-        header["experts"] = {str(layer): entry for layer, entry in header["experts"].items()}
-        change(header)
-        data = bytearray(store.read_bytes())
-        text, place = json.dumps(header).encode(), len(data)
-        data += text
-        data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, zlib.crc32(text), place, len(text))
-        (tmp_path / "lies.store").write_bytes(data)
-        with pytest.raises(ValueError, match=words):
-            StoreFile(tmp_path / "lies.store")
-
-
-def rewritten(store, path, change):
-    """A store with another header, and the right CRC-32 of it."""
-    header = json.loads(json.dumps(vars(StoreFile(store).entries)))
-    change(header)
-    data, text = bytearray(store.read_bytes()), json.dumps(header).encode()
-    place = len(data)
-    data += text + bytes(-len(text) % 4096)
-    data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, zlib.crc32(text), place, len(text))
-    path.write_bytes(data)
-    return path
-
-
-def exchange(header):
-    dense = header["dense"]
-    dense["model.layers.0.self_attn.q_proj.weight"] = dense["model.layers.0.self_attn.k_proj.weight"]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (exchange, "model.layers.0.self_attn.q_proj.weight is [64, 192]; its model has [192, 192]"),
-        (lambda h: h["experts"]["2"]["shapes"].reverse(), "the experts of layer 2 are not those of its model"),
-        (lambda h: h["experts"]["2"]["pieces"].pop(), "the experts of layer 2 are not those of its model"),
-        (lambda h: h["experts"].pop("1"), "has experts of layers [0, 2, 3]"),
-        (lambda h: h["raw"].pop("model.norm.weight"), "model.norm.weight is nothing"),
-        (lambda h: h["raw"].__setitem__("model.layers", h["raw"]["model.norm.weight"]), "model.layers is [192]"),
-    ],
-)
-def test_a_store_that_is_not_of_its_own_model_is_refused(folder, store, tmp_path, change, words):
-    path = rewritten(store, tmp_path / "odd.store", change)
-    assert_refused(run(folder, path), words)
-    assert_refused(moec("unpack", path, "-o", tmp_path / "unpacked"), words)
-    assert not (tmp_path / "unpacked").exists()
-
-
-def test_a_store_of_another_model_is_refused(folder, tmp_path):
-    torch.manual_seed(0)
-    from moe_compiler.runtime.huggingface import configuration
-
-    other = tmp_path / "other"
-    AutoModelForCausalLM.from_config(configuration(tiny_config("olmoe"))).save_pretrained(other)
-    shutil.copy(MODEL / "tokenizer.json", other)
-    assert moec("pack", other, "--weights", other, "-o", tmp_path / "other.store").returncode == 0
-    assert_refused(run(folder, tmp_path / "other.store"), "is of another model", "valid: a store of the compiled model")
-    assert_refused(moec("pack", MODEL, "--weights", other, "-o", tmp_path / "x.store"), "not this model's weights")
-
-
-def test_weights_that_cannot_be_packed_leave_nothing(tmp_path, monkeypatch):
-    weights = tmp_path / "weights"
-    shutil.copytree(MODEL, weights)
-    tensors = load_file(MODEL / "model.safetensors")
-    broken = "model.layers.1.mlp.experts.7.down_proj.weight"
-    tensors[broken][3, 4] = float("nan")
-    save_file(tensors, weights / "model.safetensors", metadata={"format": "pt"})
-    output = tmp_path / "made" / "x.store"
-    output.parent.mkdir()
-    done = moec("pack", MODEL, "--weights", weights, "-o", output)
-    assert_refused(done, "expert 7 of layer 1 holds numbers that are not finite")
-    assert_refused(
-        moec("pack", MODEL, "--weights", tmp_path / "no", "-o", output), "valid: a folder with *.safetensors"
-    )
-    assert_refused(moec("pack", MODEL, "--weights", MODEL, "-o", tmp_path / "no" / "x.store"), "no/x.store")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(store_file.os, "fsync", full)
-    assert_refused(moec("pack", MODEL, "--weights", MODEL, "-o", output), "No space left on device")
-    assert list(output.parent.iterdir()) == []
-
-
-def test_a_store_without_a_tokenizer_is_refused(folder, tmp_path):
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    for name in ("model.safetensors", "config.json"):
-        shutil.copy(MODEL / name, weights)
-    assert moec("pack", MODEL, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
-    assert_refused(run(folder, tmp_path / "x.store"), "has no tokenizer", "tokenizer.json")
-
-
 def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
     assert_refused(run(tmp_path, store), "is no compile of ours")
     assert_refused(run(folder, tmp_path / "no.store"), "no such store")
-    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
     for content in (b"no archive", b"PK\3\4 no archive either"):
         (broken / "plan.npz").write_bytes(content)
         assert_refused(run(broken, store), "plan.npz")
@@ -514,37 +269,8 @@ def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
         assert_refused(run(broken, store), *words)
 
 
-def test_a_tokenizer_that_fails_is_an_error_of_the_store(folder, store, tmp_path):
-    weights = Path(shutil.copytree(MODEL, tmp_path / "weights"))
-    tokenizer = json.loads((MODEL / "tokenizer.json").read_text())
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 1024, "content": "<|new|>"})
-    (weights / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
-    assert_refused(run(folder, tmp_path / "x.store", prompts=["a<|new|>"]), "gives 1024", "has 1024 tokens")
-    (weights / "tokenizer.json").write_text("{}")
-    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "y.store").returncode == 0
-    assert_refused(run(folder, tmp_path / "y.store"), "its tokenizer fails")
-
-
-def test_a_conversation_goes_through_the_chat_template(folder, tmp_path):
-    """Special tokens that the template wrote are not added once more."""
-    weights = Path(shutil.copytree(MODEL, tmp_path / "weights"))
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-    settings = json.loads((MODEL / "tokenizer_config.json").read_text())
-    (weights / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
-    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
-    runner = Runner.open(folder, tmp_path / "x.store")
-    said = [{"role": "user", "content": "hello"}]
-    heard = []
-    answer = runner.answer(said, Asked(6), lambda number, text: heard.append(text))
-    assert "".join(heard) == answer
-    assert runner.words.chat(said) == "user: hello\nassistant:"
-    assert runner.run([runner.words.chat(said)], Asked(6))["sequences"][0]["text"] == answer
-
-
 def test_a_thread_that_dies_is_our_bug_and_nothing_hangs(folder, store, monkeypatch):
     """Whatever it dies of is the cause that is shown."""
-    import threading
 
     def dies(self):
         raise KeyError("made to die")
@@ -582,19 +308,6 @@ def test_an_interrupt_ends_a_run_and_its_threads(folder, store, after, tmp_path)
     assert code == 130
     assert message.splitlines()[-1].startswith("moec: interrupted")
     assert not list(copy.glob("*measured*"))
-
-
-def test_text_that_ends_in_the_middle_of_a_character_is_said_to_its_end():
-    class Bytes:
-        def decode(self, tokens):
-            return bytes(tokens).decode("utf-8", "replace")
-
-    heard = []
-    said = _Said(Bytes(), lambda number, text: heard.append(text))
-    for token in "a é".encode()[:-1]:
-        said(0, [token])
-    said.end()
-    assert heard == ["a", " ", "\ufffd"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,232 @@
+"""Store files: what they hold, and what becomes of those that are damaged, odd or of another model."""
+
+import errno
+import json
+import shutil
+import zlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from moe_compiler.runtime import store_file
+from moe_compiler.runtime.decoder import Decoder
+from moe_compiler.runtime.huggingface import configuration
+from moe_compiler.runtime.model import from_store
+from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.store_file import StoreFile
+from tests.command import assert_refused, moec
+from tests.conftest import tiny_config
+from tests.running import MODEL, run
+
+
+def test_an_unpacked_slice_differs_from_the_whole_by_half_a_step_at_most(store, tmp_path):
+    for name in ("full", "msb"):
+        assert moec("unpack", store, "--slice", name, "-o", tmp_path / name).returncode == 0
+    file = "model-00002.safetensors"
+    whole, sliced = load_file(tmp_path / "full" / file), load_file(tmp_path / "msb" / file)
+    name = "model.layers.0.mlp.experts.3.up_proj.weight"
+    original = load_file(MODEL / "model.safetensors")[name].float()
+    step = original.abs().amax() / 127
+    assert (whole[name] - original).abs().max() <= 0.51 * step
+    assert 8.1 * step > (sliced[name] - whole[name]).abs().max() > step
+    assert_refused(moec("unpack", store, "--slice", "low", "-o", tmp_path / "low"), "--slice low", "full or msb")
+
+
+def test_a_store_holds_the_whole_model_and_its_tokenizer(store):
+    found = StoreFile(store)
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(found.entries.files)
+    assert found.file("tokenizer.json") == (MODEL / "tokenizer.json").read_bytes()
+    assert torch.equal(
+        found.raw("model.embed_tokens.weight"), load_file(MODEL / "model.safetensors")["model.embed_tokens.weight"]
+    )
+    assert {layer: len(entry["pieces"]) for layer, entry in found.entries.experts.items()} == dict.fromkeys(
+        range(4), 16
+    )
+    found.close()
+
+
+def test_an_embedding_is_looked_up_where_it_lies(store):
+    file = StoreFile(store)
+    name = "model.embed_tokens.weight"
+    whole = file.raw(name).float()
+    ids = torch.tensor([[0, 3], [len(whole) - 1, 7]])
+    assert torch.equal(file.rows(name, ids), whole[ids])
+    model = from_store(file)
+    embedding = model.module.get_input_embeddings().weight
+    assert embedding.is_meta
+    assert torch.equal(model.embeddings[id(embedding)](ids), whole[ids])
+    for wrong in (-1, len(whole)):
+        with pytest.raises(IndexError, match="no row"):
+            file.rows(name, torch.tensor([wrong]))
+    file.close()
+
+
+def test_a_damaged_embedding_is_refused_before_anything_is_generated(folder, store, tmp_path):
+    file = StoreFile(store)
+    offset, size, _ = file.entries.raw["model.embed_tokens.weight"]["piece"]
+    file.close()
+    copy = tmp_path / "x.store"
+    data = bytearray(store.read_bytes())
+    data[offset + size - 3] ^= 1
+    copy.write_bytes(data)
+    assert_refused(run(folder, copy, tokens=2), "model.embed_tokens.weight is damaged", "CRC-32")
+
+
+def changed(store, path, change):
+    data = bytearray(store.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return path
+
+
+def flip(place):
+    def change(data):
+        data[place] ^= 16
+
+    return change
+
+
+def cut(size):
+    def change(data):
+        del data[size:]
+
+    return change
+
+
+def test_a_damaged_store_is_refused_and_says_where(folder, store, tmp_path):
+    whole = StoreFile(store)
+    dense = whole.entries.dense["model.layers.2.self_attn.q_proj.weight"]["rest"][0]
+    expert = whole.entries.experts[1]["pieces"][5]["slice"][0]
+    size = store.stat().st_size
+    for change, words in (
+        (flip(0), ["is no store"]),
+        (flip(8), ["is of version 17", "pack the model again"]),
+        (flip(size - 4096 + 100), ["damaged"]),
+        (cut(size - 4096), ["is cut off"]),
+        (cut(16), ["is no store, or damaged"]),
+        (flip(dense), ["the rest of model.layers.2.self_attn.q_proj.weight is damaged"]),
+    ):
+        assert_refused(run(folder, changed(store, tmp_path / "bad.store", change)), "bad.store", *words)
+    model = from_store(StoreFile(changed(store, tmp_path / "bad.store", flip(expert + 7))))
+    with pytest.raises(ValueError, match="the slice of expert 5 of layer 1 is damaged"):
+        Decoder(model, Plan(resident={1: [5]}), [[1]], 8)
+
+
+def test_a_damaged_expert_ends_a_run_where_it_is_needed(folder, store, tmp_path):
+    """The rest of every expert is damaged: the thread that loads it lives, and the run says what is wrong."""
+    entries = StoreFile(store).entries.experts
+
+    def change(data):
+        for entry in entries.values():
+            for pieces in entry["pieces"]:
+                data[pieces["rest"][0]] ^= 1
+
+    assert_refused(run(folder, changed(store, tmp_path / "bad.store", change)), "the rest of expert", "is damaged")
+
+
+def test_headers_that_lie_are_refused(store, tmp_path):
+    """A header with a right CRC-32, written by somebody else: places beyond the file, shapes that are none."""
+    found = StoreFile(store)
+    for change, words in (
+        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 2**40), "is cut off"),
+        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(1, 5), "valid: "),
+        (lambda h: h["dense"]["lm_head.weight"]["shape"].__setitem__(0, float("inf")), "where a count is expected"),
+        (lambda h: h["dense"]["lm_head.weight"]["slice"].__setitem__(0, 4096.0), "where a count is expected"),
+        (lambda h: h["files"].__setitem__("evil.py", [4096, 1, 0]), "holds a file 'evil.py'"),
+        (lambda h: h["files"].__setitem__("vocab.json", []), "is no store, or damaged"),
+        (lambda h: h["experts"]["0"]["shapes"].__setitem__(0, [-1, 4]), "where a count is expected"),
+        (lambda h: h["experts"].__setitem__("x", {}), "x"),
+        (lambda h: h["raw"].__setitem__("a", {"shape": [2**60], "dtype": "F32", "piece": [4096, 8, 0]}), "valid: "),
+        (lambda h: h["raw"].__setitem__("a", {"shape": [2**32] * 2, "dtype": "F32", "piece": [4096, 0, 0]}), "valid: "),
+        (lambda h: h.pop("dense"), "dense"),
+    ):
+        header = json.loads(json.dumps(vars(found.entries)))
+        header["experts"] = {str(layer): entry for layer, entry in header["experts"].items()}
+        change(header)
+        data = bytearray(store.read_bytes())
+        text, place = json.dumps(header).encode(), len(data)
+        data += text
+        data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, zlib.crc32(text), place, len(text))
+        (tmp_path / "lies.store").write_bytes(data)
+        with pytest.raises(ValueError, match=words):
+            StoreFile(tmp_path / "lies.store")
+
+
+def rewritten(store, path, change):
+    """A store with another header, and the right CRC-32 of it."""
+    header = json.loads(json.dumps(vars(StoreFile(store).entries)))
+    change(header)
+    data, text = bytearray(store.read_bytes()), json.dumps(header).encode()
+    place = len(data)
+    data += text + bytes(-len(text) % 4096)
+    data[:32] = store_file.PREAMBLE.pack(b"MOESTORE", 1, zlib.crc32(text), place, len(text))
+    path.write_bytes(data)
+    return path
+
+
+def exchange(header):
+    dense = header["dense"]
+    dense["model.layers.0.self_attn.q_proj.weight"] = dense["model.layers.0.self_attn.k_proj.weight"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (exchange, "model.layers.0.self_attn.q_proj.weight is [64, 192]; its model has [192, 192]"),
+        (lambda h: h["experts"]["2"]["shapes"].reverse(), "the experts of layer 2 are not those of its model"),
+        (lambda h: h["experts"]["2"]["pieces"].pop(), "the experts of layer 2 are not those of its model"),
+        (lambda h: h["experts"].pop("1"), "has experts of layers [0, 2, 3]"),
+        (lambda h: h["raw"].pop("model.norm.weight"), "model.norm.weight is nothing"),
+        (lambda h: h["raw"].__setitem__("model.layers", h["raw"]["model.norm.weight"]), "model.layers is [192]"),
+    ],
+)
+def test_a_store_that_is_not_of_its_own_model_is_refused(folder, store, tmp_path, change, words):
+    path = rewritten(store, tmp_path / "odd.store", change)
+    assert_refused(run(folder, path), words)
+    assert_refused(moec("unpack", path, "-o", tmp_path / "unpacked"), words)
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_a_store_of_another_model_is_refused(folder, tmp_path):
+    torch.manual_seed(0)
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_config(configuration(tiny_config("olmoe"))).save_pretrained(other)
+    shutil.copy(MODEL / "tokenizer.json", other)
+    assert moec("pack", other, "--weights", other, "-o", tmp_path / "other.store").returncode == 0
+    assert_refused(run(folder, tmp_path / "other.store"), "is of another model", "valid: a store of the compiled model")
+    assert_refused(moec("pack", MODEL, "--weights", other, "-o", tmp_path / "x.store"), "not this model's weights")
+
+
+def test_weights_that_cannot_be_packed_leave_nothing(tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    shutil.copytree(MODEL, weights)
+    tensors = load_file(MODEL / "model.safetensors")
+    broken = "model.layers.1.mlp.experts.7.down_proj.weight"
+    tensors[broken][3, 4] = float("nan")
+    save_file(tensors, weights / "model.safetensors", metadata={"format": "pt"})
+    output = tmp_path / "made" / "x.store"
+    output.parent.mkdir()
+    done = moec("pack", MODEL, "--weights", weights, "-o", output)
+    assert_refused(done, "expert 7 of layer 1 holds numbers that are not finite")
+    assert_refused(
+        moec("pack", MODEL, "--weights", tmp_path / "no", "-o", output), "valid: a folder with *.safetensors"
+    )
+    assert_refused(moec("pack", MODEL, "--weights", MODEL, "-o", tmp_path / "no" / "x.store"), "no/x.store")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_file.os, "fsync", full)
+    assert_refused(moec("pack", MODEL, "--weights", MODEL, "-o", output), "No space left on device")
+    assert list(output.parent.iterdir()) == []
+
+
+def test_a_store_without_a_tokenizer_is_refused(folder, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(MODEL / name, weights)
+    assert moec("pack", MODEL, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
+    assert_refused(run(folder, tmp_path / "x.store"), "has no tokenizer", "tokenizer.json")
