@@ -183,7 +183,7 @@ MUTANTS = (
     noop("the steady state has no bound", f"{SOLVE}/steady_state/solver.py", "tests/passes/solve/steady_state", "_load_bound", "0", fast=True),
     noop("any number of loads may be held at the border", f"{SOLVE}/steady_state/solver.py", "tests/passes/solve/steady_state", "_most_crossing", "1 << 60", fast=True),
     noop("the steady state is not checked", f"{SOLVE}/steady_state/check.py", "tests/passes/solve/steady_state", "repeated_violations", "[]", fast=True),
-    noop("nothing is promoted", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "hottest_for_coldest", "((),) * len(resident)", fast=True),
+    noop("nothing is promoted", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "hottest_for_coldest", "NO_PAIRS", fast=True),
     wrong("colder newcomers are promoted", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "better = incoming[rows, new] > leaving[rows, old]", "better = np.isfinite(incoming[rows, new]) & np.isfinite(leaving[rows, old])", fast=True),
     wrong("hotness never fades", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "math.exp(-tokens / self.rule.window_tokens)", "1.0", fast=True),
     wrong("a newcomer has no place", f"{SOLVE}/hot_set/follow.py", "tests/passes/solve/hot_set", "self.place[layer, new], self.place[layer, old] = self.place[layer, old], -1", "self.place[layer, new], self.place[layer, old] = new, -1", fast=True),

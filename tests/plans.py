@@ -214,7 +214,7 @@ def _routing(random, static):
         resident = layer.residency > 0
         drafted[:, row] = restrict(asked[:, row], resident, np.arange(EXPERTS), TOP_K)
         heat = random.integers(0, 100, EXPERTS).astype(float)
-        pairs += hottest_for_coldest(resident[None], verify[row].any(axis=0)[None], heat[None], EXPERTS)
+        pairs += hottest_for_coldest(resident[None], verify[row].any(axis=0)[None], heat[None], EXPERTS).by_layer(1)
     return RoundRouting(verify, asked, drafted, np.zeros((LAYERS, EXPERTS), dtype=np.int64), tuple(pairs))
 
 

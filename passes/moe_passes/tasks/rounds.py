@@ -109,13 +109,14 @@ class _Reader:
         pairs = zip(self.begun_with.layers, self.hot_set.place, strict=True)
         return replace(self.begun_with, layers=tuple(_exchanged(layer, place) for layer, place in pairs))
 
-    def skip(self, tokens: IntArray) -> Swaps:
+    def skip(self, tokens: IntArray) -> None:
         """Let residents follow a round of tokens [batch, γ + 1]."""
-        return self._follow(membership(self.trace.experts[tokens.ravel()], self.trace.experts_per_layer))
+        self._follow(membership(self.trace.experts[tokens.ravel()], self.trace.experts_per_layer))
 
     def _follow(self, uses: BoolArray) -> Swaps:
         """Let residents follow the choices of a round: [token, layer, expert]."""
-        return self.hot_set.follow(uses.sum(axis=0), len(uses), self.trace.experts.shape[2])
+        pairs = self.hot_set.follow(uses.sum(axis=0), len(uses), self.trace.experts.shape[2])
+        return pairs.by_layer(len(self.begun_with.layers))
 
     def read(self, tokens: IntArray) -> RoundRouting:
         """Build a round from token indices [batch, γ + 1], and let residents follow it."""

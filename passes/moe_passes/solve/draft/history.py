@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from moe_passes.plan.decisions import ALL, MSB, NONE, HotSetRule
 from moe_passes.routing.traces import BoolArray, IntArray, by_popularity, cut, evenly, membership, restrict
@@ -18,6 +19,10 @@ ROUNDS_A_TOKEN = 0.2
 """Rounds at least, a token that is dispatched: long rounds are more than a few too."""
 LONGER_TIMES = 4
 """As many rounds as usual, to settle what is best of what is about as good."""
+
+
+Bits = npt.NDArray[np.uint8]
+"""A mask [round, layer, expert], the bits of a round packed into bytes: [round, byte]."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,14 @@ class Rounds:
     samples: IntArray
 
     @cached_property
-    def used(self) -> BoolArray:
-        """Which experts verify needs: [round, layer, expert]."""
-        return self.chosen > 0
+    def used(self) -> Bits:
+        """Which experts verify needs."""
+        return _bits(self.chosen > 0)
 
     @cached_property
-    def wanted(self) -> BoolArray:
-        """Which experts the draft asks for: [round, layer, expert]."""
-        return self.asked > 0
+    def both(self) -> Bits:
+        """Which of these the draft asks for."""
+        return self.used & _bits(self.asked > 0)
 
 
 @dataclass(frozen=True)
@@ -124,43 +129,50 @@ def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule)
         rule: how it follows.
     """
     hot_set = HotSet(rule, levels > NONE, problem.popularity)
-    places = np.empty((len(rounds.chosen) + 1, *levels.shape), dtype=np.intp)
-    places[0] = hot_set.place
-    for number, chosen in enumerate(rounds.chosen, 1):
-        hot_set.follow(chosen, rounds.tokens, problem.top_k)
-        places[number] = hot_set.place
-    # Each expert is kept as much of as the one whose place it has.
-    small = levels.astype(np.int8)[None]
-    after = np.where(places >= 0, np.take_along_axis(small, np.maximum(places, 0), axis=2), np.int8(NONE))
-    kept, entered = after[:-1], np.where(after[:-1] == NONE, after[1:], NONE)
-    residents, sliced = kept > NONE, kept == MSB
-    used, asked = rounds.used, rounds.wanted
-    both, asks = used & asked, rounds.asked.sum()
-
-    def count(mask: BoolArray) -> IntArray:
-        return np.asarray(mask.sum(axis=(1, 2)))
-
+    count, kept, covered = len(rounds.chosen), levels.astype(np.int8), 0
+    residents, sliced = np.zeros_like(rounds.used), np.zeros_like(rounds.used)
+    swaps, whole_swaps = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    for number, chosen in enumerate(rounds.chosen):
+        resident = kept > NONE
+        residents[number], sliced[number] = np.packbits(resident), np.packbits(kept == MSB)
+        covered += int(rounds.asked[number].ravel() @ resident.ravel())
+        layer, new, old = hot_set.follow(chosen, rounds.tokens, problem.top_k)
+        # Each expert is kept as much of as the one whose place it takes.
+        entered = kept[layer, old]
+        kept[layer, new], kept[layer, old] = entered, NONE
+        swaps[number], whole_swaps[number] = (entered == MSB).sum(), (entered == ALL).sum()
+    asks = int(rounds.asked.sum())
     return History(
-        distinct=count(used),
-        cold=count(used & ~residents),
-        hot=count(used & sliced),
-        asked_cold=count(both & ~residents),
-        asked_hot=count(both & sliced),
-        swaps=count(entered == MSB),
-        whole_swaps=count(entered == ALL),
+        distinct=_count(rounds.used),
+        cold=_count(rounds.used & ~residents),
+        hot=_count(rounds.used & sliced),
+        asked_cold=_count(rounds.both & ~residents),
+        asked_hot=_count(rounds.both & sliced),
+        swaps=swaps,
+        whole_swaps=whole_swaps,
         drafted=_drafted(problem, rounds, residents),
         active_layers=int((levels > NONE).any(axis=1).sum()),
-        coverage=float(rounds.asked[residents].sum() / asks) if asks else 1.0,
+        coverage=covered / asks if asks else 1.0,
     )
 
 
-def _drafted(problem: Problem, rounds: Rounds, residents: BoolArray) -> float:
+def _bits(mask: BoolArray) -> Bits:
+    return np.packbits(mask.reshape(len(mask), -1), axis=1)
+
+
+def _count(bits: Bits) -> IntArray:
+    return np.asarray(np.bitwise_count(bits).sum(axis=1, dtype=np.int64))
+
+
+def _drafted(problem: Problem, rounds: Rounds, residents: Bits) -> float:
     """Mean distinct experts of a draft step, restricted to residents."""
     if not len(rounds.samples):
         return 0.0
     order, total = by_popularity(problem.popularity), 0
+    samples = np.unpackbits(residents[rounds.samples], axis=1, count=problem.experts).astype(np.bool_)
+    samples = samples.reshape(len(samples), 1, *problem.popularity.shape)
     for layer in range(problem.layers):
-        asked, resident = rounds.first_asked[:, :, layer], residents[rounds.samples, None, layer]
+        asked, resident = rounds.first_asked[:, :, layer], samples[:, :, layer]
         total += int(restrict(asked, resident, order[layer], problem.top_k).any(axis=1).sum())
     return total / len(rounds.samples)
 

@@ -6,6 +6,7 @@ when the router of its layer has run.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,24 @@ from moe_passes.routing.traces import BoolArray, IntArray
 Swaps = tuple[tuple[tuple[int, int], ...], ...]
 """Per MoE layer, (expert, the resident that it replaces)."""
 FloatArray = npt.NDArray[np.float64]
+
+
+class Pairs(NamedTuple):
+    """Residents that change: arrays [pair], those of a layer hottest newcomer first."""
+
+    layer: IntArray
+    new: IntArray
+    old: IntArray
+
+    def by_layer(self, layers: int) -> Swaps:
+        """Return the same as numbers."""
+        result: list[list[tuple[int, int]]] = [[] for _ in range(layers)]
+        for layer, new, old in zip(self.layer.tolist(), self.new.tolist(), self.old.tolist(), strict=True):
+            result[layer].append((new, old))
+        return tuple(map(tuple, result))
+
+
+NO_PAIRS = Pairs(*(np.zeros(0, dtype=np.int64) for _ in Pairs._fields))
 
 
 class HotSet:
@@ -44,7 +63,7 @@ class HotSet:
         """What HB keeps now: [layer, expert]."""
         return np.asarray(self.place >= 0)
 
-    def follow(self, chosen: IntArray, tokens: int, top_k: int) -> Swaps:
+    def follow(self, chosen: IntArray, tokens: int, top_k: int) -> Pairs:
         """End a round: change residents, and return what takes whose place.
 
         Args:
@@ -52,22 +71,20 @@ class HotSet:
             tokens: of the round.
             top_k: experts of a token.
         """
-        nothing: Swaps = ((),) * len(self.place)
         if not self.rule.window_tokens:
-            return nothing
+            return NO_PAIRS
         self.rounds += 1
         # A share of a token's choices, so that the unit is that of the popularity.
         self.hotness = self.hotness * math.exp(-tokens / self.rule.window_tokens) + chosen / top_k
         if self.rounds % self.rule.every_rounds:
-            return nothing
+            return NO_PAIRS
         pairs = hottest_for_coldest(self.resident, chosen > 0, self.hotness, self.rule.most)
-        for layer, swaps in enumerate(pairs):
-            for new, old in swaps:
-                self.place[layer, new], self.place[layer, old] = self.place[layer, old], -1
+        self.place[pairs.layer, pairs.new] = self.place[pairs.layer, pairs.old]
+        self.place[pairs.layer, pairs.old] = -1
         return pairs
 
 
-def hottest_for_coldest(resident: BoolArray, needed: BoolArray, hotness: FloatArray, most: int) -> Swaps:
+def hottest_for_coldest(resident: BoolArray, needed: BoolArray, hotness: FloatArray, most: int) -> Pairs:
     """Pair the hottest newcomer of each layer with its coldest resident, the next with the next, at most so many.
 
     A pair swaps if the newcomer is the hotter of the two; of equals, the first counts.
@@ -78,20 +95,16 @@ def hottest_for_coldest(resident: BoolArray, needed: BoolArray, hotness: FloatAr
         hotness: [layer, expert].
         most: pairs of a layer.
     """
-    layers = np.arange(len(resident))
+    rows = np.arange(len(resident))
     incoming = np.where(needed & ~resident, hotness, -np.inf)
     leaving = np.where(resident, hotness, np.inf)
-    pairs: list[list[tuple[int, int]]] = [[] for _ in layers]
+    found = [NO_PAIRS]
     for _ in range(min(most, resident.shape[1])):
-        rows = np.arange(len(layers))
         new, old = incoming.argmax(axis=1), leaving.argmin(axis=1)
-        better = incoming[rows, new] > leaving[rows, old]
-        if not better.any():
+        layer = np.flatnonzero(incoming[rows, new] > leaving[rows, old])
+        if not len(layer):
             break
-        # A layer whose pair does not swap has none that does.
-        layers, new, old = layers[better], new[better], old[better]
-        incoming, leaving, rows = incoming[better], leaving[better], rows[: len(layers)]
-        for layer, pair in zip(layers.tolist(), zip(new.tolist(), old.tolist(), strict=True), strict=True):
-            pairs[layer].append(pair)
-        incoming[rows, new], leaving[rows, old] = -np.inf, np.inf
-    return tuple(map(tuple, pairs))
+        pairs = Pairs(layer, new[layer], old[layer])
+        incoming[layer, pairs.new], leaving[layer, pairs.old] = -np.inf, np.inf
+        found.append(pairs)
+    return Pairs(*map(np.concatenate, zip(*found, strict=True)))

@@ -14,7 +14,7 @@ ALL = 99
 
 def promoted(resident, needed, hotness, most=ALL, experts=6):
     masks = [np.isin(np.arange(experts), members)[None] for members in (resident, needed)]
-    return hottest_for_coldest(*masks, np.array([hotness], dtype=float), most)[0]
+    return hottest_for_coldest(*masks, np.array([hotness], dtype=float), most).by_layer(1)[0]
 
 
 def test_the_hottest_newcomer_replaces_the_coldest_resident_and_so_on():
@@ -44,7 +44,7 @@ def test_of_equals_the_first_comes_first():
 @settings(max_examples=200, deadline=None)
 def test_the_next_hot_set_is_the_hottest_that_can_be_had(experts):
     resident, needed, hotness = (np.array(column) for column in zip(*experts, strict=True))
-    (pairs,) = hottest_for_coldest(resident[None], needed[None], hotness[None].astype(float), ALL)
+    (pairs,) = hottest_for_coldest(resident[None], needed[None], hotness[None].astype(float), ALL).by_layer(1)
     new, old = {n for n, _ in pairs}, {o for _, o in pairs}
     assert len(new) == len(old) == len(pairs)
     assert all(needed[n] and not resident[n] and resident[o] and hotness[n] > hotness[o] for n, o in pairs)
@@ -66,7 +66,7 @@ def test_hotness_begins_as_in_training_fades_and_counts_tokens_by_hand():
     """Of 10 tokens .4, .3, .2 and .1: 4, 3, 2, 1. Two tokens choose 2 and 3 (top-2): a half of a token each, twice."""
     found = hot_set(HotSetRule(10, 8, 1))
     assert found.hotness.tolist() == [[4, 3, 2, 1]]
-    swaps = found.follow(round_of(2, 3, 2, 3), tokens=2, top_k=2)
+    swaps = found.follow(round_of(2, 3, 2, 3), tokens=2, top_k=2).by_layer(1)
     fade = math.exp(-0.2)
     assert found.hotness[0] == pytest.approx([4 * fade, 3 * fade, 2 * fade + 1, fade + 1])
     assert swaps == (((2, 1),),), "2.64 is hotter than 2.46, 1.82 is not hotter than 3.27"
@@ -85,7 +85,7 @@ def test_a_place_is_handed_on():
 def test_a_rule_says_how_many_change_and_how_often_and_whether_at_all():
     def changes(rule):
         found = hot_set(rule)
-        return [len(found.follow(round_of(2, 3), 1, 2)[0]) for _ in range(4)]
+        return [len(found.follow(round_of(2, 3), 1, 2).layer) for _ in range(4)]
 
     assert changes(HotSetRule(1, 8, 1)) == [2, 0, 0, 0]
     assert changes(HotSetRule(1, 1, 1)) == [1, 1, 0, 0]
