@@ -185,7 +185,7 @@ def _serial_store() -> type:
     class SerialStore(ExpertStore):
         """Reads an expert when it is computed, and not before."""
 
-        def _prefetch(self, key: tuple[int, int], priority: int) -> None:
+        def _load(self, wanted: Iterable[tuple[Any, int]]) -> None:
             """Load nothing ahead."""
 
         def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
@@ -196,7 +196,7 @@ def _serial_store() -> type:
         def verified(self, layer: int, expert: int) -> Iterator[Any]:
             """Read what is missing of an expert, and hold it."""
             if not self.is_whole((layer, expert)):
-                ExpertStore._prefetch(self, (layer, expert), WAITED_FOR)
+                ExpertStore._load(self, [((layer, expert), WAITED_FOR)])
             with super().verified(layer, expert) as matrices:
                 yield matrices
 
@@ -235,8 +235,7 @@ def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
             if key not in self.cached:
                 buffers = self.free.pop() if self.free else self.cached.popitem(last=False)[1]
                 begun = self.record.now()
-                for piece, into in zip((SLICE, REST), buffers, strict=True):
-                    self.far.read(layer, expert, piece, into)
+                self.far.read(layer, expert, dict(zip((SLICE, REST), buffers, strict=True)))
                 self._waited(key, (SLICE, REST), begun)
                 self.cached[key] = buffers
             self.cached.move_to_end(key)

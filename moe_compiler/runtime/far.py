@@ -17,11 +17,11 @@ class FarMemory(Protocol):
         """How an expert of each decoder layer lies in bytes."""
         ...
 
-    def read(self, layer: int, expert: int, piece: str, into: Tensor) -> None:
-        """Copy a piece of an expert into bytes that hold it, padded.
+    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
+        """Copy pieces of an expert, each into bytes that hold it, padded.
 
         Raises:
-            ValueError: the piece is damaged.
+            ValueError: a piece is damaged.
         """
         ...
 
@@ -43,10 +43,11 @@ class HostMemory:
         pieces = layout.pack(matrices)
         self._pieces[layer, expert, SLICE], self._pieces[layer, expert, REST] = pieces
 
-    def read(self, layer: int, expert: int, piece: str, into: Tensor) -> None:
+    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
         """See `FarMemory`."""
-        data = self._pieces[layer, expert, piece]
-        into[: len(data)].copy_(data)
+        for piece, room in into.items():
+            data = self._pieces[layer, expert, piece]
+            room[: len(data)].copy_(data)
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""

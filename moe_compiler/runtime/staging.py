@@ -20,6 +20,8 @@ from moe_compiler.runtime.record import Record, Span
 
 Key = tuple[int, int]
 """Decoder layer, expert."""
+Load = tuple[Key, int, tuple[str, ...]]
+"""What is loaded, its priority, and the pieces of the expert."""
 WAITED_FOR = 0
 """Priority of a load that a computation waits for."""
 QUEUED, LOADING, HERE, BUSY, USED = range(5)
@@ -126,32 +128,36 @@ class Staging:
         """Bytes of all slots."""
         return self.slots * self._size
 
-    def request(self, key: Key, priority: int, pieces: tuple[str, ...]) -> None:
-        """Queue a load, or make one that is queued more urgent.
+    def request(self, loads: Iterable[Load]) -> None:
+        """Queue loads, or make those that are queued more urgent.
 
         Raises:
             RuntimeError: staging is closed.
-            LoaderEndedError: there is nobody to load it.
+            LoaderEndedError: there is nobody to load them.
         """
         with self._changed:
             if self._closed:
                 raise RuntimeError("staging is closed")
-            entry = self._entries.get(key)
-            while entry is not None and entry.pieces != pieces:
-                # What HB keeps of it has changed since: the load that is under way ends, and is not the one asked for.
-                self._drop(key)
-                if entry.state == LOADING:
-                    self._check_alive()
-                    self._changed.wait(PATIENCE_SECONDS)
-                entry = self._entries.get(key)
-            if entry is None:
-                self._turn += 1
-                self._entries[key] = Entry(priority, self._turn, pieces)
-            else:
-                entry.priority = min(entry.priority, priority)
-                entry.is_dropped = False
-                entry.state = HERE if entry.state == USED else entry.state
+            for load in loads:
+                self._queue(*load)
             self._changed.notify_all()
+
+    def _queue(self, key: Key, priority: int, pieces: tuple[str, ...]) -> None:
+        entry = self._entries.get(key)
+        while entry is not None and entry.pieces != pieces:
+            # What HB keeps of it has changed since: the load that is under way ends, and is not the one asked for.
+            self._drop(key)
+            if entry.state == LOADING:
+                self._check_alive()
+                self._changed.wait(PATIENCE_SECONDS)
+            entry = self._entries.get(key)
+        if entry is None:
+            self._turn += 1
+            self._entries[key] = Entry(priority, self._turn, pieces)
+        else:
+            entry.priority = min(entry.priority, priority)
+            entry.is_dropped = False
+            entry.state = HERE if entry.state == USED else entry.state
 
     def holds(self, key: Key) -> bool:
         """Say whether something is queued, loading or here."""
@@ -332,8 +338,7 @@ class Staging:
             key, entry = found
             start, begun, error, size = time.perf_counter(), self._record.now(), None, 0
             try:
-                for piece, into in self._bytes(entry).items():
-                    self._far.read(*key, piece, into)
+                self._far.read(*key, self._bytes(entry))
                 size = self._far.layouts[key[0]].bytes_of(entry.pieces)
             except Exception as failure:
                 error = failure

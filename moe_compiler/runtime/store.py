@@ -67,8 +67,7 @@ class Near:
         sizes = {SLICE: padded(layout.slice_bytes), REST: padded(layout.rest_bytes)}
         self._pieces[layer, expert] = {piece: pages(sizes[piece]) for piece in pieces}
         self.bytes += sum(sizes[piece] for piece in pieces)
-        for piece, into in self._pieces[layer, expert].items():
-            self.far.read(layer, expert, piece, into)
+        self.far.read(layer, expert, self._pieces[layer, expert])
 
     def pieces(self, key: Key) -> dict[str, Tensor]:
         """Return what lies here of an expert, by piece."""
@@ -145,19 +144,16 @@ class ExpertStore:
 
     def prefetch_sure(self, permille: int, order: str) -> None:
         """Start to load what was needed in at least so many of 1,000 training rounds."""
-        for layer, expert, priority in self._prefetcher.sure(permille, order):
-            self._prefetch((layer, expert), priority)
+        self._load(((layer, e), priority) for layer, e, priority in self._prefetcher.sure(permille, order))
 
     def prefetch(self, experts: Iterable[Key]) -> None:
         """Start to load (layer, expert) in this order."""
-        for priority, key in enumerate(experts, 1):
-            self._prefetch(key, priority)
+        self._load((key, priority) for priority, key in enumerate(experts, 1))
 
     def asked(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what a draft router asks for, one entry a token, and start to load what verify will likely need."""
-        chosen = list(experts)
-        for _, expert, priority in self._prefetcher.asked(layer, chosen, self.least_permille, self.order):
-            self._prefetch((layer, expert), priority)
+        likely = self._prefetcher.asked(layer, list(experts), self.least_permille, self.order)
+        self._load(((layer, expert), priority) for _, expert, priority in likely)
 
     def decided(self, layer: int, experts: Iterable[int]) -> None:
         """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need.
@@ -165,7 +161,7 @@ class ExpertStore:
         What nothing has begun to load is computed where it lies, or streams past, as the rule says; and where staging
         has no room for an expert.
         """
-        needed = list(experts)
+        needed, loads = list(experts), []
         self._prefetcher.used(layer, needed)
         self.hot_set.used(layer, needed)
         self.staging.keep(layer, needed)
@@ -178,7 +174,8 @@ class ExpertStore:
             if (is_far or passes) and not self.staging.holds(key):
                 self._unstaged[key] = not is_far
             else:
-                self._prefetch(key, WAITED_FOR)
+                loads.append((key, WAITED_FOR))
+        self._load(loads)
 
     def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
         """Iterate over the experts of a verify layer as they can be computed.
@@ -204,10 +201,15 @@ class ExpertStore:
         self._prefetcher = Prefetcher(self.plan.needed_permille, self.plan.likelihoods)
         self.hot_set = HotSet(self.hot_set.resident, self.plan.needed_permille)
 
-    def _prefetch(self, key: Key, priority: int) -> None:
-        missing = tuple(piece for piece in (SLICE, REST) if piece not in self.near.pieces(key))
+    def _load(self, wanted: Iterable[tuple[Key, int]]) -> None:
+        """Start to load what is missing of experts, by their priorities."""
+        loads = [
+            (key, priority, tuple(piece for piece in (SLICE, REST) if piece not in self.near.pieces(key)))
+            for key, priority in wanted
+        ]
+        missing = [load for load in loads if load[2]]
         if missing and self.staging.slots >= PIECES_OF_ONE:
-            self.staging.request(key, priority, missing)
+            self.staging.request(missing)
 
     @contextmanager
     def verified(self, layer: int, expert: int) -> Iterator[tuple[Packed, ...]]:
@@ -256,7 +258,7 @@ class ExpertStore:
         for piece, into in self.near.replace(key, (layer, old)).items():
             begun = self.record.now()
             if not self.staging.copy(key, piece, into):
-                self.far.read(layer, new, piece, into)
+                self.far.read(layer, new, {piece: into})
                 self._waited(key, (piece,), begun)
                 begun = self.record.now()
             self.record.add("write", begun, *key)

@@ -10,11 +10,11 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,29 @@ BLOCK_BYTES = 2**22
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 Piece = tuple[int, int, int]
 """Offset, bytes, CRC-32."""
+
+
+class Part(NamedTuple):
+    """A piece, the bytes that it is read into, and what it is."""
+
+    piece: Sequence[int]
+    into: Tensor
+    what: str
+
+    @property
+    def offset(self) -> int:
+        """Where it begins."""
+        return self.piece[0]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.piece[1]
+
+    @property
+    def end(self) -> int:
+        """Where the page after its last begins."""
+        return self.offset + padded(self.size)
 
 
 class StoreWriter:
@@ -169,22 +192,23 @@ class StoreFile:
         """Close the file."""
         os.close(self._file)
 
-    def read(self, layer: int, expert: int, piece: str, into: Tensor) -> None:
+    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
         """See `FarMemory`.
 
         Raises:
-            ValueError: the piece is truncated, or not what was written.
+            ValueError: a piece is truncated, or not what was written.
         """
-        found = self.entries.experts[layer]["pieces"][expert][piece]
-        what = f"the {piece} of expert {expert} of layer {layer}"
+        pieces, of = self.entries.experts[layer]["pieces"][expert], f"of expert {expert} of layer {layer}"
+        parts = [Part(pieces[piece], room, f"the {piece} {of}") for piece, room in into.items()]
         if not self.bytes_per_second:
-            self._read(tuple(found), into, what)
+            self._read(*parts)
             return
         # Whoever reads, the disk that is emulated has one rate for all.
         with self._emulated:
             start = time.perf_counter()
-            self._read(tuple(found), into, what)
-            time.sleep(max(0.0, found[1] / self.bytes_per_second - (time.perf_counter() - start)))
+            self._read(*parts)
+            wanted = sum(part.size for part in parts) / self.bytes_per_second
+            time.sleep(max(0.0, wanted - (time.perf_counter() - start)))
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""
@@ -192,8 +216,7 @@ class StoreFile:
         if layer not in self._scratch:
             self._scratch[layer] = (pages(layout.slice_bytes), pages(layout.rest_bytes))
         piece, rest = self._scratch[layer]
-        self.read(layer, expert, SLICE, piece)
-        self.read(layer, expert, REST, rest)
+        self.read(layer, expert, {SLICE: piece, REST: rest})
         return layout.views(piece, rest)
 
     def dense(self, name: str) -> Packed:
@@ -201,15 +224,15 @@ class StoreFile:
         entry = self.entries.dense[name]
         layout = Layout(((int(entry["shape"][0]), int(entry["shape"][1])),))
         buffers = pages(layout.slice_bytes), pages(layout.rest_bytes)
-        for piece, into in zip((SLICE, REST), buffers, strict=True):
-            self._read(tuple(entry[piece]), into, f"the {piece} of {name}")
+        rooms = zip((SLICE, REST), buffers, strict=True)
+        self._read(*(Part(entry[piece], room, f"the {piece} of {name}") for piece, room in rooms))
         return layout.views(*buffers)[0]
 
     def raw(self, name: str) -> Tensor:
         """Read another tensor."""
         entry = self.entries.raw[name]
         into = pages(entry["piece"][1])
-        self._read(tuple(entry["piece"]), into, name)
+        self._read(Part(entry["piece"], into, name))
         data = into[: entry["piece"][1]].clone()
         return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
 
@@ -224,7 +247,7 @@ class StoreFile:
         block, found = pages(min(BLOCK_BYTES, size)), 0
         for first in range(0, size, BLOCK_BYTES):
             part = min(BLOCK_BYTES, size - first)
-            self._fill(block, offset + first, part, name)
+            self._fill(Part((offset + first, part, code), block, name))
             found = isal_zlib.crc32(block.numpy().data[:part], found)
             if not block[:part].view(DTYPES[entry["dtype"]]).isfinite().all():
                 raise ValueError(f"{self.path}: {name} holds numbers that are not finite; pack the model again")
@@ -247,36 +270,49 @@ class StoreFile:
                 raise IndexError(f"{name} has no row {row}")
             first = entry["piece"][0] + row * width
             before = first % PAGE
-            self._fill(block, first - before, before + width, name)
+            self._fill(Part((first - before, before + width, 0), block, name))
             result[number] = block[before : before + width].clone().view(dtype)
         return result.view(*ids.shape, columns)
 
     def file(self, name: str) -> bytes:
         """Read a file."""
-        piece = tuple(self.entries.files[name])
+        piece = self.entries.files[name]
         into = pages(piece[1])
-        self._read(piece, into, name)
+        self._read(Part(piece, into, name))
         return into[: piece[1]].numpy().tobytes()
 
-    def _read(self, piece: tuple[int, ...], into: Tensor, what: str) -> None:
-        offset, size, code = piece
-        view = into.numpy().data
-        self._fill(into, offset, size, what)
-        if offset in self._sound:
-            return
-        if isal_zlib.crc32(view[:size]) != code:
-            raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
-        with self._lock:
-            self._sound.add(offset)
+    def _read(self, *parts: "Part") -> None:
+        """Read pieces, those that lie one behind the other at once, and check those that were not read before."""
+        run: list[Part] = []
+        for part in parts:
+            if run and run[-1].end != part.offset:
+                self._fill(*run)
+                run = []
+            run.append(part)
+        self._fill(*run)
+        for part in parts:
+            if part.offset not in self._sound:
+                self._check(part)
 
-    def _fill(self, into: Tensor, offset: int, size: int, what: str) -> None:
-        """Read whole pages, from one on."""
-        view, done, wanted = into.numpy().data[: padded(size)], 0, padded(size)
-        while done < wanted:
-            count = os.preadv(self._file, [view[done:]], offset + done)
+    def _check(self, part: "Part") -> None:
+        if isal_zlib.crc32(part.into.numpy().data[: part.size]) != part.piece[2]:
+            raise ValueError(f"{self.path}: {part.what} is damaged (CRC-32 differs); pack the model again")
+        with self._lock:
+            self._sound.add(part.offset)
+
+    def _fill(self, *parts: "Part") -> None:
+        """Read whole pages into parts that lie one behind the other."""
+        views = [part.into.numpy().data[: padded(part.size)] for part in parts]
+        offset = parts[0].offset
+        while views:
+            count = os.preadv(self._file, views, offset)
             if not count:
-                raise ValueError(f"{self.path}: {what} is cut off; pack the model again")
-            done += count
+                raise ValueError(f"{self.path}: {parts[-len(views)].what} is cut off; pack the model again")
+            offset += count
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if count:
+                views[0] = views[0][count:]
 
 
 def open_direct(path: Path) -> tuple[int, bool]:

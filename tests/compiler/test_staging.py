@@ -20,12 +20,13 @@ class Far:
         self.go, self.begun, self.broken = threading.Event(), threading.Event(), broken
         self.go.set()
 
-    def read(self, layer, expert, piece, into):
+    def read(self, layer, expert, into):
         self.begun.set()
         assert self.go.wait(5)
         if (layer, expert) in self.broken:
             raise ValueError(f"expert {expert} is damaged")
-        into.fill_(10 * expert + (piece == REST))
+        for piece, room in into.items():
+            room.fill_(10 * expert + (piece == REST))
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def made():
 
 
 def load(staging, key, priority=WAITED_FOR, pieces=BOTH):
-    staging.request(key, priority, pieces)
+    staging.request([(key, priority, pieces)])
     staging.wait_for_any([key])
 
 
@@ -64,11 +65,11 @@ def test_what_was_loaded_lies_in_its_slots(made):
 def test_urgent_loads_go_first_and_prefetches_wait_for_slots(made):
     staging, far = made(4)
     far.go.clear()
-    staging.request((0, 0), 9, BOTH)
+    staging.request([((0, 0), 9, BOTH)])
     assert far.begun.wait(5)
     for expert, priority in ((1, 9), (2, 5), (3, WAITED_FOR)):
-        staging.request((0, expert), priority, BOTH)
-    staging.request((0, 1), 4, BOTH)
+        staging.request([((0, expert), priority, BOTH)])
+    staging.request([((0, 1), 4, BOTH)])
     far.go.set()
     staging.wait_for_any([(0, 3)])
     held = staging.pieces((0, 3))
@@ -94,7 +95,7 @@ def test_what_computation_stands_still_for_takes_the_slots_of_what_comes_later(m
     """Program order: expert 1 is computed first, and expert 2 has come first."""
     staging, _ = made(2)
     load(staging, (0, 2))
-    staging.request((0, 1), WAITED_FOR, BOTH)
+    staging.request([((0, 1), WAITED_FOR, BOTH)])
     assert staging.wait_for_any([(0, 1)]) == (0, 1)
     staging.used((0, 1))
     assert staging.wait_for_any([(0, 2)]) == (0, 2)
@@ -104,11 +105,11 @@ def test_what_computation_stands_still_for_takes_the_slots_of_what_comes_later(m
 def test_what_is_dropped_before_it_begins_is_never_loaded(made):
     staging, far = made(8)
     far.go.clear()
-    staging.request((0, 0), WAITED_FOR, BOTH)
+    staging.request([((0, 0), WAITED_FOR, BOTH)])
     assert far.begun.wait(5)
     for expert in (1, 2, 3):
-        staging.request((0, expert), 1, BOTH)
-    staging.request((1, 1), 1, BOTH)
+        staging.request([((0, expert), 1, BOTH)])
+    staging.request([((1, 1), 1, BOTH)])
     staging.keep(0, [0, 3])
     far.go.set()
     staging.wait_for_any([(0, 3)])
@@ -121,7 +122,7 @@ def test_what_is_dropped_before_it_begins_is_never_loaded(made):
 def test_what_is_dropped_while_it_loads_gives_its_slots_back(made):
     staging, far = made(2)
     far.go.clear()
-    staging.request((0, 0), 1, BOTH)
+    staging.request([((0, 0), 1, BOTH)])
     assert far.begun.wait(5)
     staging.clear()
     far.go.set()
@@ -133,7 +134,7 @@ def test_what_is_asked_for_in_other_pieces_while_it_loads_is_loaded_anew(made):
     """A resident's rest is on its way and dropped; then HB keeps nothing of it, and all of it is asked for."""
     staging, far = made(4)
     far.go.clear()
-    staging.request((0, 3), 5, (REST,))
+    staging.request([((0, 3), 5, (REST,))])
     assert far.begun.wait(5)
     staging.keep(0, [])
     threading.Timer(0.2, far.go.set).start()
@@ -144,7 +145,7 @@ def test_what_is_asked_for_in_other_pieces_while_it_loads_is_loaded_anew(made):
 
 def test_a_failing_load_raises_where_it_is_waited_for_and_nowhere_else(made):
     staging, _ = made(4, broken=[(0, 1)])
-    staging.request((0, 1), 5, BOTH)
+    staging.request([((0, 1), 5, BOTH)])
     load(staging, (0, 2))
     with pytest.raises(ValueError, match="expert 1 is damaged"):
         load(staging, (0, 1))
@@ -172,11 +173,11 @@ def test_any_order_of_requests_ends_and_never_exceeds_the_slots(made, slots, in_
         for _ in range(4):
             pieces = choose.choice((BOTH, (REST,)))
             if not staging.holds((0, expert := choose.randrange(6))):
-                staging.request((0, expert), choose.randrange(1, 9), pieces)
+                staging.request([((0, expert), choose.randrange(1, 9), pieces)])
         needed = sorted(choose.sample(range(6), 4))
         staging.keep(0, needed)
         for expert in needed:
-            staging.request((0, expert), WAITED_FOR, BOTH)
+            staging.request([((0, expert), WAITED_FOR, BOTH)])
         while needed:
             wanted = needed[:1] if in_order else needed
             _, expert = staging.wait_for_any([(0, e) for e in wanted])
@@ -192,4 +193,4 @@ def test_a_closed_one_takes_nothing():
     staging = Staging(Far(), 2)
     staging.close()
     with pytest.raises(RuntimeError, match="closed"):
-        staging.request((0, 0), 1, BOTH)
+        staging.request([((0, 0), 1, BOTH)])
