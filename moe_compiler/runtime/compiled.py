@@ -151,6 +151,18 @@ def attend_alone(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: An
         _task(task, query, cache, of, last, how, sinks, result)
 
 
+@_compiled(fastmath=SUMS)
+def softmax(values: Any, result: Any) -> None:
+    """Fill [row, n] float32 with the softmax of every row of [row, n] float32, on one thread."""
+    for row in range(values.shape[0]):
+        highest, total = values[row].max(), np.float32(0)
+        for n in range(values.shape[1]):
+            result[row, n] = np.exp(values[row, n] - highest)
+            total += result[row, n]
+        for n in range(values.shape[1]):
+            result[row, n] /= total
+
+
 @_compiled(parallel=True)
 def attend(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     """Do what `attend_alone` does, on all threads."""

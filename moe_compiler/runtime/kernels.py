@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moe_compiler.runtime.linear import attend, multiply, pointwise
+from moe_compiler.runtime.linear import THREAD_VALUES, attend, multiply, pointwise, softmax
 from moe_compiler.runtime.quantise import WHOLE_ACTIVATION_BITS, Packed, quantise, rounded
 from moe_compiler.runtime.replay import Replay
 from moe_compiler.runtime.store import WHOLE, ExpertStore
@@ -241,15 +241,24 @@ class CaughtLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
     ) -> Any:
-        """Catch linear, embeddings, and functions of single values; leave everything else alone."""
+        """Catch linear, embeddings, short softmaxes, and functions of single values; leave everything else alone."""
         if function is nn.functional.linear:
             return self.kernels.linear(*args, **(options or {}))
         if function is nn.functional.embedding:
             look_up = self.kernels.embeddings.get(id(args[1]))
             return look_up(args[0]) if look_up else function(*args, **(options or {}))
-        if getattr(function, "__name__", "") in POINTWISE and args and args[0].is_floating_point():
+        name = getattr(function, "__name__", "")
+        if name == "softmax" and _is_short(*args, **(options or {})):
+            return softmax(args[0])
+        if name in POINTWISE and args and args[0].is_floating_point():
             return pointwise(function, *args, **(options or {}))
         return function(*args, **(options or {}))
+
+
+def _is_short(values: Tensor, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 0) -> bool:
+    """Say whether a softmax is one that `linear.softmax` computes: of a router, as float32, over the last dimension."""
+    is_float32 = (dtype or values.dtype) == torch.float32
+    return is_float32 and dim in (-1, values.dim() - 1) and values.numel() < THREAD_VALUES
 
 
 ACTIVE: list[Kernels] = []

@@ -95,6 +95,19 @@ def attend(
     return result
 
 
+@uncaught
+def softmax(values: Tensor) -> Tensor:
+    """Return the softmax over the last dimension, float32, computed here and now.
+
+    ATen shares out even a few values between all threads, and waits: milliseconds where a load or another program has
+    a core.
+    """
+    rows = values.detach().to(torch.float32).reshape(-1, values.shape[-1]).contiguous()
+    result = torch.empty_like(rows)
+    compiled.softmax(rows.numpy(), result.numpy())
+    return result.view(values.shape)
+
+
 def pointwise(function: Callable[..., Tensor], values: Tensor, *args: Any, **options: Any) -> Tensor:
     """Compute a function of every value, the same way wherever a value stands.
 

@@ -14,8 +14,8 @@ import moe_compiler
 from moe_compiler.runtime import linear
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
-from moe_compiler.runtime.kernels import Step
-from moe_compiler.runtime.linear import attend, multiply, pointwise
+from moe_compiler.runtime.kernels import CaughtLinear, Kernels, Step
+from moe_compiler.runtime.linear import attend, multiply, pointwise, softmax
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.plan import Plan
@@ -118,6 +118,35 @@ def test_functions_of_values_are_batch_invariant_to_the_last_bit(function, colum
     assert (together - function(values.double())).abs().max() < 1e-5
     for n in (0, 1, 5, 16, 17, 31, 600, 1199):
         assert torch.equal(together[n], pointwise(function, values[n : n + 1])[0])
+
+
+@pytest.mark.parametrize("columns", [1, 7, 64, 100])
+def test_a_softmax_is_that_of_torch_and_batch_invariant_to_the_last_bit(columns):
+    """Also where an expert may not be chosen, and where none may."""
+    values = random(50, columns, seed=3)
+    values[1, 0] = values[2] = -torch.inf
+    together = softmax(values)
+    exact = values.double().softmax(-1)
+    assert torch.allclose(together.double(), exact, atol=1e-6, equal_nan=True)
+    for n in range(50):
+        assert torch.equal(together[n].nan_to_num(), softmax(values[n])[None].nan_to_num()[0])
+    assert torch.equal(softmax(values.view(5, 10, columns)).nan_to_num(), together.view(5, 10, columns).nan_to_num())
+
+
+def test_routers_of_all_kinds_are_caught_and_nothing_else(monkeypatch):
+    """By keyword, as every model of transformers writes it: over the last dimension, to float32, and short."""
+    caught, kernels = [], Kernels.__new__(Kernels)
+    monkeypatch.setattr("moe_compiler.runtime.kernels.softmax", lambda values: caught.append(values.shape) or values)
+    few, many, half = torch.zeros(3, 8), torch.zeros(3, 2**14), torch.zeros(3, 8, dtype=torch.float16)
+    with CaughtLinear(kernels):
+        torch.nn.functional.softmax(few, dim=-1)
+        torch.softmax(few, dim=1)
+        half.softmax(dim=-1, dtype=torch.float32)
+        assert len(caught) == 3
+        few.softmax(dim=0)
+        torch.softmax(half, dim=-1)
+        torch.softmax(many, dim=-1)
+    assert len(caught) == 3
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_moe", "deepseek_v3"])
