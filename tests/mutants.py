@@ -162,6 +162,7 @@ MUTANTS = (
     noop("break-even is 0", f"{SOLVE}/draft/solver.py", DRAFT, "break_even", '0.0', fast=True),
     wrong("break-even against the slowest plain plan", f"{SOLVE}/draft/solver.py", DRAFT, "plain = min(c.seconds", "plain = max(c.seconds", fast=True),
     wrong("nothing is loaded during the draft", f"{SOLVE}/draft/bound.py", DRAFT, "overlap = np.minimum(early, min(draft, room))", "overlap = 0 * early", fast=True),
+    wrong("a bound that is wrong is cut to what was found", f"{SOLVE}/draft/solver.py", DRAFT, "bound.seconds > best.seconds_per_token * (1 + ROUNDED)", "False"),
     noop("no bound on the draft", f"{SOLVE}/draft/bound.py", DRAFT, "lower_bound", '0.0', fast=True),
     noop("draft steps take no time", f"{SOLVE}/draft/bound.py", DRAFT, "draft_step_seconds", '0.0', fast=True),
     wrong("writing the hot set is free", f"{SOLVE}/draft/bound.py", DRAFT, "outside = draft + written * 2", "outside = draft + written * 0", fast=True),

@@ -40,6 +40,8 @@ USUAL_LENGTH = 4
 """γ that the descent of drafts starts from."""
 FURTHER = 3
 """Candidates that are dispatched after the best of every kind, and the greedy baseline."""
+ROUNDED = 1e-3
+"""By how much a bound may be above what was found: tasks that are dispatched take whole nanoseconds."""
 NEAR = 0.03
 """What is within this of the best may be better than it: so much a few rounds may be wrong by."""
 
@@ -70,6 +72,8 @@ def solve(problem: Problem, judge: Judge, longer: Judge | None = None) -> Soluti
     times = LONGER_TIMES if longer and settle(judged, problem.lengths, longer) else 1
     best = min((c for c in judged if c.choice.setting.length in problem.lengths), key=_seconds_and_length)
     bound = lower_bound(problem, {length: search.rounds(length) for length in problem.lengths}, times)
+    if bound.seconds > best.seconds_per_token * (1 + ROUNDED):
+        raise AssertionError(f"{best.seconds_per_token} s a token were found, below the bound of {bound.seconds}")
     return Solution(
         best=best,
         candidates=tuple(judged),

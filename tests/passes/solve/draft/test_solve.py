@@ -65,29 +65,29 @@ def test_what_dispatching_says_decides():
     problem = random_problem(3)
 
     def judge(choice):
-        return 1.0 if not choice.setting.length else 1000.0
+        return 100.0 if not choice.setting.length else 100_000.0
 
     solution = solve(problem, judge)
     assert solution.best.choice.setting.length == 0
-    assert solution.best.seconds == 1.0
+    assert solution.best.seconds == 100.0
     drafts = [c for c in solution.candidates if c.choice.setting.length]
     assert drafts, "others were tried"
 
 
 def test_break_even_is_against_the_best_plain_plan():
-    """Plain decoding takes 2 s, a round of γ drafted tokens 2 + γ: at α = ½ both cost the same per token."""
+    """Plain decoding takes 200 s, a round of γ drafted tokens 200 + 100·γ: at α = ½ both cost the same per token."""
     problem = random_problem(1)
-    solution = solve(problem, lambda choice: 2.0 + choice.setting.length)
+    solution = solve(problem, lambda choice: 200.0 + 100 * choice.setting.length)
     assert solution.break_even_acceptance == pytest.approx(0.5)
     drafting = replace(problem, lengths=(2,))
-    solution = solve(drafting, lambda choice: 2.0 if not choice.setting.length else 3.0)
+    solution = solve(drafting, lambda choice: 200.0 if not choice.setting.length else 300.0)
     assert solution.best.choice.setting.length == 2
     assert solution.break_even_acceptance == pytest.approx(0.25)
-    assert solve(drafting, lambda choice: 2.0 - 0.1 * choice.setting.length).break_even_acceptance == 0.0
+    assert solve(drafting, lambda choice: 200.0 - 10 * choice.setting.length).break_even_acceptance == 0.0
     plan = solution.best
     slower, faster = (
         replace(plan, seconds=seconds, choice=replace(plan.choice, setting=replace(plan.choice.setting, length=0)))
-        for seconds in (3.0, 2.0)
+        for seconds in (300.0, 200.0)
     )
     assert break_even(plan, [slower, plan, faster]) == pytest.approx(0.25), "the faster of two plain plans counts"
     plain = replace(problem, lengths=(0,))
@@ -201,6 +201,14 @@ def test_the_checker_refuses():
     assert any("bound" in text for text in wrong(greedy=best.seconds_per_token * 0.99))
 
 
+def test_what_is_found_below_the_bound_is_our_bug():
+    """Rather than a bound that is cut to it."""
+    problem = random_problem(0, 500)
+    judge = estimator(problem)
+    with pytest.raises(AssertionError, match="below the bound of"):
+        solve(problem, lambda choice: judge(choice) / 100)
+
+
 def test_no_room_for_staging_is_refused():
     with pytest.raises(InputError, match="no staging size"):
         random_problem(0, capacity=50)
@@ -212,9 +220,9 @@ def test_too_few_tokens_are_refused():
         replace(problem, chosen=problem.chosen[:5])
 
 
-def round_of(problem, choice, seconds):
-    """Seconds of a round of which a token takes so many."""
-    return seconds * Search(problem).estimate_choice(choice).tokens
+def round_of(problem, choice, hundreds):
+    """Seconds of a round of which a token takes so many hundreds."""
+    return 100 * hundreds * Search(problem).estimate_choice(choice).tokens
 
 
 def test_what_is_about_as_good_as_the_best_is_settled_on_more_rounds():
@@ -236,7 +244,7 @@ def test_what_is_about_as_good_as_the_best_is_settled_on_more_rounds():
     assert solve(problem, judge).best.choice.setting.length > 0
     far = solve(problem, lambda choice: round_of(problem, choice, 2.0 if choice.setting.length else 1.0), longer)
     assert len(asked) == 1 + len(drafts), "nothing is near"
-    assert far.best.seconds_per_token == pytest.approx(1.0)
+    assert far.best.seconds_per_token == pytest.approx(100)
 
 
 def test_only_what_may_be_taken_is_settled():
@@ -254,4 +262,4 @@ def test_only_what_may_be_taken_is_settled():
     assert 0 not in asked
     assert 1 in asked
     assert solution.best.choice.setting.length == 2
-    assert solution.best.seconds_per_token == pytest.approx(1.01)
+    assert solution.best.seconds_per_token == pytest.approx(101)
