@@ -4,7 +4,6 @@ import ast
 import contextlib
 import errno
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from moe_compiler.documents.folder import read_folder
 from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.run import RunDocument, SequenceEntry
 from moe_compiler.paths import names_of, read_arrays, read_text
+from moe_compiler.runtime.memory import peak_bytes, reset_peak
 
 if TYPE_CHECKING:
     from moe_compiler.runtime.decoder import Decoder, Round
@@ -431,25 +431,3 @@ def _enough_memory(what: str) -> Iterator[None]:
         raise InputError(
             f"out of memory: there is no room for {what}; valid: a compile for a smaller near memory, batch or context"
         ) from None
-
-
-def reset_peak() -> int:
-    """Let the peak of this process's memory begin anew; returns what it has now, in bytes."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return 0
-    return _status("VmRSS")
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has had since `reset_peak`."""
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _status(name: str) -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

@@ -159,7 +159,7 @@ def little_effort() -> Iterator[None]:
         patch.setattr(history, "MOST_TOKENS", 2)
         patch.setattr(prepare, "LONGEST_AUTO", 4)
         patch.setattr(prepare, "RULES", prepare.RULES[:1] + prepare.RULES[-2:])
-        patch.setattr(draft, "FURTHER", 0)
+        patch.setattr(draft, "FURTHER", ())
         patch.setattr(draft, "NEAR", 0.0)
         patch.setattr(draft, "SWEEPS", 1)
         patch.setattr(partition_experts, "WORK", 400_000)

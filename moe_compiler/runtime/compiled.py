@@ -1,4 +1,4 @@
-"""Loops that Numba compiles for the machine that it runs on: products with packed weights, and attention.
+"""Loops that Numba compiles for the machine that it runs on: products with packed weights, attention, and softmax.
 
 Every row of activations meets the same instructions in the same order, whichever rows are computed with it and on
 however many threads, so a row's result does not depend on its batch.

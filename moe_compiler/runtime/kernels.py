@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moe_compiler.runtime.linear import THREAD_VALUES, attend, multiply, pointwise, softmax
+from moe_compiler.runtime.linear import attend, multiply, pointwise, softmax
 from moe_compiler.runtime.quantise import WHOLE_ACTIVATION_BITS, Packed, quantise, rounded
 from moe_compiler.runtime.replay import Replay
 from moe_compiler.runtime.store import WHOLE, ExpertStore
@@ -228,7 +228,7 @@ def _summed(parts: list[Part], hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 class CaughtLinear(TorchFunctionMode):
-    """Send every `torch.nn.functional.linear` to our kernel, and functions of single values through whole vectors."""
+    """Send linear, embeddings and softmaxes of rows to our kernels, and functions of single values through vectors."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
@@ -241,24 +241,30 @@ class CaughtLinear(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
     ) -> Any:
-        """Catch linear, embeddings, short softmaxes, and functions of single values; leave everything else alone."""
+        """Catch what `CaughtLinear` says; leave everything else alone."""
         if function is nn.functional.linear:
             return self.kernels.linear(*args, **(options or {}))
         if function is nn.functional.embedding:
             look_up = self.kernels.embeddings.get(id(args[1]))
             return look_up(args[0]) if look_up else function(*args, **(options or {}))
         name = getattr(function, "__name__", "")
-        if name == "softmax" and _is_short(*args, **(options or {})):
+        if name == "softmax" and args and _is_of_rows(*args, **(options or {})):
             return softmax(args[0])
         if name in POINTWISE and args and args[0].is_floating_point():
             return pointwise(function, *args, **(options or {}))
         return function(*args, **(options or {}))
 
 
-def _is_short(values: Tensor, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 0) -> bool:
-    """Say whether a softmax is one that `linear.softmax` computes: of a router, as float32, over the last dimension."""
-    is_float32 = (dtype or values.dtype) == torch.float32
-    return is_float32 and dim in (-1, values.dim() - 1) and values.numel() < THREAD_VALUES
+def _is_of_rows(
+    input: Tensor,
+    dim: int | None = None,
+    dtype: torch.dtype | None = None,
+    _stacklevel: int = 0,
+    **others: Any,
+) -> bool:
+    """Say whether a softmax is over the last dimension, to float32, and nothing else is asked of it."""
+    is_plain = (dtype or input.dtype) == torch.float32 and input.device.type == "cpu" and not others
+    return is_plain and input.dim() > 0 and input.shape[-1] > 0 and dim in (-1, input.dim() - 1)
 
 
 ACTIVE: list[Kernels] = []

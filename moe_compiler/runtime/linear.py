@@ -29,6 +29,7 @@ def warm_up() -> None:
     for rows in (1, WORTH_THREADS // GROUP):
         some, places = torch.zeros(rows, GROUP), torch.zeros(rows, dtype=torch.int64)
         multiply(some, quantise(some[:1]), False)
+        softmax(some)
         attend(some[:, None], (some[None, None, :1], some[None, None, :1]), (places, places), 0, 1.0, None)
 
 
@@ -97,12 +98,13 @@ def attend(
 
 @uncaught
 def softmax(values: Tensor) -> Tensor:
-    """Return the softmax over the last dimension, float32, computed here and now.
+    """Return the softmax over the last dimension, float32, batch-invariant, computed here and now.
 
     ATen shares out even a few values between all threads, and waits: milliseconds where a load or another program has
     a core.
     """
-    rows = values.detach().to(torch.float32).reshape(-1, values.shape[-1]).contiguous()
+    columns = values.shape[-1]
+    rows = values.detach().to(torch.float32).reshape(values.numel() // columns, columns).contiguous()
     result = torch.empty_like(rows)
     compiled.softmax(rows.numpy(), result.numpy())
     return result.view(values.shape)

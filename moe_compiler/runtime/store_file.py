@@ -45,26 +45,17 @@ Piece = tuple[int, int, int]
 """Offset, bytes, CRC-32."""
 
 
-class Part(NamedTuple):
-    """A piece, the bytes that it is read into, and what it is."""
+class Extent(NamedTuple):
+    """Bytes of the file that are read: whole pages into `room`, which holds them."""
 
-    piece: Sequence[int]
-    into: Tensor
+    offset: int
+    size: int
+    room: Tensor
     what: str
 
     @property
-    def offset(self) -> int:
-        """Where it begins."""
-        return self.piece[0]
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.piece[1]
-
-    @property
     def end(self) -> int:
-        """Where the page after its last begins."""
+        """Where the page after the last begins."""
         return self.offset + padded(self.size)
 
 
@@ -199,15 +190,15 @@ class StoreFile:
             ValueError: a piece is truncated, or not what was written.
         """
         pieces, of = self.entries.experts[layer]["pieces"][expert], f"of expert {expert} of layer {layer}"
-        parts = [Part(pieces[piece], room, f"the {piece} {of}") for piece, room in into.items()]
+        asked = [(pieces[piece], room, f"the {piece} {of}") for piece, room in into.items()]
         if not self.bytes_per_second:
-            self._read(*parts)
+            self._read(*asked)
             return
         # Whoever reads, the disk that is emulated has one rate for all.
         with self._emulated:
             start = time.perf_counter()
-            self._read(*parts)
-            wanted = sum(part.size for part in parts) / self.bytes_per_second
+            self._read(*asked)
+            wanted = sum(size for (_, size, _), _, _ in asked) / self.bytes_per_second
             time.sleep(max(0.0, wanted - (time.perf_counter() - start)))
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
@@ -225,14 +216,14 @@ class StoreFile:
         layout = Layout(((int(entry["shape"][0]), int(entry["shape"][1])),))
         buffers = pages(layout.slice_bytes), pages(layout.rest_bytes)
         rooms = zip((SLICE, REST), buffers, strict=True)
-        self._read(*(Part(entry[piece], room, f"the {piece} of {name}") for piece, room in rooms))
+        self._read(*((entry[piece], room, f"the {piece} of {name}") for piece, room in rooms))
         return layout.views(*buffers)[0]
 
     def raw(self, name: str) -> Tensor:
         """Read another tensor."""
         entry = self.entries.raw[name]
         into = pages(entry["piece"][1])
-        self._read(Part(entry["piece"], into, name))
+        self._read((entry["piece"], into, name))
         data = into[: entry["piece"][1]].clone()
         return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
 
@@ -247,7 +238,7 @@ class StoreFile:
         block, found = pages(min(BLOCK_BYTES, size)), 0
         for first in range(0, size, BLOCK_BYTES):
             part = min(BLOCK_BYTES, size - first)
-            self._fill(Part((offset + first, part, code), block, name))
+            self._fill(Extent(offset + first, part, block, name))
             found = isal_zlib.crc32(block.numpy().data[:part], found)
             if not block[:part].view(DTYPES[entry["dtype"]]).isfinite().all():
                 raise ValueError(f"{self.path}: {name} holds numbers that are not finite; pack the model again")
@@ -270,7 +261,7 @@ class StoreFile:
                 raise IndexError(f"{name} has no row {row}")
             first = entry["piece"][0] + row * width
             before = first % PAGE
-            self._fill(Part((first - before, before + width, 0), block, name))
+            self._fill(Extent(first - before, before + width, block, name))
             result[number] = block[before : before + width].clone().view(dtype)
         return result.view(*ids.shape, columns)
 
@@ -278,36 +269,39 @@ class StoreFile:
         """Read a file."""
         piece = self.entries.files[name]
         into = pages(piece[1])
-        self._read(Part(piece, into, name))
+        self._read((piece, into, name))
         return into[: piece[1]].numpy().tobytes()
 
-    def _read(self, *parts: "Part") -> None:
+    def _read(self, *asked: tuple[Sequence[int], Tensor, str]) -> None:
         """Read pieces, those that lie one behind the other at once, and check those that were not read before."""
-        run: list[Part] = []
-        for part in parts:
-            if run and run[-1].end != part.offset:
+        run: list[Extent] = []
+        for (offset, size, _), room, what in asked:
+            if run and run[-1].end != offset:
                 self._fill(*run)
                 run = []
-            run.append(part)
+            run.append(Extent(offset, size, room, what))
         self._fill(*run)
-        for part in parts:
-            if part.offset not in self._sound:
-                self._check(part)
+        for piece, room, what in asked:
+            if piece[0] not in self._sound:
+                self._check(piece, room, what)
 
-    def _check(self, part: "Part") -> None:
-        if isal_zlib.crc32(part.into.numpy().data[: part.size]) != part.piece[2]:
-            raise ValueError(f"{self.path}: {part.what} is damaged (CRC-32 differs); pack the model again")
+    def _check(self, piece: Sequence[int], room: Tensor, what: str) -> None:
+        offset, size, code = piece
+        if isal_zlib.crc32(room.numpy().data[:size]) != code:
+            raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
         with self._lock:
-            self._sound.add(part.offset)
+            self._sound.add(offset)
 
-    def _fill(self, *parts: "Part") -> None:
-        """Read whole pages into parts that lie one behind the other."""
-        views = [part.into.numpy().data[: padded(part.size)] for part in parts]
-        offset = parts[0].offset
+    def _fill(self, *run: Extent) -> None:
+        """Read what lies one behind the other; what has no bytes is read already."""
+        extents = [extent for extent in run if extent.size]
+        views = [extent.room.numpy().data[: padded(extent.size)] for extent in extents]
+        assert all(len(view) == padded(extent.size) for view, extent in zip(views, extents, strict=True))
+        offset = extents[0].offset if extents else 0
         while views:
             count = os.preadv(self._file, views, offset)
             if not count:
-                raise ValueError(f"{self.path}: {parts[-len(views)].what} is cut off; pack the model again")
+                raise ValueError(f"{self.path}: {extents[-len(views)].what} is cut off; pack the model again")
             offset += count
             while views and count >= len(views[0]):
                 count -= len(views.pop(0))

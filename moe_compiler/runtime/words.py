@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moe_compiler.runtime.bounded import TooMuchError, bounded
+from moe_compiler.runtime.bounded import Limits, bounded
 from moe_compiler.runtime.huggingface import quiet_transformers
 from moe_compiler.runtime.store_file import StoreFile
 
 T = TypeVar("T")
 
-CHAT_SECONDS, CHAT_BYTES = 10, 1 << 30
+CHAT = Limits(10, 10**9, 2**21)
 """What a chat template may take: it is a program, and could go on for ever."""
 
 
@@ -56,14 +56,10 @@ class Words:
         if not getattr(self._words, "chat_template", None):
             raise ValueError(f"{self._source}: its tokenizer has no chat template; valid: --prompt")
         template: Callable[..., Any] = self._words.apply_chat_template
-
-        def made() -> str:
-            return str(template(said, tokenize=False, add_generation_prompt=True))
-
         try:
-            return self._try(lambda: bounded(made, CHAT_SECONDS, CHAT_BYTES))
-        except TooMuchError as error:
-            raise ValueError(f"{self._source}: its chat template {error}; valid: one that ends") from None
+            return bounded(lambda: str(template(said, tokenize=False, add_generation_prompt=True)), CHAT)
+        except ValueError as error:
+            raise ValueError(f"{self._source}: its chat template {error}") from None
 
     def _load(self, folder: Path) -> Any:
         from transformers import AutoTokenizer
@@ -77,7 +73,7 @@ class Words:
     def _try(self, run: Callable[[], T]) -> T:
         try:
             return run()
-        except (KeyboardInterrupt, SystemExit, TooMuchError):
+        except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             # A panic of the library below is no Exception.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import moe_compiler
-from moe_compiler.runtime import linear
+from moe_compiler.runtime import compiled, linear
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import CaughtLinear, Kernels, Step
@@ -123,35 +123,47 @@ def test_functions_of_values_are_batch_invariant_to_the_last_bit(function, colum
 @pytest.mark.parametrize("columns", [1, 7, 64, 100])
 def test_a_softmax_is_that_of_torch_and_batch_invariant_to_the_last_bit(columns):
     """Also where an expert may not be chosen, and where none may."""
-    values = random(50, columns, seed=3)
+    values = random(400, columns, seed=3)
     values[1, 0] = values[2] = -torch.inf
     together = softmax(values)
     exact = values.double().softmax(-1)
     assert torch.allclose(together.double(), exact, atol=1e-6, equal_nan=True)
-    for n in range(50):
+    for n in range(0, 400, 7):
         assert torch.equal(together[n].nan_to_num(), softmax(values[n])[None].nan_to_num()[0])
-    assert torch.equal(softmax(values.view(5, 10, columns)).nan_to_num(), together.view(5, 10, columns).nan_to_num())
+    assert torch.equal(softmax(values.view(5, 80, columns)).nan_to_num(), together.view(5, 80, columns).nan_to_num())
+
+
+def test_every_kernel_is_compiled_before_a_run():
+    linear.warm_up()
+    kernels = (compiled.multiply, compiled.multiply_alone, compiled.softmax, compiled.attend, compiled.attend_alone)
+    assert all(kernel.signatures for kernel in kernels)
 
 
 def test_routers_of_all_kinds_are_caught_and_nothing_else(monkeypatch):
-    """By keyword, as every model of transformers writes it: over the last dimension, to float32, and short."""
+    """By keyword, as every model of transformers writes it: over the last dimension, to float32, of any size."""
     caught, kernels = [], Kernels.__new__(Kernels)
     monkeypatch.setattr("moe_compiler.runtime.kernels.softmax", lambda values: caught.append(values.shape) or values)
-    few, many, half = torch.zeros(3, 8), torch.zeros(3, 2**14), torch.zeros(3, 8, dtype=torch.float16)
+    few, many, half = torch.zeros(3, 8), torch.zeros(300, 2**10), torch.zeros(3, 8, dtype=torch.float16)
     with CaughtLinear(kernels):
         torch.nn.functional.softmax(few, dim=-1)
         torch.softmax(few, dim=1)
         half.softmax(dim=-1, dtype=torch.float32)
-        assert len(caught) == 3
+        torch.softmax(many, dim=-1)
+        assert len(caught) == 4
         few.softmax(dim=0)
         torch.softmax(half, dim=-1)
-        torch.softmax(many, dim=-1)
-    assert len(caught) == 3
+        torch.softmax(input=few, dim=-1)
+        torch.softmax(few, -1, out=torch.zeros(3, 8))
+        torch.softmax(few[:, :0], dim=-1)
+        torch.softmax(few[0, 0], dim=-1)
+    assert len(caught) == 4
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_moe", "deepseek_v3"])
-def test_a_block_of_many_rows_gives_each_row_what_it_gives_alone(model_type):
-    model = build(tiny_config(model_type), None, seed=0)
+@pytest.mark.parametrize(
+    ("model_type", "changes"), [("qwen2_moe", {}), ("deepseek_v3", {}), ("qwen3_moe", {"num_experts": 512})]
+)
+def test_a_block_of_many_rows_gives_each_row_what_it_gives_alone(model_type, changes):
+    model = build(tiny_config(model_type, **changes), None, seed=0)
     prompt = [(7 * n) % 100 + 1 for n in range(40)]
     logits = []
     for blocks in ([prompt], [[token] for token in prompt]):

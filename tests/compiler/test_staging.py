@@ -83,6 +83,14 @@ def test_urgent_loads_go_first_and_prefetches_wait_for_slots(made):
     assert staging.traffic.loads == [(0, 0), (0, 3), (0, 1), (0, 2)]
 
 
+def test_of_loads_that_are_asked_for_together_the_most_urgent_begins_and_none_is_loaded_twice(made):
+    staging, _ = made(8)
+    staging.request([((0, 1), 7, BOTH), ((0, 2), WAITED_FOR, BOTH), ((0, 3), 4, BOTH), ((0, 1), 3, BOTH)])
+    for expert in (2, 1, 3):
+        staging.wait_for_any([(0, expert)])
+    assert staging.traffic.loads == [(0, 2), (0, 1), (0, 3)]
+
+
 def test_a_prefetch_gives_way_to_what_is_waited_for(made):
     staging, _ = made(2)
     load(staging, (0, 1), priority=5)

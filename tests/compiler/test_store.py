@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import shutil
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from moe_compiler.runtime import store_file
 from moe_compiler.runtime.decoder import Decoder
 from moe_compiler.runtime.huggingface import configuration
 from moe_compiler.runtime.model import from_store
+from moe_compiler.runtime.packing import REST, SLICE
 from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.staging import pages
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
 from tests.conftest import tiny_config
@@ -60,6 +64,50 @@ def test_an_embedding_is_looked_up_where_it_lies(store):
     for wrong in (-1, len(whole)):
         with pytest.raises(IndexError, match="no row"):
             file.rows(name, torch.tensor([wrong]))
+    file.close()
+
+
+def test_an_expert_is_one_read_however_it_comes(store, monkeypatch):
+    """Both pieces at once, in either order, in parts where the disk gives parts, or a read each where only one is."""
+    file, calls, read, most = StoreFile(store), [], os.preadv, [2**30]
+    layout = file.layouts[1]
+
+    def preadv(number, views, offset):
+        calls.append(len(views))
+        room, few = most[0], []
+        for view in views:
+            few.append(view[:room])
+            room -= len(few[-1])
+        return read(number, [view for view in few if len(view)], offset)
+
+    monkeypatch.setattr(store_file.os, "preadv", preadv)
+
+    def pieces(*names):
+        calls.clear()
+        rooms = {SLICE: pages(layout.slice_bytes), REST: pages(layout.rest_bytes)}
+        file.read(1, 3, {name: rooms[name] for name in names})
+        return rooms
+
+    whole = pieces(SLICE, REST)
+    assert calls == [2]
+    for order, reads in (((REST, SLICE), [1, 1]), ((SLICE,), [1]), ((REST,), [1]), ((), [])):
+        found = pieces(*order)
+        assert calls == reads
+        assert all(torch.equal(found[name], whole[name]) for name in order)
+    most[0] = 3 * 4096
+    found = pieces(SLICE, REST)
+    assert len(calls) > 4
+    assert all(torch.equal(found[name], whole[name]) for name in (SLICE, REST))
+    file.close()
+
+
+def test_what_has_no_bytes_is_read(tmp_path):
+    weights = Path(shutil.copytree(MODEL, tmp_path / "weights"))
+    for name in ("merges.txt", "chat_template.jinja"):
+        (weights / name).write_text("")
+    assert moec("pack", weights, "--weights", weights, "-o", tmp_path / "x.store").returncode == 0
+    file = StoreFile(tmp_path / "x.store")
+    assert file.file("merges.txt") == b""
     file.close()
 
 

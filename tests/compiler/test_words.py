@@ -1,13 +1,20 @@
 """Tokenizers and chat templates of strangers, and how text is said."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moe_compiler.generation import Asked, Runner, _Said
+from moe_compiler.runtime import words as words_module
+from moe_compiler.runtime.bounded import Limits, bounded
 from moe_compiler.runtime.words import Words
 from tests.command import assert_refused, moec
 from tests.running import MODEL, run
@@ -46,20 +53,49 @@ def test_a_conversation_goes_through_the_chat_template(folder, tmp_path):
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes over 1 s"),
         ("{{ 9 ** (9 ** 9) }}", "takes over 1 s"),
-        ("{{ 'a' * 10 ** 10 }}", "or over 1 GB"),
-        ("{{ raise_exception('roles must alternate') }}", "its tokenizer fails: roles must alternate"),
+        ("{{ 'a' * 4 * 10 ** 9 }}", "takes over 1 GB"),
+        ("{{ 'a' * 10 ** 7 }}", "makes over 2,097,152 characters"),
+        (
+            "{{ raise_exception('roles alternate' + 'x' * 10 ** 6) }}",
+            "its chat template fails: roles alternate",
+        ),
         ("{{ messages.nothing.at_all }}", "has no attribute"),
-        ("{% for %}", "its tokenizer fails"),
+        ("{% for %}", "its chat template fails"),
     ],
 )
 def test_a_chat_template_cannot_exhaust_the_machine(tmp_path, monkeypatch, template, words):
-    monkeypatch.setattr("moe_compiler.runtime.words.CHAT_SECONDS", 1)
+    monkeypatch.setattr(words_module, "CHAT", replace(words_module.CHAT, seconds=1))
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL / file, tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path))) as refused:
         Words(tmp_path, 1024).chat([{"role": "user", "content": "hello"}])
     assert words in str(refused.value)
+    assert len(str(refused.value)) < 500
+
+
+class _SpeechlessError(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: time.sleep(60), "takes over 1 s"),
+        (lambda: os._exit(3), "ends with exit code 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ends with exit code -11"),
+        (lambda: (_ for _ in ()).throw(_SpeechlessError()), "fails: _SpeechlessError"),
+        (lambda: sys.exit("enough"), "fails: enough"),
+    ],
+)
+def test_a_child_that_ends_in_another_way_says_how(monkeypatch, capfd, run, words):
+    """Also one that waits, which costs no time of a processor; and nothing is printed."""
+    monkeypatch.setattr("moe_compiler.runtime.bounded.WAITED_TIMES", 1)
+    with pytest.raises(ValueError, match=words):
+        bounded(run, Limits(1, 10**9, 100))
+    assert capfd.readouterr() == ("", "")
+    assert bounded(lambda: "text", Limits(1, 10**9, 4)) == "text"
 
 
 def test_text_that_ends_in_the_middle_of_a_character_is_said_to_its_end():

@@ -17,7 +17,7 @@ from moe_passes.routing.traces import (
     popularity,
     restrict,
 )
-from moe_passes.solve.hot_set.follow import HotSet, Swaps
+from moe_passes.solve.hot_set.follow import HotSet, Pairs
 from moe_passes.tasks.problem import StaticPlan
 
 TRAINING_ROUNDS = 16
@@ -113,10 +113,9 @@ class _Reader:
         """Let residents follow a round of tokens [batch, γ + 1]."""
         self._follow(membership(self.trace.experts[tokens.ravel()], self.trace.experts_per_layer))
 
-    def _follow(self, uses: BoolArray) -> Swaps:
+    def _follow(self, uses: BoolArray) -> Pairs:
         """Let residents follow the choices of a round: [token, layer, expert]."""
-        pairs = self.hot_set.follow(uses.sum(axis=0), len(uses), self.trace.experts.shape[2])
-        return pairs.by_layer(len(self.begun_with.layers))
+        return self.hot_set.follow(uses.sum(axis=0), len(uses), self.trace.experts.shape[2])
 
     def read(self, tokens: IntArray) -> RoundRouting:
         """Build a round from token indices [batch, γ + 1], and let residents follow it."""
@@ -129,7 +128,9 @@ class _Reader:
             drafted[:, row] = restrict(asked[:, row], resident[row], self.order[row], trace.experts.shape[2])
         before = tokens - tokens.shape[1]
         recent = membership(trace.experts[before[before >= 0]], count).sum(axis=0)
-        return RoundRouting(uses.transpose(1, 0, 2), asked, drafted, recent, self._follow(uses))
+        return RoundRouting(
+            uses.transpose(1, 0, 2), asked, drafted, recent, self._follow(uses).by_layer(len(plan.layers))
+        )
 
 
 def _exchanged(layer: PlacedLayer, place: IntArray) -> PlacedLayer:

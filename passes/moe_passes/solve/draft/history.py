@@ -49,8 +49,8 @@ class Rounds:
         return _bits(self.chosen > 0)
 
     @cached_property
-    def both(self) -> Bits:
-        """Which of these the draft asks for."""
+    def used_and_asked(self) -> Bits:
+        """Which of these the draft asks for too."""
         return self.used & _bits(self.asked > 0)
 
 
@@ -129,9 +129,9 @@ def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule)
         rule: how it follows.
     """
     hot_set = HotSet(rule, levels > NONE, problem.popularity)
-    count, kept, covered = len(rounds.chosen), levels.astype(np.int8), 0
+    kept, covered = levels.astype(np.int8), 0
     residents, sliced = np.zeros_like(rounds.used), np.zeros_like(rounds.used)
-    swaps, whole_swaps = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    swaps, whole_swaps = (np.zeros(len(rounds.chosen), dtype=np.int64) for _ in range(2))
     for number, chosen in enumerate(rounds.chosen):
         resident = kept > NONE
         residents[number], sliced[number] = np.packbits(resident), np.packbits(kept == MSB)
@@ -146,8 +146,8 @@ def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule)
         distinct=_count(rounds.used),
         cold=_count(rounds.used & ~residents),
         hot=_count(rounds.used & sliced),
-        asked_cold=_count(rounds.both & ~residents),
-        asked_hot=_count(rounds.both & sliced),
+        asked_cold=_count(rounds.used_and_asked & ~residents),
+        asked_hot=_count(rounds.used_and_asked & sliced),
         swaps=swaps,
         whole_swaps=whole_swaps,
         drafted=_drafted(problem, rounds, residents),

@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
     old: IntArray
 
     def by_layer(self, layers: int) -> Swaps:
-        """Return the same as numbers."""
+        """Return them layer by layer, as numbers of Python."""
         result: list[list[tuple[int, int]]] = [[] for _ in range(layers)]
         for layer, new, old in zip(self.layer.tolist(), self.new.tolist(), self.old.tolist(), strict=True):
             result[layer].append((new, old))
