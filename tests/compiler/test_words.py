@@ -84,7 +84,7 @@ class _SpeechlessError(Exception):
     [
         (lambda: time.sleep(60), "takes over 1 s"),
         (lambda: os._exit(3), "ends with exit code 3"),
-        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ends with exit code -11"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), "ends with exit code -15"),
         (lambda: (_ for _ in ()).throw(_SpeechlessError()), "fails: _SpeechlessError"),
         (lambda: sys.exit("enough"), "fails: enough"),
     ],
