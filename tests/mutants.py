@@ -176,7 +176,7 @@ MUTANTS = (
     wrong("all training tokens choose", f"{SOLVE}/draft/prepare.py", DRAFT, "counts = popularity(trace, half)", "counts = popularity(trace)", fast=True),
     wrong("copies of a cache cost nothing", f"{SOLVE}/draft/prepare.py", DRAFT, "n: of.kept_kv_bytes(banks, n) - of.kv_bytes for", "n: 0 for", fast=True),
     wrong("the set stays as it is", f"{SOLVE}/draft/history.py", DRAFT, "kept[layer, new], kept[layer, old] = entered, NONE", "pass", fast=True),
-    wrong("everything is covered", f"{SOLVE}/draft/history.py", DRAFT, "coverage=covered / asks if asks else 1.0", "coverage=1.0", fast=True),
+    wrong("everything is covered", f"{SOLVE}/draft/history.py", DRAFT, "coverage=covered / rounds.asks if rounds.asks else 1.0", "coverage=1.0", fast=True),
     # Dispatch policy, steady state, hot set.
     wrong("guesses are never dropped", f"{SOLVE}/dispatch/online.py", DISPATCH, "self.dropped.add(guess.task)", "pass", fast=True),
     wrong("likelihoods do not rank", f"{SOLVE}/dispatch/online.py", DISPATCH, "(1001 - permille) * len(problem.tasks)", "1001 * len(problem.tasks)", fast=True),

@@ -89,7 +89,7 @@ def _made(run: Callable[[], str], limits: Limits) -> tuple[bool, str]:
         return False, f"takes over {limits.bytes / 1e9:.0f} GB"
     except BaseException as error:
         # A panic of a library below is no Exception.
-        return False, f"fails: {_reason(error)}"
+        return False, f"fails: {reason_of(error)}"
     if len(text) > limits.characters:
         return False, f"makes over {limits.characters:,} characters"
     return True, text
@@ -101,8 +101,9 @@ def _limit(what: int, most: int) -> None:
     resource.setrlimit(what, (most, most))
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what an error of a stranger's file says, of its beginning; or what kind it is."""
     try:
-        return (str(error)[:LARGEST_REASON].strip().splitlines() or [type(error).__name__])[0]
+        return (str(error).lstrip()[:LARGEST_REASON].splitlines() or [type(error).__name__])[0]
     except Exception:
         return type(error).__name__

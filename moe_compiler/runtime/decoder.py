@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_compiler.runtime.bounded import reason_of
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
 from moe_compiler.runtime.model import Executable
@@ -78,8 +79,7 @@ class Decoder:
         except (AttributeError, KeyError, RuntimeError, TypeError) as error:
             if "allocate memory" in str(error):
                 raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"{kind} cannot be run here: {reason[0][:200]}") from error
+            raise ValueError(f"{kind} cannot be run here: {reason_of(error)}") from error
         missing = sorted(set(range(layers)) - set(self.kernels.keys))
         if missing:
             raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moe_compiler.runtime.bounded import Limits, bounded
+from moe_compiler.runtime.bounded import Limits, bounded, reason_of
 from moe_compiler.runtime.huggingface import quiet_transformers
 from moe_compiler.runtime.store_file import StoreFile
 
@@ -77,5 +77,4 @@ class Words:
             raise
         except BaseException as error:
             # A panic of the library below is no Exception.
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"{self._source}: its tokenizer fails: {reason[0][:200]}") from None
+            raise ValueError(f"{self._source}: its tokenizer fails: {reason_of(error)}") from None

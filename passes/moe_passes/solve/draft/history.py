@@ -53,6 +53,11 @@ class Rounds:
         """Which of these the draft asks for too."""
         return self.used & _bits(self.asked > 0)
 
+    @cached_property
+    def asks(self) -> int:
+        """How often the draft asks for an expert, in all rounds."""
+        return int(self.asked.sum())
+
 
 @dataclass(frozen=True)
 class History:
@@ -141,7 +146,6 @@ def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule)
         entered = kept[layer, old]
         kept[layer, new], kept[layer, old] = entered, NONE
         swaps[number], whole_swaps[number] = (entered == MSB).sum(), (entered == ALL).sum()
-    asks = int(rounds.asked.sum())
     return History(
         distinct=_count(rounds.used),
         cold=_count(rounds.used & ~residents),
@@ -152,7 +156,7 @@ def replay(problem: Problem, rounds: Rounds, levels: IntArray, rule: HotSetRule)
         whole_swaps=whole_swaps,
         drafted=_drafted(problem, rounds, residents),
         active_layers=int((levels > NONE).any(axis=1).sum()),
-        coverage=covered / asks if asks else 1.0,
+        coverage=covered / rounds.asks if rounds.asks else 1.0,
     )
 
 

@@ -11,6 +11,7 @@ good are settled on more rounds.
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import linear_regression
 
 import numpy as np
 
@@ -309,7 +310,7 @@ class Search:
         if not open_:
             return None
         likely, _ = min(open_, key=lambda of: of[0].estimate * of[1].at(of[0].choice.setting.length))
-        return self._vary(likely, self._ways((likely.choice.setting.length,)), 1)
+        return self._vary(likely, _ways((likely.choice.setting.length,)), 1)
 
     def best_of_lengths(self, known: Set[int]) -> tuple[Candidate, ...]:
         """Return, by γ, the best by the closed form of those that are not known yet."""
@@ -332,14 +333,10 @@ class Search:
         middle = staging[len(staging) // 2] if length else staging[0]
         far = max(problem.far_tokens)
         usual = Setting(form, WHOLE_BITS, middle, length, problem.rules[-1], self.striped, SLICES_FIRST, far)
-        often = self._ways(lengths)
+        often = _ways(lengths)
         best = self._vary(self.estimate(usual), (_dense_bits, *often), SWEEPS)
         starts = [replace(best.choice.setting, coverage_weight=weight) for weight in _other_weights(problem, form)]
         return [best, *(self._vary(self.estimate(start), often, SWEEPS - 1) for start in starts)]
-
-    def _ways(self, lengths: tuple[int, ...]) -> tuple[Vary, ...]:
-        """Return what is varied most often, among these γ."""
-        return (_kv_banks, _rules, _far, _lengths(lengths), _stagings(_staging_sizes(self.problem)))
 
     def _vary(self, best: Candidate, ways: tuple[Vary, ...], sweeps: int) -> Candidate:
         problem = self.problem
@@ -385,8 +382,13 @@ def _staging_sizes(problem: Problem) -> list[int]:
     return [size for size in problem.staging_choices if size <= problem.capacity_bytes]
 
 
-def _stagings(sizes: list[int]) -> Vary:
-    return lambda problem, setting: (replace(setting, staging_bytes=size) for size in sizes)
+def _stagings(problem: Problem, setting: Setting) -> Iterator[Setting]:
+    return (replace(setting, staging_bytes=size) for size in _staging_sizes(problem))
+
+
+def _ways(lengths: tuple[int, ...]) -> tuple[Vary, ...]:
+    """Return what is varied most often, among these γ."""
+    return (_kv_banks, _rules, _far, _lengths(lengths), _stagings)
 
 
 def _kind(setting: Setting) -> Kind:
@@ -415,9 +417,8 @@ class _Error:
         """Read off how it grows what was dispatched of the kind, or of every kind where that is one γ."""
         lengths = {c.choice.setting.length for c in kind}
         points = [(c.choice.setting.length, _error(c)) for c in (kind if len(lengths) > 1 else every)]
-        x, y = np.array(points).T
-        spread = float(((x - x.mean()) ** 2).sum())
-        slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread else 0.0
+        x, y = zip(*points, strict=True)
+        slope = linear_regression(x, y).slope if len(set(x)) > 1 else 0.0
         return _Error({c.choice.setting.length: _error(c) for c in kind}, slope)
 
     def at(self, length: int) -> float:
