@@ -163,6 +163,7 @@ MUTANTS = (
     wrong("break-even against the slowest plain plan", f"{SOLVE}/draft/solver.py", DRAFT, "plain = min(c.seconds", "plain = max(c.seconds", fast=True),
     wrong("nothing is loaded during the draft", f"{SOLVE}/draft/bound.py", DRAFT, "overlap = np.minimum(early, min(draft, room))", "overlap = 0 * early", fast=True),
     wrong("a bound that is wrong is cut to what was found", f"{SOLVE}/draft/solver.py", DRAFT, "lower_bound=bound.seconds", "lower_bound=min(bound.seconds, best.seconds_per_token)"),
+    wrong("the same is dispatched again", f"{SOLVE}/draft/solver.py", DRAFT, "if same not in found:", "if True:"),
     wrong("the closed form is wrong by the same at every length", f"{SOLVE}/draft/solver.py", DRAFT, "+ self.slope * (length - nearest)", "", fast=True),
     wrong("pieces of an expert are read one by one", "moe_compiler/runtime/store_file.py", "tests/compiler/test_store.py::test_an_expert_is_one_read_however_it_comes", "if run and run[-1].end != offset:", "if run:"),
     wrong("what lies apart is read at once", "moe_compiler/runtime/store_file.py", "tests/compiler/test_store.py::test_an_expert_is_one_read_however_it_comes", "if run and run[-1].end != offset:", "if False:"),

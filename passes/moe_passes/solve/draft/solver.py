@@ -62,7 +62,7 @@ def solve(problem: Problem, judge: Judge, longer: Judge | None = None) -> Soluti
         longer: the same on `LONGER_TIMES` times as many rounds, for the best plain plan and the best draft where
             several are about as good.
     """
-    search = Search(problem)
+    search, judge = Search(problem), _once(judge)
     judged = [replace(c, seconds=judge(c.choice)) for c in [search.greedy(), *search.shortlist()]]
     for error_of in FURTHER:
         further = search.promising(judged[1:], error_of)
@@ -80,6 +80,19 @@ def solve(problem: Problem, judge: Judge, longer: Judge | None = None) -> Soluti
         break_even_acceptance=break_even(best, judged),
         others=search.best_of_lengths({c.choice.setting.length for c in judged[1:]}),
     )
+
+
+def _once(judge: Judge) -> Judge:
+    """Dispatch choices that differ in nothing but the weight of coverage they were made by once."""
+    found: dict[tuple[Setting, bytes], float] = {}
+
+    def seconds(choice: Choice) -> float:
+        same = replace(choice.setting, coverage_weight=SLICES_FIRST), choice.levels.tobytes()
+        if same not in found:
+            found[same] = judge(choice)
+        return found[same]
+
+    return seconds
 
 
 def settle(judged: list[Candidate], lengths: tuple[int, ...], longer: Judge) -> bool:

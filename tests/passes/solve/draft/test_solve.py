@@ -246,6 +246,16 @@ def test_what_the_error_says_is_likely_is_dispatched_too(monkeypatch):
     assert min(with_[len(without) :]) < max(without)
 
 
+def test_what_differs_in_its_weight_alone_is_dispatched_once():
+    """Where everything fits, every weight keeps the same of experts."""
+    problem, asked = random_problem(3, 1200), []
+    judge = estimator(problem)
+    found = solve(problem, lambda choice: asked.append(choice) or judge(choice)).candidates
+    same = {(replace(c.choice.setting, coverage_weight=0.0), c.choice.levels.tobytes()) for c in found}
+    assert len(asked) == len(same) < len(found)
+    assert all(c.seconds == judge(c.choice) for c in found)
+
+
 def test_no_room_for_staging_is_refused():
     with pytest.raises(InputError, match="no staging size"):
         random_problem(0, capacity=50)
