@@ -204,6 +204,7 @@ def _serial_store() -> type:
 
 
 def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
+    from moe_compiler.runtime.far import read
     from moe_compiler.runtime.packing import REST, SLICE, padded
     from moe_compiler.runtime.plan import Plan
     from moe_compiler.runtime.staging import pages
@@ -235,7 +236,7 @@ def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
             if key not in self.cached:
                 buffers = self.free.pop() if self.free else self.cached.popitem(last=False)[1]
                 begun = self.record.now()
-                self.far.read(layer, expert, dict(zip((SLICE, REST), buffers, strict=True)))
+                read(self.far, layer, expert, dict(zip((SLICE, REST), buffers, strict=True)))
                 self._waited(key, (SLICE, REST), begun)
                 self.cached[key] = buffers
             self.cached.move_to_end(key)

@@ -14,9 +14,11 @@ SUMS = {"reassoc", "contract", "nsz"}
 """What sums may do: run in lanes and fuse products; the order is then that of the compiled loop, always."""
 OUTPUTS = 16
 """Outputs that a thread computes at a time."""
+POWERS = np.array([2.0**-24, *(2.0 ** (exponent - 25) for exponent in range(1, 31)), np.inf], dtype=np.float32)
+"""What the last place of a float16 is worth, by the bits of its exponent."""
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def natively(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function when it is first called, and keep it for other processes where there is a place for that."""
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -29,7 +31,7 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-@_compiled(fastmath=SUMS)
+@natively(fastmath=SUMS)
 def _dot(first: Any, second: Any) -> Any:
     total = np.float32(0)
     for n in range(first.shape[0]):
@@ -37,7 +39,7 @@ def _dot(first: Any, second: Any) -> Any:
     return total
 
 
-@_compiled(fastmath=SUMS)
+@natively(fastmath=SUMS)
 def _whole(top: Any, low: Any, weights: Any) -> None:
     """Fill [n] float32 with 16·m + l of a row of a matrix."""
     half = weights.shape[0] // 2
@@ -47,7 +49,7 @@ def _whole(top: Any, low: Any, weights: Any) -> None:
         weights[half + j] = np.float32(np.int8(np.uint8((np.uint8(top[j] & 240) | np.uint8(low[j] >> 4)) ^ 128)))
 
 
-@_compiled(fastmath=SUMS)
+@natively(fastmath=SUMS)
 def _slice(top: Any, weights: Any) -> None:
     """Fill [n] float32 with 16·m + 8."""
     half = weights.shape[0] // 2
@@ -57,16 +59,24 @@ def _slice(top: Any, weights: Any) -> None:
         weights[half + j] = np.float32(np.int8(np.uint8(np.uint8(top[j] & 240) ^ 136)))
 
 
-@_compiled(fastmath=SUMS)
+@natively()
+def _float(half: Any) -> Any:
+    """Return the float32 that the bits of a float16 mean, exactly: Numba knows no float16 on a CPU."""
+    exponent, digits = (half >> 10) & 31, half & 1023
+    size = np.float32(digits + 1024 if exponent else digits) * POWERS[exponent]
+    return -size if half & 32768 else size
+
+
+@natively(fastmath=SUMS)
 def _scale(weights: Any, scales: Any) -> None:
     """Multiply every 32 weights by their scale: each product has at most 19 bits, so it is exact."""
     for group in range(weights.shape[0] // 32):
-        factor = scales[group]  # Held: for all that the compiler knows, `weights` could lie where `scales` does.
+        factor = _float(scales[group])
         for j in range(32):
             weights[group * 32 + j] *= factor
 
 
-@_compiled()
+@natively()
 def _outputs(block: int, top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
     """Compute some outputs of every row: a row of the matrix is float32 at a time."""
     weights = np.empty(rows.shape[1], np.float32)
@@ -80,14 +90,14 @@ def _outputs(block: int, top: Any, low: Any, scales: Any, rows: Any, result: Any
             result[row, out] = _dot(weights, rows[row])
 
 
-@_compiled()
+@natively()
 def multiply_alone(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
     """Multiply rows with a packed matrix, on one thread.
 
     Args:
         top: [out, n/2] uint8, two top nibbles m + 8 to a byte: inputs j and j + n/2.
         low: [out, n/2] uint8, the low nibbles l; [out, 0]: the draft's 16·m + 8 is computed with.
-        scales: [out, n/32] float32.
+        scales: [out, n/32] uint16, the bits of float16.
         rows: [row, n] float32, activations.
         result: [row, out] float32, is filled.
     """
@@ -95,14 +105,14 @@ def multiply_alone(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> N
         _outputs(block, top, low, scales, rows, result)
 
 
-@_compiled(parallel=True)
+@natively(parallel=True)
 def multiply(top: Any, low: Any, scales: Any, rows: Any, result: Any) -> None:
     """Do what `multiply_alone` does, on all threads."""
     for block in prange((top.shape[0] + OUTPUTS - 1) // OUTPUTS):
         _outputs(block, top, low, scales, rows, result)
 
 
-@_compiled()
+@natively()
 def _head(query: Any, keys: Any, values: Any, window: int, scaling: Any, sinks: Any, result: Any) -> None:
     """Attend with one head of one row over the positions up to its own."""
     places = keys.shape[0]
@@ -124,7 +134,7 @@ def _head(query: Any, keys: Any, values: Any, window: int, scaling: Any, sinks: 
             result[d] += share * values[first + n, d]
 
 
-@_compiled()
+@natively()
 def _task(task: int, query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     heads, (keys, values), (window, scaling) = query.shape[1], cache, how
     row, head = task // heads, task % heads
@@ -134,7 +144,7 @@ def _task(task: int, query: Any, cache: Any, of: Any, last: Any, how: Any, sinks
     _head(query[row, head], key, value, window, scaling, extra, result[row, head])
 
 
-@_compiled()
+@natively()
 def attend_alone(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     """Attend over caches, each row up to its own position, on one thread.
 
@@ -151,7 +161,7 @@ def attend_alone(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: An
         _task(task, query, cache, of, last, how, sinks, result)
 
 
-@_compiled(fastmath=SUMS)
+@natively(fastmath=SUMS)
 def softmax(values: Any, result: Any) -> None:
     """Fill [row, n] float32 with the softmax of every row of [row, n] float32, on one thread."""
     for row in range(values.shape[0]):
@@ -163,7 +173,7 @@ def softmax(values: Any, result: Any) -> None:
             result[row, n] /= total
 
 
-@_compiled(parallel=True)
+@natively(parallel=True)
 def attend(query: Any, cache: Any, of: Any, last: Any, how: Any, sinks: Any, result: Any) -> None:
     """Do what `attend_alone` does, on all threads."""
     for task in prange(query.shape[0] * query.shape[1]):

@@ -120,11 +120,12 @@ class Kernels:
             self.routed(layer, False, index)
         record = self.store.record
         record.so_far("attention", layer)
-        experts = sorted(set(index.flatten().tolist()) - {NOBODY})
+        chosen = _chosen(index)
+        experts = [expert for expert in chosen if expert != NOBODY]
         parts: list[Part] = []
         for expert in self._in_order(layer, experts, index):
-            rows, slots, asked = _rows_of(expert, hidden, index)
-            parts.append((rows, slots, self._expert(module, layer, expert, asked)))
+            places, rows = chosen[expert]
+            parts.append((places, self._expert(module, layer, expert, _of_rows(hidden, rows))))
             if self.replay is not None and not self.step.is_draft:
                 self.replay.ran("expert", self.step.number, layer, expert)
         if self.replay is not None:
@@ -204,23 +205,32 @@ class Kernels:
         return self.keys[layer], self.values[layer]
 
 
-Part = tuple[Tensor, Tensor, Tensor]
-"""Rows that chose an expert, the slots of their choice that it is in, and its result: [row], [row], [row, hidden]."""
+Part = tuple[Tensor, Tensor]
+"""Where an expert was chosen, as places of [row, k] counted through, and its result: [place], [place, hidden]."""
 
 
 @uncaught
-def _rows_of(expert: int, hidden: Tensor, index: Tensor) -> Part:
-    """Return the rows that chose an expert, in which slot, and what they ask of it."""
-    rows, slots = torch.where(index == expert)
-    return rows, slots, hidden[rows]
+def _chosen(index: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return where in [row, k] each expert was chosen, ascending: its places, counted through, and their rows."""
+    chosen, places = torch.sort(index.flatten(), stable=True)
+    experts, counts = torch.unique_consecutive(chosen, return_counts=True)
+    sizes = counts.tolist()
+    rows = torch.split(torch.div(places, index.shape[1], rounding_mode="floor"), sizes)
+    return dict(zip(experts.tolist(), zip(torch.split(places, sizes), rows, strict=True), strict=True))
+
+
+@uncaught
+def _of_rows(hidden: Tensor, rows: Tensor) -> Tensor:
+    return hidden.index_select(0, rows)
 
 
 @uncaught
 def _summed(parts: list[Part], hidden: Tensor, weight: Tensor) -> Tensor:
     """Sum the choice of every row slot by slot: the order is the row's own."""
-    results = torch.zeros(*weight.shape, hidden.shape[1], dtype=torch.float32)
-    for rows, slots, result in parts:
-        results[rows, slots] = result
+    results = torch.zeros(weight.numel(), hidden.shape[1], dtype=torch.float32)
+    for places, result in parts:
+        results.index_copy_(0, places, result)
+    results = results.view(*weight.shape, hidden.shape[1])
     weights, total = weight.to(torch.float32), torch.zeros(hidden.shape, dtype=torch.float32)
     for slot in range(weight.shape[1]):
         total = total + results[:, slot] * weights[:, slot, None]

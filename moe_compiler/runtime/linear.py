@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime import compiled
+from moe_compiler.runtime import compiled, reader
 from moe_compiler.runtime.quantise import GROUP, Packed, quantise
 from moe_compiler.runtime.uncaught import uncaught
 
@@ -31,6 +31,7 @@ def warm_up() -> None:
         multiply(some, quantise(some[:1]), False)
         softmax(some)
         attend(some[:, None], (some[None, None, :1], some[None, None, :1]), (places, places), 0, 1.0, None)
+    reader.warm_up()
 
 
 @uncaught
@@ -56,9 +57,9 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
     if packed.inputs != 2 * half:
         aligned = torch.nn.functional.pad(aligned, (0, 2 * half - packed.inputs))
     result = torch.empty(len(rows), out, dtype=torch.float32)
-    scales = packed.scale.to(torch.float32)
+    scales = packed.scale.numpy().view(np.uint16)
     kernel = compiled.multiply if result.numel() * aligned.shape[1] >= WORTH_THREADS else compiled.multiply_alone
-    kernel(packed.top.numpy(), low.numpy(), scales.numpy(), aligned.numpy(), result.numpy())
+    kernel(packed.top.numpy(), low.numpy(), scales, aligned.numpy(), result.numpy())
     return result
 
 
@@ -116,6 +117,8 @@ def pointwise(function: Callable[..., Tensor], values: Tensor, *args: Any, **opt
     ATen computes whole vectors with another routine than what is left at the end of a tensor, or of a thread's part of
     it. So each row is filled up to whole vectors, and no more values are taken at once than one thread gets.
     """
+    if values.dim() and values.shape[-1] % VECTOR_VALUES == 0 and values.numel() <= THREAD_VALUES:
+        return function(values.contiguous(), *args, **options)
     rows = values.reshape(-1, values.shape[-1] if values.dim() else 1)
     padded = torch.zeros(len(rows), -(-rows.shape[1] // VECTOR_VALUES) * VECTOR_VALUES, dtype=values.dtype)
     padded[:, : rows.shape[1]] = rows

@@ -100,7 +100,21 @@ class Record:
 
     def add(self, kind: str, start: int, layer: int = NONE, expert: int = NONE, moved: int = 0) -> Span:
         """Add a span that ends now; returns it."""
-        span = Span(kind, self.step, layer, expert, start, self.now(), moved)
+        return self._keep(Span(kind, self.step, layer, expert, start, self.now(), moved))
+
+    def loaded(self, times: tuple[int, int], layer: int, expert: int, moved: int) -> Span:
+        """Add a load that is wasted until something is computed with it; returns it.
+
+        Args:
+            times: when it began and ended, in nanoseconds of `time.perf_counter_ns`.
+            layer: decoder layer.
+            expert: that was loaded.
+            moved: bytes.
+        """
+        start, end = (time - self._origin for time in times)
+        return self._keep(Span("load", self.step, layer, expert, start, end, moved, is_wasted=True))
+
+    def _keep(self, span: Span) -> Span:
         if self._origin and len(self.spans) < MOST_SPANS:
             self.spans.append(span)
         elif self._origin:

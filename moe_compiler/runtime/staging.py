@@ -6,7 +6,6 @@ what has been computed gives way to what is to come, and prefetches that nobody 
 
 import contextlib
 import mmap
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from moe_compiler.runtime.far import FarMemory
 from moe_compiler.runtime.packing import padded
+from moe_compiler.runtime.reader import Reader
 from moe_compiler.runtime.record import Record, Span
 
 Key = tuple[int, int]
@@ -26,13 +26,13 @@ WAITED_FOR = 0
 """Priority of a load that a computation waits for."""
 QUEUED, LOADING, HERE, BUSY, USED = range(5)
 HELD = (HERE, BUSY, USED)
+GIVING = (USED, LOADING, HERE)
+"""States of what gives its slots to others, in this order."""
+NOWHERE = -1
+MOST_TURNS = 2**32
 LARGE_BYTES = 2**21
 PATIENCE_SECONDS = 1.0
 """Between looks at whether the thread that loads is still there."""
-
-
-class LoaderEndedError(Exception):
-    """The thread that loads has ended, and nobody ended it."""
 
 
 @dataclass
@@ -43,8 +43,10 @@ class Entry:
         priority: lowest first.
         turn: order of arrival, among equals.
         pieces: of the expert.
-        slots: one for each piece, once it is loading.
-        state: `QUEUED`, `LOADING`, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept while there is room.
+        slots: one for each piece, unless it is queued.
+        state: `QUEUED`, `LOADING`: the thread has it, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept
+            while there is room.
+        place: that the thread has it in.
         error: why it failed.
         is_dropped: whether nobody wants it any more while it is loading.
         span: in which it was loaded.
@@ -55,6 +57,7 @@ class Entry:
     pieces: tuple[str, ...]
     slots: list[int] = field(default_factory=list)
     state: int = QUEUED
+    place: int = NOWHERE
     error: Exception | None = None
     is_dropped: bool = False
     span: Span | None = None
@@ -98,7 +101,7 @@ def pages(size: int) -> Tensor:
 
 
 class Staging:
-    """Slots, and the thread that fills them.
+    """Slots, and the thread that fills them; what it is to do is decided here, on the thread that computes.
 
     Attributes:
         slots: how many.
@@ -111,17 +114,17 @@ class Staging:
         self._far = far
         sizes = [padded(max(layout.slice_bytes, layout.rest_bytes)) for layout in far.layouts.values()]
         self._size = max(sizes, default=0)
-        self._arena = pages(slots * self._size)
+        arena = pages(slots * self._size)
+        self._rooms = [arena[slot * self._size : (slot + 1) * self._size] for slot in range(slots)]
         self._free = list(range(slots))
         self._entries: dict[Key, Entry] = {}
+        self._queued: dict[Key, Entry] = {}
+        """Those of the entries that have no slots."""
+        self._loading: dict[int, Key] = {}
+        """Those that the thread has, by their place there."""
         self._turn = 0
-        self._changed = threading.Condition()
         self._awaited: list[Key] = []
-        self._closed = False
-        self._failure: BaseException | None = None
-        """What the thread died of."""
-        self._thread = threading.Thread(target=self._run, name="expert-loads", daemon=True)
-        self._thread.start()
+        self._reader = Reader(slots, far.pace)
 
     @property
     def bytes(self) -> int:
@@ -133,64 +136,62 @@ class Staging:
 
         Raises:
             RuntimeError: staging is closed.
-            LoaderEndedError: there is nobody to load them.
+            ReaderEndedError: there is nobody to load them.
         """
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("staging is closed")
-            for load in loads:
-                self._queue(*load)
-            self._changed.notify_all()
+        for load in loads:
+            self._queue(*load)
+        self._advance()
 
     def _queue(self, key: Key, priority: int, pieces: tuple[str, ...]) -> None:
         entry = self._entries.get(key)
         while entry is not None and entry.pieces != pieces:
             # What HB keeps of it has changed since: the load that is under way ends, and is not the one asked for.
             self._drop(key)
-            if entry.state == LOADING:
-                self._check_alive()
-                self._changed.wait(PATIENCE_SECONDS)
+            if key in self._entries:
+                self._reader.wait(PATIENCE_SECONDS)
+                self._collect()
             entry = self._entries.get(key)
         if entry is None:
             self._turn += 1
-            self._entries[key] = Entry(priority, self._turn, pieces)
-        else:
-            entry.priority = min(entry.priority, priority)
-            entry.is_dropped = False
-            entry.state = HERE if entry.state == USED else entry.state
+            self._entries[key] = self._queued[key] = Entry(priority, self._turn, pieces)
+            return
+        entry.is_dropped = False
+        entry.state = HERE if entry.state == USED else entry.state
+        if priority < entry.priority:
+            entry.priority = priority
+            if entry.state == LOADING:
+                self._reader.hurry(entry.place, self._urgency(key, entry))
 
     def holds(self, key: Key) -> bool:
         """Say whether something is queued, loading or here."""
-        with self._changed:
-            return key in self._entries
+        return key in self._entries
 
     def wait_for_any(self, keys: Iterable[Key]) -> Key:
         """Wait until one of several requested loads is here, and return it, the first of those that are.
 
         Raises:
             ValueError: one of them failed: what it read is damaged.
-            LoaderEndedError: there is nobody to load it.
+            ReaderEndedError: there is nobody to load it.
         """
+        awaited = list(keys)
+        self._collect()
+        if (found := self._first_held(awaited)) is not None:
+            return found
         start, begun = time.perf_counter(), self._record.now()
-        with self._changed:
-            awaited = list(keys)
-            if (found := self._first_held(awaited)) is not None:
-                return found
-            self._awaited = awaited
-            self._changed.notify_all()
-            try:
-                while (found := self._first_held(awaited)) is None:
-                    self._check_alive()
-                    self._changed.wait(PATIENCE_SECONDS)
-                self._record.add("wait", begun, *found)
-                return found
-            finally:
-                self._awaited = []
-                self.traffic.waited_seconds += time.perf_counter() - start
-
-    def _check_alive(self) -> None:
-        if self._failure is not None or not self._thread.is_alive():
-            raise LoaderEndedError("the thread that loads experts has ended") from self._failure
+        self._awaited = awaited
+        for key in awaited:
+            if (entry := self._entries[key]).state == LOADING:
+                self._reader.hurry(entry.place, self._urgency(key, entry))
+        try:
+            self._advance()
+            while (found := self._first_held(awaited)) is None:
+                self._reader.wait(PATIENCE_SECONDS)
+                self._advance()
+            self._record.add("wait", begun, *found)
+            return found
+        finally:
+            self._awaited = []
+            self.traffic.waited_seconds += time.perf_counter() - start
 
     def _first_held(self, keys: Iterable[Key]) -> Key | None:
         for key in keys:
@@ -203,62 +204,51 @@ class Staging:
 
     def is_here(self, key: Key) -> bool:
         """Say whether a load can be computed with."""
-        with self._changed:
-            entry = self._entries.get(key)
-            return entry is not None and entry.state in HELD
+        self._collect()
+        entry = self._entries.get(key)
+        return entry is not None and entry.state in HELD
 
     def pieces(self, key: Key) -> dict[str, Tensor]:
         """Return the bytes of a load that is here; they stay until it is `used`."""
-        with self._changed:
-            entry = self._entries[key]
-            entry.state = BUSY
-            self._is_used(entry)
-            return self._bytes(entry)
+        entry = self._entries[key]
+        entry.state = BUSY
+        self._is_used(entry)
+        return self._bytes(entry)
 
     def used(self, key: Key) -> None:
         """Let a load give way when its slots are needed."""
-        with self._changed:
-            if key in self._entries:
-                self._entries[key].state = USED
-                self._changed.notify_all()
+        if key in self._entries:
+            self._entries[key].state = USED
+            self._advance()
 
     def copy(self, key: Key, piece: str, into: Tensor) -> bool:
         """Copy a piece of a load, if it is still here; says whether it was."""
-        with self._changed:
-            entry = self._entries.get(key)
-            if entry is None or entry.state not in HELD or entry.error is not None or piece not in entry.pieces:
-                return False
-            into.copy_(self._bytes(entry)[piece][: len(into)])
-            self._is_used(entry)
-            return True
+        self._collect()
+        entry = self._entries.get(key)
+        if entry is None or entry.state not in HELD or entry.error is not None or piece not in entry.pieces:
+            return False
+        into.copy_(self._bytes(entry)[piece][: len(into)])
+        self._is_used(entry)
+        return True
 
     def keep(self, layer: int, experts: Iterable[int]) -> None:
         """Give back the slots of what is loaded of a layer, but for these experts."""
         kept = set(experts)
-        with self._changed:
-            for key in [key for key in self._entries if key[0] == layer and key[1] not in kept]:
-                self._drop(key)
-            self._changed.notify_all()
+        for key in [key for key in self._entries if key[0] == layer and key[1] not in kept]:
+            self._drop(key)
+        self._advance()
 
     def clear(self) -> None:
         """Give all slots back."""
-        with self._changed:
-            for key in list(self._entries):
-                self._drop(key)
-            self._changed.notify_all()
+        for key in list(self._entries):
+            self._drop(key)
 
     def close(self) -> None:
         """Stop; queued loads are dropped."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
+        self._reader.close()
 
     def _bytes(self, entry: Entry) -> dict[str, Tensor]:
-        return {
-            piece: self._arena[slot * self._size : (slot + 1) * self._size]
-            for piece, slot in zip(entry.pieces, entry.slots, strict=True)
-        }
+        return {piece: self._rooms[slot] for piece, slot in zip(entry.pieces, entry.slots, strict=True)}
 
     @staticmethod
     def _is_used(entry: Entry) -> None:
@@ -266,51 +256,70 @@ class Staging:
             entry.span.is_wasted = False
 
     def _drop(self, key: Key) -> None:
+        """Forget a load; one that is moving is forgotten when it has moved."""
         entry = self._entries[key]
-        if entry.state == LOADING:
+        if entry.state == LOADING and not self._reader.cancel(entry.place):
             entry.is_dropped = True
             return
+        self._loading.pop(entry.place, None)
         del self._entries[key]
+        self._queued.pop(key, None)
         self._free += entry.slots
 
-    def _next(self) -> tuple[Key, Entry] | None:
-        """Wait for a load that may begin, and give it its slots; None when closed."""
-        with self._changed:
-            while not self._closed:
-                queued = [
-                    (key not in self._awaited, e.priority, e.turn, key)
-                    for key, e in self._entries.items()
-                    if e.state == QUEUED
-                ]
-                if queued:
-                    key = min(queued)[3]
-                    entry = self._entries[key]
-                    if self._make_room(entry):
-                        assert len(self._free) >= len(entry.pieces), "staging is exceeded"
-                        entry.slots = [self._free.pop() for _ in entry.pieces]
-                        entry.state = LOADING
-                        self.traffic.most_slots = max(self.traffic.most_slots, self.slots - len(self._free))
-                        return key, entry
-                self._changed.wait()
-            return None
+    def _advance(self) -> None:
+        """Take in what has been loaded, and let the thread have what is most urgent, as far as there is room."""
+        self._collect()
+        while self._queued:
+            key, entry = min(self._queued.items(), key=lambda item: self._urgency(*item))
+            if not self._make_room(key, entry):
+                return
+            assert len(self._free) >= len(entry.pieces), "staging is exceeded"
+            del self._queued[key]
+            entry.slots = [self._free.pop() for _ in entry.pieces]
+            entry.state = LOADING
+            entry.place = self._reader.submit(self._far.transfer(*key, self._bytes(entry)), self._urgency(key, entry))
+            self._loading[entry.place] = key
+            self.traffic.most_slots = max(self.traffic.most_slots, self.slots - len(self._free))
 
-    def _make_room(self, entry: Entry) -> bool:
-        """Free slots for a load, if that may be: of what is used, then, if it is waited for, of other loads.
+    def _urgency(self, key: Key, entry: Entry) -> int:
+        """Return what orders loads: those that computation stands still for, then by priority, then by turn."""
+        return (0 if key in self._awaited else (1 + entry.priority) * MOST_TURNS) + entry.turn
 
-        What computation stands still for takes the slots of what it will need afterwards: that is loaded again.
+    def _collect(self) -> None:
+        """Take in what has been loaded."""
+        for place, start, end, error in self._reader.ended():
+            key = self._loading.pop(place)
+            entry = self._entries[key]
+            size = 0 if error else self._far.layouts[key[0]].bytes_of(entry.pieces)
+            self.traffic.add(key, size, (end - start) * 1e-9)
+            entry.span = self._record.loaded((start, end), *key, size)
+            entry.error, entry.state, entry.place = error, HERE, NOWHERE
+            if entry.is_dropped:
+                self._drop(key)
+
+    def _make_room(self, key: Key, entry: Entry) -> bool:
+        """Free slots for a load, if that may be.
+
+        First of what is used, then of less urgent loads that have not begun, then, if this one is waited for, of other
+        loads: what computation stands still for takes the slots of what it will need afterwards, which is loaded again.
         """
         needed = len(entry.pieces)
-        awaited = [self._entries[key] for key in self._awaited]
+        if len(self._free) >= needed:
+            return True
+        urgency = self._urgency(key, entry)
+        awaited = [self._entries[other] for other in self._awaited]
         is_awaited = any(e is entry for e in awaited) and not any(e.state in HELD for e in awaited)
         givers = sorted(
-            (e.state != USED, -e.priority, -e.turn, key)
-            for key, e in self._entries.items()
-            if e.state == USED or (e.state == HERE and self._gives(e, entry, is_awaited))
+            (GIVING.index(e.state), -self._urgency(other, e), other)
+            for other, e in self._entries.items()
+            if e.state == USED
+            or (e.state == LOADING and self._urgency(other, e) > urgency)
+            or (e.state == HERE and self._gives(e, entry, is_awaited))
         )
-        for *_, key in givers:
+        for *_, other in givers:
             if len(self._free) >= needed:
                 break
-            self._give_up(key)
+            self._give_up(other)
         return len(self._free) >= needed
 
     @staticmethod
@@ -319,34 +328,13 @@ class Staging:
 
     def _give_up(self, key: Key) -> None:
         entry = self._entries[key]
-        if entry.state == USED or entry.priority > WAITED_FOR:
+        if entry.state == LOADING:
+            if not self._reader.cancel(entry.place):
+                return
+            del self._loading[entry.place]
+        elif entry.state == USED or entry.priority > WAITED_FOR:
             self._drop(key)
             return
         self._free += entry.slots
-        entry.slots, entry.state = [], QUEUED
-
-    def _run(self) -> None:
-        try:
-            self._load_all()
-        except BaseException as failure:
-            with self._changed:
-                self._failure = failure
-                self._changed.notify_all()
-
-    def _load_all(self) -> None:
-        while (found := self._next()) is not None:
-            key, entry = found
-            start, begun, error, size = time.perf_counter(), self._record.now(), None, 0
-            try:
-                self._far.read(*key, self._bytes(entry))
-                size = self._far.layouts[key[0]].bytes_of(entry.pieces)
-            except Exception as failure:
-                error = failure
-            with self._changed:
-                self.traffic.add(key, size, time.perf_counter() - start)
-                entry.span = self._record.add("load", begun, *key, size)
-                entry.span.is_wasted = True  # Until something is computed with it.
-                entry.error, entry.state = error, HERE
-                if entry.is_dropped:
-                    self._drop(key)
-                self._changed.notify_all()
+        entry.slots, entry.state, entry.place = [], QUEUED, NOWHERE
+        self._queued[key] = entry

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from moe_compiler.runtime.far import FarMemory
+from moe_compiler.runtime.far import FarMemory, read
 from moe_compiler.runtime.hot_set import HotSet, HotSetRule
 from moe_compiler.runtime.packing import REST, SLICE, padded
 from moe_compiler.runtime.plan import Plan
@@ -57,6 +57,7 @@ class Near:
     def __init__(self, plan: Plan, far: FarMemory) -> None:
         self.far, self.bytes = far, 0
         self._pieces: dict[Key, dict[str, Tensor]] = {}
+        self._matrices: dict[Key, tuple[Packed, ...]] = {}
         for layer, experts in plan.resident.items():
             whole = set(plan.whole.get(layer, ()))
             for expert in experts:
@@ -67,15 +68,23 @@ class Near:
         sizes = {SLICE: padded(layout.slice_bytes), REST: padded(layout.rest_bytes)}
         self._pieces[layer, expert] = {piece: pages(sizes[piece]) for piece in pieces}
         self.bytes += sum(sizes[piece] for piece in pieces)
-        self.far.read(layer, expert, self._pieces[layer, expert])
+        read(self.far, layer, expert, self._pieces[layer, expert])
 
     def pieces(self, key: Key) -> dict[str, Tensor]:
         """Return what lies here of an expert, by piece."""
         return self._pieces.get(key, {})
 
+    def matrices(self, key: Key) -> tuple[Packed, ...]:
+        """Return what lies here of an expert as it is computed with: its slice, and the rest where it is here."""
+        if key not in self._matrices:
+            pieces = self._pieces[key]
+            self._matrices[key] = self.far.layouts[key[0]].views(pieces[SLICE], pieces.get(REST))
+        return self._matrices[key]
+
     def replace(self, new: Key, old: Key) -> dict[str, Tensor]:
         """Give the place of one expert to another; returns the bytes to fill."""
         self._pieces[new] = self._pieces.pop(old)
+        self._matrices.pop(old, None)
         return self._pieces[new]
 
 
@@ -135,8 +144,7 @@ class ExpertStore:
 
     def drafted(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """Return what the draft computes with; only residents have it."""
-        pieces = self.near.pieces((layer, expert))
-        return self.far.layouts[layer].views(pieces[SLICE], pieces.get(REST))
+        return self.near.matrices((layer, expert))
 
     def begin_round(self) -> None:
         """Begin a round: what verify used in the last one is recent now."""
@@ -214,18 +222,17 @@ class ExpertStore:
     @contextmanager
     def verified(self, layer: int, expert: int) -> Iterator[tuple[Packed, ...]]:
         """Hold an expert in full precision, once it is loaded; its slots may be taken afterwards."""
-        key, layout = (layer, expert), self.far.layouts[layer]
+        key = (layer, expert)
         if key in self._unstaged:
             yield self._passing(key)
             return
-        pieces = dict(self.near.pieces(key))
-        if REST in pieces:
-            yield layout.views(pieces[SLICE], pieces[REST])
+        if self.is_whole(key):
+            yield self.near.matrices(key)
             return
         self.staging.wait_for_any([key])
-        pieces |= self.staging.pieces(key)
+        pieces = self.near.pieces(key) | self.staging.pieces(key)
         try:
-            yield layout.views(pieces[SLICE], pieces[REST])
+            yield self.far.layouts[layer].views(pieces[SLICE], pieces[REST])
         finally:
             self.staging.used(key)
 
@@ -258,7 +265,7 @@ class ExpertStore:
         for piece, into in self.near.replace(key, (layer, old)).items():
             begun = self.record.now()
             if not self.staging.copy(key, piece, into):
-                self.far.read(layer, new, {piece: into})
+                read(self.far, layer, new, {piece: into})
                 self._waited(key, (piece,), begun)
                 begun = self.record.now()
             self.record.add("write", begun, *key)

@@ -8,10 +8,9 @@ import json
 import math
 import os
 import struct
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -21,6 +20,8 @@ import torch
 from isal import isal_zlib
 from torch import Tensor
 
+from moe_compiler.runtime.far import Transfer, move, pace_of, read
+from moe_compiler.runtime.native import CUT_OFF
 from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout, padded
 from moe_compiler.runtime.quantise import Packed
 from moe_compiler.runtime.staging import pages
@@ -40,23 +41,19 @@ TOKENIZER_FILES = (
 LARGEST_TOKENIZER_FILE = 2**26
 BLOCK_BYTES = 2**22
 """Of a matrix that is read through."""
+KEPT_ROWS = 256
+"""Of an embedding that were read last: what is drafted is verified next."""
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 Piece = tuple[int, int, int]
 """Offset, bytes, CRC-32."""
 
 
-class Extent(NamedTuple):
-    """Bytes of the file that are read: whole pages into `room`, which holds them."""
+class Asked(NamedTuple):
+    """A piece that is read into `room`, which holds its pages, and what it is."""
 
-    offset: int
-    size: int
+    piece: Piece
     room: Tensor
     what: str
-
-    @property
-    def end(self) -> int:
-        """Where the page after the last begins."""
-        return self.offset + padded(self.size)
 
 
 class StoreWriter:
@@ -175,31 +172,19 @@ class StoreFile:
             for layer, entry in self.entries.experts.items()
         }
         self._file, self.is_direct = open_direct(path)
+        self.pace = pace_of(bytes_per_second)
+        self._row = lru_cache(KEPT_ROWS)(self._read_row)
         self._sound: set[int] = set()
         self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
-        self._lock, self._emulated = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
-    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
-        """See `FarMemory`.
-
-        Raises:
-            ValueError: a piece is truncated, or not what was written.
-        """
+    def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Transfer:
+        """See `FarMemory`."""
         pieces, of = self.entries.experts[layer]["pieces"][expert], f"of expert {expert} of layer {layer}"
-        asked = [(pieces[piece], room, f"the {piece} {of}") for piece, room in into.items()]
-        if not self.bytes_per_second:
-            self._read(*asked)
-            return
-        # Whoever reads, the disk that is emulated has one rate for all.
-        with self._emulated:
-            start = time.perf_counter()
-            self._read(*asked)
-            wanted = sum(size for (_, size, _), _, _ in asked) / self.bytes_per_second
-            time.sleep(max(0.0, wanted - (time.perf_counter() - start)))
+        return self._transfer([Asked(pieces[piece], room, f"the {piece} {of}") for piece, room in into.items()])
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""
@@ -207,7 +192,7 @@ class StoreFile:
         if layer not in self._scratch:
             self._scratch[layer] = (pages(layout.slice_bytes), pages(layout.rest_bytes))
         piece, rest = self._scratch[layer]
-        self.read(layer, expert, {SLICE: piece, REST: rest})
+        read(self, layer, expert, {SLICE: piece, REST: rest})
         return layout.views(piece, rest)
 
     def dense(self, name: str) -> Packed:
@@ -216,14 +201,14 @@ class StoreFile:
         layout = Layout(((int(entry["shape"][0]), int(entry["shape"][1])),))
         buffers = pages(layout.slice_bytes), pages(layout.rest_bytes)
         rooms = zip((SLICE, REST), buffers, strict=True)
-        self._read(*((entry[piece], room, f"the {piece} of {name}") for piece, room in rooms))
+        self._read(*(Asked(entry[piece], room, f"the {piece} of {name}") for piece, room in rooms))
         return layout.views(*buffers)[0]
 
     def raw(self, name: str) -> Tensor:
         """Read another tensor."""
         entry = self.entries.raw[name]
         into = pages(entry["piece"][1])
-        self._read((entry["piece"], into, name))
+        self._read(Asked(entry["piece"], into, name))
         data = into[: entry["piece"][1]].clone()
         return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
 
@@ -238,7 +223,7 @@ class StoreFile:
         block, found = pages(min(BLOCK_BYTES, size)), 0
         for first in range(0, size, BLOCK_BYTES):
             part = min(BLOCK_BYTES, size - first)
-            self._fill(Extent(offset + first, part, block, name))
+            self._fill(Asked((offset + first, part, 0), block, name))
             found = isal_zlib.crc32(block.numpy().data[:part], found)
             if not block[:part].view(DTYPES[entry["dtype"]]).isfinite().all():
                 raise ValueError(f"{self.path}: {name} holds numbers that are not finite; pack the model again")
@@ -252,61 +237,58 @@ class StoreFile:
             IndexError: it has no such row.
             ValueError: it is cut off.
         """
+        rows = [self._row(name, row) for row in ids.flatten().tolist()]
+        return torch.stack(rows).view(*ids.shape, -1).to(torch.float32)
+
+    def _read_row(self, name: str, row: int) -> Tensor:
         entry = self.entries.raw[name]
         dtype, (count, columns) = DTYPES[entry["dtype"]], entry["shape"]
-        width, result = columns * dtype.itemsize, torch.empty(ids.numel(), columns)
-        block = pages(width + PAGE)
-        for number, row in enumerate(ids.flatten().tolist()):
-            if not 0 <= row < count:
-                raise IndexError(f"{name} has no row {row}")
-            first = entry["piece"][0] + row * width
-            before = first % PAGE
-            self._fill(Extent(first - before, before + width, block, name))
-            result[number] = block[before : before + width].clone().view(dtype)
-        return result.view(*ids.shape, columns)
+        if not 0 <= row < count:
+            raise IndexError(f"{name} has no row {row}")
+        width = columns * dtype.itemsize
+        before = (entry["piece"][0] + row * width) % PAGE
+        block = pages(before + width)
+        self._fill(Asked((entry["piece"][0] + row * width - before, before + width, 0), block, name))
+        return block[before : before + width].clone().view(dtype)
 
     def file(self, name: str) -> bytes:
         """Read a file."""
         piece = self.entries.files[name]
         into = pages(piece[1])
-        self._read((piece, into, name))
+        self._read(Asked(piece, into, name))
         return into[: piece[1]].numpy().tobytes()
 
-    def _read(self, *asked: tuple[Sequence[int], Tensor, str]) -> None:
-        """Read pieces, those that lie one behind the other at once, and check those that were not read before."""
-        run: list[Extent] = []
-        for (offset, size, _), room, what in asked:
-            if run and run[-1].end != offset:
-                self._fill(*run)
-                run = []
-            run.append(Extent(offset, size, room, what))
-        self._fill(*run)
-        for piece, room, what in asked:
-            if piece[0] not in self._sound:
-                self._check(piece, room, what)
+    def _read(self, *asked: Asked) -> None:
+        """Read pieces, as fast as they are, and check them."""
+        move(self._transfer(asked), pace_of())
 
-    def _check(self, piece: Sequence[int], room: Tensor, what: str) -> None:
-        offset, size, code = piece
-        if isal_zlib.crc32(room.numpy().data[:size]) != code:
-            raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
-        with self._lock:
+    def _fill(self, asked: Asked) -> None:
+        """Read what is no whole piece."""
+        move(self._transfer([asked])._replace(is_checked=False), pace_of())
+
+    def _transfer(self, asked: Sequence[Asked]) -> Transfer:
+        """Return how pieces are read, and checked if they were not before; what has no bytes is read already."""
+        places = [(piece[0], padded(piece[1]), room) for piece, room, _ in asked if piece[1]]
+        assert all(len(room) >= size for _, size, room in places)
+        return Transfer(
+            self._file,
+            tuple((offset, size, room.data_ptr()) for offset, size, room in places),
+            sum(piece[1] for piece, _, _ in asked),
+            any(piece[0] not in self._sound for piece, _, _ in asked),
+            partial(self._check, asked),
+        )
+
+    def _check(self, asked: Sequence[Asked], status: int) -> None:
+        if status == CUT_OFF:
+            whats = " or ".join(what for _, _, what in asked)
+            raise ValueError(f"{self.path}: {whats} is cut off; pack the model again")
+        if status:
+            raise OSError(status, os.strerror(status), str(self.path))
+        for (offset, size, code), room, what in asked:
+            if offset not in self._sound and isal_zlib.crc32(room.numpy().data[:size]) != code:
+                raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
+            # A set takes one at a time, whichever thread adds it.
             self._sound.add(offset)
-
-    def _fill(self, *run: Extent) -> None:
-        """Read what lies one behind the other; what has no bytes is read already."""
-        extents = [extent for extent in run if extent.size]
-        views = [extent.room.numpy().data[: padded(extent.size)] for extent in extents]
-        assert all(len(view) == padded(extent.size) for view, extent in zip(views, extents, strict=True))
-        offset = extents[0].offset if extents else 0
-        while views:
-            count = os.preadv(self._file, views, offset)
-            if not count:
-                raise ValueError(f"{self.path}: {extents[-len(views)].what} is cut off; pack the model again")
-            offset += count
-            while views and count >= len(views[0]):
-                count -= len(views.pop(0))
-            if count:
-                views[0] = views[0][count:]
 
 
 def open_direct(path: Path) -> tuple[int, bool]:

@@ -16,7 +16,7 @@ from moe_compiler.generation import Asked, Runner
 from moe_compiler.runtime.decoder import Decoder, generate, plain_round
 from moe_compiler.runtime.model import from_store
 from moe_compiler.runtime.plan import Plan
-from moe_compiler.runtime.staging import LoaderEndedError
+from moe_compiler.runtime.reader import ReaderEndedError
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
 from tests.compiler.test_interrupts import interrupted
@@ -276,8 +276,8 @@ def test_a_thread_that_dies_is_our_bug_and_nothing_hangs(folder, store, monkeypa
         raise KeyError("made to die")
 
     runner, threads = Runner.open(folder, store), threading.active_count()
-    monkeypatch.setattr("moe_compiler.runtime.staging.Staging._next", dies)
-    with pytest.raises(LoaderEndedError, match="the thread that loads experts has ended") as raised:
+    monkeypatch.setattr("moe_compiler.runtime.reader.Reader._serve", dies)
+    with pytest.raises(ReaderEndedError, match="the thread that loads experts has ended") as raised:
         runner.run(PROMPTS[:1], Asked(4))
     assert isinstance(raised.value.__cause__, KeyError)
     assert threading.active_count() == threads

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import moe_compiler
-from moe_compiler.runtime import compiled, linear
+from moe_compiler.runtime import compiled, linear, native
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import CaughtLinear, Kernels, Step
@@ -133,9 +133,18 @@ def test_a_softmax_is_that_of_torch_and_batch_invariant_to_the_last_bit(columns)
     assert torch.equal(softmax(values.view(5, 80, columns)).nan_to_num(), together.view(5, 80, columns).nan_to_num())
 
 
+def test_a_scale_is_the_float_that_its_bits_mean():
+    bits = np.arange(2**16, dtype=np.uint16)
+    halves = bits.view(np.float16)
+    found = np.array([compiled._float(half) for half in bits], dtype=np.float32)
+    assert (found == halves.astype(np.float32))[np.isfinite(halves)].all()
+    assert not np.isfinite(found[~np.isfinite(halves)]).any()
+
+
 def test_every_kernel_is_compiled_before_a_run():
     linear.warm_up()
     kernels = (compiled.multiply, compiled.multiply_alone, compiled.softmax, compiled.attend, compiled.attend_alone)
+    kernels += (native.serve, native.exchange, native.move)
     assert all(kernel.signatures for kernel in kernels)
 
 

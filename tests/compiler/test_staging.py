@@ -2,31 +2,39 @@
 
 import random
 import threading
+from functools import partial
 
 import pytest
 import torch
 
-from moe_compiler.runtime.packing import REST, SLICE, Layout
+from moe_compiler.runtime import native
+from moe_compiler.runtime.far import Transfer, pace_of
+from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout
+from moe_compiler.runtime.record import Record
 from moe_compiler.runtime.staging import WAITED_FOR, Staging
 
 BOTH = (SLICE, REST)
 
 
 class Far:
-    """A far memory that can be made to wait, and that writes what was read where it was to go."""
+    """A far memory that can be made to wait, and that says what was read where it was to go."""
 
     def __init__(self, broken=()):
-        self.layouts = {0: Layout(((2, 32),)), 1: Layout(((4, 64),))}
+        self.layouts, self.pace = {0: Layout(((2, 32),)), 1: Layout(((4, 64),))}, pace_of()
         self.go, self.begun, self.broken = threading.Event(), threading.Event(), broken
         self.go.set()
+        self.values = torch.arange(256, dtype=torch.uint8).repeat_interleave(PAGE)
 
-    def read(self, layer, expert, into):
+    def transfer(self, layer, expert, into):
+        sources = [self.values[PAGE * (10 * expert + (piece == REST)) :].data_ptr() for piece in into]
+        parts = zip(sources, map(len, into.values()), (room.data_ptr() for room in into.values()), strict=True)
+        return Transfer(native.MEMORY, tuple(parts), 0, True, partial(self.check, layer, expert))
+
+    def check(self, layer, expert, status):
         self.begun.set()
         assert self.go.wait(5)
         if (layer, expert) in self.broken:
             raise ValueError(f"expert {expert} is damaged")
-        for piece, room in into.items():
-            room.fill_(10 * expert + (piece == REST))
 
 
 @pytest.fixture
@@ -195,6 +203,44 @@ def test_any_order_of_requests_ends_and_never_exceeds_the_slots(made, slots, in_
         if choose.random() < 0.3:
             staging.clear()
     assert staging.traffic.most_slots <= slots
+
+
+def test_what_has_not_begun_gives_its_slots_to_what_is_more_urgent(made):
+    """One is moving, and slots for one more: whatever comes, the most urgent has them when that has moved."""
+    staging, far = made(4)
+    far.go.clear()
+    staging.request([((0, 0), 9, BOTH)])
+    assert far.begun.wait(5)
+    for expert, priority in ((1, 9), (2, 5), (3, 7), (4, 4)):
+        staging.request([((0, expert), priority, BOTH)])
+    assert all(staging.holds((0, expert)) for expert in range(5)), "none is forgotten"
+    staging.keep(0, [0, 1, 2, 3])
+    far.go.set()
+    staging.wait_for_any([(0, 2)])
+    for expert in (0, 2, 3):
+        staging.wait_for_any([(0, expert)])
+        staging.used((0, expert))
+    staging.wait_for_any([(0, 1)])
+    assert staging.traffic.loads == [(0, 0), (0, 2), (0, 3), (0, 1)]
+
+
+def test_a_load_is_recorded_as_long_as_it_took_and_wasted_until_it_is_used():
+    far, record = Far(), Record()
+    record.begin()
+    staging = Staging(far, 4, record)
+    begun = record.now()
+    for expert in (1, 2):
+        load(staging, (0, expert))
+    staging.pieces((0, 2))
+    ended = record.now()
+    staging.close()
+    first, second = (span for span in record.spans if span.kind == "load")
+    assert begun <= first.start <= first.end <= second.start <= second.end <= ended
+    assert [(span.layer, span.expert, span.bytes, span.is_wasted) for span in (first, second)] == [
+        (0, 1, 68, True),
+        (0, 2, 68, False),
+    ]
+    assert staging.traffic.seconds == pytest.approx((first.end - first.start + second.end - second.start) * 1e-9)
 
 
 def test_a_closed_one_takes_nothing():

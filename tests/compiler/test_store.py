@@ -1,23 +1,28 @@
 """Store files: what they hold, and what becomes of those that are damaged, odd or of another model."""
 
+import ctypes
 import errno
 import json
 import os
 import shutil
+import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from moe_compiler.runtime import store_file
+from moe_compiler.runtime import native, store_file
 from moe_compiler.runtime.decoder import Decoder
+from moe_compiler.runtime.far import Transfer, move, pace_of, read
 from moe_compiler.runtime.huggingface import configuration
 from moe_compiler.runtime.model import from_store
 from moe_compiler.runtime.packing import REST, SLICE
 from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.reader import Reader
 from moe_compiler.runtime.staging import pages
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
@@ -67,38 +72,116 @@ def test_an_embedding_is_looked_up_where_it_lies(store):
     file.close()
 
 
-def test_an_expert_is_one_read_however_it_comes(store, monkeypatch):
-    """Both pieces at once, in either order, in parts where the disk gives parts, or a read each where only one is."""
-    file, calls, read, most = StoreFile(store), [], os.preadv, [2**30]
+def test_rows_of_an_embedding_that_were_read_last_are_kept(store, monkeypatch):
+    """What was drafted is verified next; and a thousand other rows later nothing is left of it."""
+    file, moved, name = StoreFile(store), [], "model.embed_tokens.weight"
+    monkeypatch.setattr(store_file, "move", lambda transfer, pace: moved.append(transfer) or move(transfer, pace))
+    first = file.rows(name, torch.tensor([[7, 8]]))
+    again = file.rows(name, torch.tensor([[8, 7, 9]]))
+    assert len(moved) == 3
+    assert torch.equal(again[0, [1, 0]], first[0])
+    file.rows(name, torch.arange(10, 10 + store_file.KEPT_ROWS))
+    moved.clear()
+    assert torch.equal(file.rows(name, torch.tensor([7, 8])), first[0])
+    assert len(moved) == 2
+    file.close()
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Reads as Python runs them; returns how many rooms each asks for, and what the disk does of it."""
+    calls, disk = [], {"most": 2**30, "errors": []}
+
+    def preadv(number, address, count, offset):
+        calls.append(int(count))
+        if disk["errors"]:
+            return -1
+        rooms = np.ctypeslib.as_array((ctypes.c_int64 * (2 * int(count))).from_address(address)).reshape(-1, 2)
+        left, few = disk["most"], []
+        for room, size in rooms.tolist():
+            few.append((ctypes.c_char * min(size, left)).from_address(room))
+            left -= len(few[-1])
+        return os.preadv(int(number), [view for view in few if len(view)], int(offset))
+
+    monkeypatch.setattr(native, "_preadv", preadv)
+    monkeypatch.setattr(native, "_errno", lambda: [disk["errors"].pop(0)])
+    monkeypatch.setattr(native, "_carray", lambda pointer, size: pointer)
+    for name in ("_read_run", "move"):
+        monkeypatch.setattr(native, name, getattr(native, name).py_func)
+    return calls, disk
+
+
+def pieces_of(file, *names):
     layout = file.layouts[1]
+    rooms = {SLICE: pages(layout.slice_bytes), REST: pages(layout.rest_bytes)}
+    read(file, 1, 3, {name: rooms[name] for name in names})
+    return rooms
 
-    def preadv(number, views, offset):
-        calls.append(len(views))
-        room, few = most[0], []
-        for view in views:
-            few.append(view[:room])
-            room -= len(few[-1])
-        return read(number, [view for view in few if len(view)], offset)
 
-    monkeypatch.setattr(store_file.os, "preadv", preadv)
-
-    def pieces(*names):
-        calls.clear()
-        rooms = {SLICE: pages(layout.slice_bytes), REST: pages(layout.rest_bytes)}
-        file.read(1, 3, {name: rooms[name] for name in names})
-        return rooms
-
-    whole = pieces(SLICE, REST)
+def test_an_expert_is_one_read_however_it_comes(store, interpreted):
+    """Both pieces at once, in either order, in parts where the disk gives parts, or a read each where only one is."""
+    file, (calls, disk) = StoreFile(store), interpreted
+    whole = pieces_of(file, SLICE, REST)
     assert calls == [2]
     for order, reads in (((REST, SLICE), [1, 1]), ((SLICE,), [1]), ((REST,), [1]), ((), [])):
-        found = pieces(*order)
+        calls.clear()
+        found = pieces_of(file, *order)
         assert calls == reads
         assert all(torch.equal(found[name], whole[name]) for name in order)
-    most[0] = 3 * 4096
-    found = pieces(SLICE, REST)
+    calls.clear()
+    disk["most"] = 3 * 4096
+    found = pieces_of(file, SLICE, REST)
     assert len(calls) > 4
     assert all(torch.equal(found[name], whole[name]) for name in (SLICE, REST))
     file.close()
+
+
+def test_an_interrupted_read_goes_on_and_one_that_fails_says_why(store, interpreted):
+    file, (_, disk) = StoreFile(store), interpreted
+    whole = pieces_of(file, SLICE, REST)
+    disk["errors"] = [errno.EINTR, errno.EINTR]
+    found = pieces_of(file, SLICE, REST)
+    assert all(torch.equal(found[name], whole[name]) for name in (SLICE, REST))
+    disk["errors"] = [errno.EIO]
+    with pytest.raises(OSError, match="Input/output error") as raised:
+        pieces_of(file, SLICE)
+    assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(store))
+    file.close()
+
+
+def test_the_compiled_reads_are_those_of_python(store, tmp_path):
+    file = StoreFile(store)
+    entry = file.entries.experts[1]["pieces"][3]
+    found, data = pieces_of(file, SLICE, REST), store.read_bytes()
+    for name in (SLICE, REST):
+        offset, size, _ = entry[name]
+        assert found[name][:size].numpy().tobytes() == data[offset : offset + size]
+    file.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pieces_of(file, SLICE)
+    cut_off = StoreFile(store)
+    shorter = changed(store, tmp_path / "x.store", cut(entry[SLICE][0] + 4096))
+    cut_off._file, _ = store_file.open_direct(shorter)
+    with pytest.raises(ValueError, match="the slice of expert 3 of layer 1 is cut off"):
+        pieces_of(cut_off, SLICE)
+    cut_off.close()
+
+
+def test_reads_are_held_to_a_rate_whoever_reads():
+    """1,000 bytes at 10,000 a second from the thread and 500 from here: what comes second ends after 150 ms."""
+    rooms = torch.zeros(3, 4096, dtype=torch.uint8)
+    parts = ((rooms[0].data_ptr(), 1, rooms[1].data_ptr()),)
+    pace = pace_of(10_000)
+    reader = Reader(2, pace)
+    begun = time.perf_counter_ns()
+    reader.submit(Transfer(native.MEMORY, parts, 1000, False, lambda status: None), 0)
+    while not (ended := reader.ended()):
+        reader.wait(1.0)
+    move(Transfer(native.MEMORY, parts, 500, False, lambda status: None), pace)
+    reader.close()
+    assert ended[0].end - ended[0].start >= 0.1e9
+    assert time.perf_counter_ns() - begun >= 0.15e9
+    assert begun <= ended[0].start
 
 
 def test_what_has_no_bytes_is_read(tmp_path):

@@ -1,0 +1,162 @@
+"""A thread that reads what is submitted, the most urgent first, beside the one that computes."""
+
+import os
+import select
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from moe_compiler.runtime import native
+from moe_compiler.runtime.far import Pace, Transfer, pace_of
+
+MOST_PARTS = 2
+"""Of a transfer: pieces of an expert."""
+
+
+class ReaderEndedError(Exception):
+    """The thread that loads experts has ended, and nobody ended it."""
+
+
+class Outcome(NamedTuple):
+    """What became of a transfer: when it ran, in nanoseconds of `time.perf_counter_ns`, and why it failed."""
+
+    place: int
+    start: int
+    end: int
+    error: Exception | None
+
+
+class Reader:
+    """Places for transfers, and the thread that makes them; all methods are called by one other thread.
+
+    The thread holds Python's lock only while it looks at bytes that nobody has looked at before.
+    """
+
+    def __init__(self, places: int, pace: Pace) -> None:
+        self._pace = pace
+        self._states = np.full(places, native.FREE)
+        self._jobs = np.zeros((places, native.STATUS + 1), dtype=np.int64)
+        self._parts = np.zeros((places, MOST_PARTS, native.ROOM + 1), dtype=np.int64)
+        self._transfers: list[Transfer | None] = [None] * places
+        self._errors: list[Exception | None] = [None] * places
+        self._free = list(range(places))
+        self._running: set[int] = set()
+        self._closed, self._ended, self._seen = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), 0
+        self._work, self._done = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0, os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._done, select.POLLIN)
+        self._failure: BaseException | None = None
+        """What the thread died of."""
+        self._thread = threading.Thread(target=self._run, name="expert-loads", daemon=True)
+        self._thread.start()
+
+    def submit(self, transfer: Transfer, urgency: int) -> int:
+        """Let bytes move, before what is less urgent (higher); returns the place of the transfer.
+
+        Raises:
+            IndexError: there is no place left.
+            RuntimeError: the reader is closed.
+        """
+        if self._closed[0]:
+            raise RuntimeError("the reader is closed")
+        place = self._free.pop()
+        count = len(transfer.parts)
+        self._parts[place, :count] = transfer.parts
+        self._jobs[place, : native.IS_CHECKED + 1] = (
+            urgency,
+            transfer.file,
+            count,
+            transfer.bytes,
+            transfer.is_checked,
+        )
+        self._transfers[place], self._errors[place] = transfer, None
+        native.exchange(self._states, place, native.FREE, native.PENDING)
+        self._running.add(place)
+        os.eventfd_write(self._work, 1)
+        return place
+
+    def hurry(self, place: int, urgency: int) -> None:
+        """Change the urgency of a transfer that may not have begun."""
+        self._jobs[place, native.URGENCY] = urgency
+
+    def cancel(self, place: int) -> bool:
+        """Take a transfer back, if it has not begun; says whether it had not."""
+        if not native.exchange(self._states, place, native.PENDING, native.FREE):
+            return False
+        self._release(place)
+        return True
+
+    def ended(self) -> list[Outcome]:
+        """Return what has ended since this was last asked, in the order in which it did."""
+        if self._ended[0] == self._seen:
+            return []
+        found = []
+        for place in sorted(self._running):
+            if native.exchange(self._states, place, native.DONE, native.FREE):
+                start, end = self._jobs[place, [native.STARTED, native.ENDED]].tolist()
+                found.append(Outcome(place, start, end, self._errors[place]))
+        self._seen += len(found)
+        for outcome in found:
+            self._release(outcome.place)
+        return sorted(found, key=lambda outcome: outcome.end)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something ends that `ended` has not returned, or so long; it may return sooner.
+
+        Raises:
+            ReaderEndedError: there is nobody who reads.
+        """
+        if self._failure is not None or not self._thread.is_alive():
+            raise ReaderEndedError("the thread that loads experts has ended") from self._failure
+        if self._poll.poll(seconds * 1e3):
+            os.eventfd_read(self._done)
+
+    def close(self) -> None:
+        """Stop, when what is moving has moved."""
+        if self._closed[0]:
+            return
+        self._closed[0] = 1
+        os.eventfd_write(self._work, 1)
+        self._thread.join()
+        os.close(self._work)
+        os.close(self._done)
+
+    def _release(self, place: int) -> None:
+        self._transfers[place] = None
+        self._running.remove(place)
+        self._free.append(place)
+
+    def _run(self) -> None:
+        try:
+            while (place := self._serve()) != native.CLOSED:
+                self._look(place)
+                native.end(self._states, place, self._ended, self._done)
+        except BaseException as failure:
+            self._failure = failure
+            os.eventfd_write(self._done, 1)
+
+    def _serve(self) -> int:
+        flags, events = (self._closed, self._ended), (self._work, self._done)
+        return int(native.serve(self._states, self._jobs, self._parts, self._pace, flags, events))
+
+    def _look(self, place: int) -> None:
+        transfer = self._transfers[place]
+        assert transfer is not None
+        try:
+            transfer.check(int(self._jobs[place, native.STATUS]))
+        except Exception as error:
+            self._errors[place] = error
+        self._jobs[place, native.ENDED] = time.perf_counter_ns()
+
+
+def warm_up() -> None:
+    """Compile what reads, or read what was compiled before."""
+    reader = Reader(1, pace_of())
+    bytes_ = np.zeros(2, dtype=np.uint8)
+    parts = ((bytes_.ctypes.data, 1, bytes_.ctypes.data + 1),)
+    reader.submit(Transfer(native.MEMORY, parts, 1, False, lambda status: None), 0)
+    while not reader.ended():
+        reader.wait(1.0)
+    reader.close()
