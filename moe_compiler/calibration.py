@@ -37,8 +37,10 @@ DISK_BYTES, READ_BYTES = 2**28, (2**22, 4096)
 STEPS = 16
 HIDDEN, WIDTH, COUNT, VOCABULARY, CAPACITY = 256, 128, 16, 1024, 512
 """Of the models whose steps are timed: width, width of an expert, experts, tokens it knows, and positions."""
-VERIFIED, WHOLE = (4, 16), 8
-"""Tokens of the verify steps that are timed, and bits of a whole weight."""
+WHOLE = 8
+"""Bits of a whole weight."""
+KINDS = ((1, 8, True), (1, 8, False), (4, 8, True), (4, 8, False), (16, 8, True), (16, 8, False), (1, 4, True))
+"""Tokens of the steps that are timed, bits of the weights, and whether experts are near or loaded."""
 SHAPES = ((2, 1), (6, 1), (2, 4), (6, 4), (2, 8), (6, 8), (4, 2))
 """Layers of those models, and experts a token."""
 LOADED = (4, 2)
@@ -224,33 +226,39 @@ def _read(handle: int, size: int, into: Any) -> float:
 def _fixed(macs: dict[tuple[int, int], float]) -> tuple[tuple[float, float, float, float], float]:
     """Return the fixed seconds of a step, a layer, an expert and a token, and the largest error of that fit.
 
-    Steps are timed on models of several depths and experts a token: plain ones, those that verify several tokens, and
-    draft steps; what is left of them beyond the products follows from those four.
+    Steps are timed on models of several depths and experts a token: plain ones, those that verify several tokens, with
+    experts that are near and with experts that are loaded, and draft steps; what is left of them beyond the products
+    follows from those four.
     """
     timed = [step for layers, experts in SHAPES for step in _steps(layers, experts, macs)]
     whole = np.array([step.seconds for step in timed])
     products = np.array([step.product_seconds for step in timed])
     rows = np.array([(1.0, step.layers, step.experts, step.tokens) for step in timed])
     # Errors count as shares of a step, and no time is negative: the best of the fits with some of the four at zero.
-    best, misfit = np.zeros(4), math.inf
+    best, least = np.zeros(4), math.inf
     for kept in itertools.product((False, True), repeat=4):
         found = np.zeros(4)
         columns = list(kept)
         if any(kept):
             wanted = np.maximum(whole - products, 0.0) / whole
             found[columns], *_ = np.linalg.lstsq(rows[:, columns] / whole[:, None], wanted, rcond=None)
-        error = float(np.abs((rows @ found + products) / whole - 1).max())
-        if (found >= 0).all() and error < misfit:
-            best, misfit = found, error
+        squares = float(np.square(_errors(rows @ found + products, whole)).sum())
+        if (found >= 0).all() and squares < least:
+            best, least = found, squares
+    misfit = float(_errors(rows @ best + products, whole).max())
     return (float(best[0]), float(best[1]), float(best[2]), float(best[3])), misfit
+
+
+def _errors(said: Any, measured: Any) -> Any:
+    return np.abs(said / measured - 1)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Steps of one kind on a small model, everything near: medians.
+    """Steps of one kind on a small model: medians.
 
     Attributes:
-        seconds: that one took.
+        seconds: that one took, but for waits for loads.
         product_seconds: that its products take by themselves.
         layers: of the model.
         experts: that were computed, in all layers.
@@ -265,7 +273,7 @@ class Step:
 
 
 def _steps(layers: int, experts: int, macs: dict[tuple[int, int], float]) -> list[Step]:
-    """Time plain steps, verify steps and draft steps of a small model."""
+    """Time steps of all kinds of a small model; what is loaded comes from memory."""
     from moe_compiler.runtime.decoder import Decoder
     from moe_compiler.runtime.model import build
     from moe_compiler.runtime.plan import Plan
@@ -274,10 +282,11 @@ def _steps(layers: int, experts: int, macs: dict[tuple[int, int], float]) -> lis
     model = build(config, None, 0)
     near = {part.layer: list(range(COUNT)) for part in model.experts}
     found = []
-    for tokens, bits in ((1, 8), *((width, 8) for width in VERIFIED), (1, 4)):
-        decoder = Decoder(model, Plan(draft_bits=bits, dense_bits=bits, resident=near, whole=near), [[1]], CAPACITY)
+    for tokens, bits, is_near in KINDS:
+        kept = {"resident": near, "whole": near} if is_near else {"staging_slots": COUNT}
+        decoder = Decoder(model, Plan(draft_bits=bits, dense_bits=bits, **kept), [[1]], CAPACITY)
         computed = _count_experts(decoder)
-        seconds = _median(lambda decoder=decoder, tokens=tokens, bits=bits: _one(decoder, tokens, bits < WHOLE))  # type: ignore[misc]
+        seconds = _median_seconds(decoder, tokens, bits < WHOLE)
         decoder.close()
         count = sum(computed) / (STEPS + 1)
         dense = layers * (4 * HIDDEN**2 + COUNT * HIDDEN) + VOCABULARY * HIDDEN
@@ -309,13 +318,13 @@ def _count_experts(decoder: "Decoder") -> list[int]:
     return found
 
 
-def _median(run: Callable[[], None]) -> float:
-    """Return the median seconds of steps, but for the first."""
-    seconds = []
+def _median_seconds(decoder: "Decoder", tokens: int, is_draft: bool) -> float:
+    """Return the median seconds of steps, but for the first and for waits."""
+    seconds, traffic = [], decoder.store.staging.traffic
     for _ in range(STEPS + 1):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
+        start, waited = time.perf_counter(), traffic.waited_seconds
+        _one(decoder, tokens, is_draft)
+        seconds.append(time.perf_counter() - start - (traffic.waited_seconds - waited))
     return float(np.median(seconds[1:]))
 
 

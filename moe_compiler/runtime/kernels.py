@@ -215,8 +215,8 @@ def _chosen(index: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
     chosen, places = torch.sort(index.flatten(), stable=True)
     experts, counts = torch.unique_consecutive(chosen, return_counts=True)
     sizes = counts.tolist()
-    rows = torch.split(torch.div(places, index.shape[1], rounding_mode="floor"), sizes)
-    return dict(zip(experts.tolist(), zip(torch.split(places, sizes), rows, strict=True), strict=True))
+    rows = torch.split_with_sizes(torch.div(places, index.shape[1], rounding_mode="floor"), sizes)
+    return dict(zip(experts.tolist(), zip(torch.split_with_sizes(places, sizes), rows, strict=True), strict=True))
 
 
 @uncaught

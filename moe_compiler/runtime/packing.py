@@ -6,6 +6,7 @@ pages.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,20 +40,15 @@ class Layout:
         """Return the layout of packed matrices."""
         return Layout(tuple((len(matrix.top), matrix.inputs) for matrix in matrices))
 
-    @property
-    def nibble_bytes(self) -> int:
-        """Bytes of the nibbles of one kind."""
-        return sum(out * _columns(inputs) // 2 for out, inputs in self.shapes)
-
-    @property
+    @cached_property
     def slice_bytes(self) -> int:
         """Bytes of the most significant slice, scales included."""
-        return self.nibble_bytes + sum(2 * out * _columns(inputs) // GROUP for out, inputs in self.shapes)
+        return sum(map(sum, self._sizes))
 
-    @property
+    @cached_property
     def rest_bytes(self) -> int:
         """Bytes of the low nibbles."""
-        return self.nibble_bytes
+        return sum(self._sizes[0])
 
     def bytes_of(self, pieces: Sequence[str]) -> int:
         """Return the bytes of some pieces."""
@@ -73,16 +69,21 @@ class Layout:
             piece: their slice: [byte] uint8.
             rest: their low nibbles; None: they are not there.
         """
-        result, top, scale = [], 0, self.nibble_bytes
-        for out, inputs in self.shapes:
-            half, groups = _columns(inputs) // 2, _columns(inputs) // GROUP
-            nibbles, scales = out * half, 2 * out * groups
-            tops = piece[top : top + nibbles].view(out, half)
-            low = None if rest is None else rest[top : top + nibbles].view(out, half)
-            factors = piece[scale : scale + scales].view(torch.float16).view(out, groups)
-            result.append(Packed(inputs, tops, factors, low))
-            top, scale = top + nibbles, scale + scales
+        nibbles, scales = self._sizes
+        tops = torch.split_with_sizes(piece[: self.slice_bytes], [*nibbles, *scales])
+        lows = None if rest is None else torch.split_with_sizes(rest[: self.rest_bytes], nibbles)
+        result = []
+        for number, (out, inputs) in enumerate(self.shapes):
+            factors = tops[len(self.shapes) + number].view(torch.float16).view(out, -1)
+            low = None if lows is None else lows[number].view(out, -1)
+            result.append(Packed(inputs, tops[number].view(out, -1), factors, low))
         return tuple(result)
+
+    @cached_property
+    def _sizes(self) -> tuple[list[int], list[int]]:
+        """Bytes of the nibbles of one kind, and of the scales, of each matrix."""
+        columns = [(out, _columns(inputs)) for out, inputs in self.shapes]
+        return [out * count // 2 for out, count in columns], [2 * out * count // GROUP for out, count in columns]
 
 
 def _columns(inputs: int) -> int:

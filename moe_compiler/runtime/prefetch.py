@@ -52,7 +52,7 @@ class Prefetcher:
         """Count what a draft router asks for, one entry a token; return what is likely enough to be loaded now."""
         asked = list(experts)
         self._asks.update((layer, expert) for expert in asked)
-        likely = (e for e in dict.fromkeys(asked) if self._likelihood(layer, e) >= least)
+        likely = (e for e in dict.fromkeys(asked) if least <= 0 or self._likelihood(layer, e) >= least)
         return [(layer, expert, self._priority(layer, expert, order)) for expert in likely]
 
     def used(self, layer: int, experts: Iterable[int]) -> None:

@@ -6,6 +6,7 @@ what has been computed gives way to what is to come, and prefetches that nobody 
 
 import contextlib
 import mmap
+import operator
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ GIVING = (USED, LOADING, HERE)
 """States of what gives its slots to others, in this order."""
 NOWHERE = -1
 MOST_TURNS = 2**32
+BY_URGENCY = operator.attrgetter("urgency")
 LARGE_BYTES = 2**21
 PATIENCE_SECONDS = 1.0
 """Between looks at whether the thread that loads is still there."""
@@ -40,8 +42,9 @@ class Entry:
     """A load.
 
     Attributes:
+        key: of the load.
         priority: lowest first.
-        turn: order of arrival, among equals.
+        urgency: priority, then order of arrival; the lowest begins first.
         pieces: of the expert.
         slots: one for each piece, unless it is queued.
         state: `QUEUED`, `LOADING`: the thread has it, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept
@@ -52,8 +55,9 @@ class Entry:
         span: in which it was loaded.
     """
 
+    key: Key
     priority: int
-    turn: int
+    urgency: int
     pieces: tuple[str, ...]
     slots: list[int] = field(default_factory=list)
     state: int = QUEUED
@@ -120,7 +124,7 @@ class Staging:
         self._entries: dict[Key, Entry] = {}
         self._queued: dict[Key, Entry] = {}
         """Those of the entries that have no slots."""
-        self._loading: dict[int, Key] = {}
+        self._loading: dict[int, Entry] = {}
         """Those that the thread has, by their place there."""
         self._turn = 0
         self._awaited: list[Key] = []
@@ -153,14 +157,19 @@ class Staging:
             entry = self._entries.get(key)
         if entry is None:
             self._turn += 1
-            self._entries[key] = self._queued[key] = Entry(priority, self._turn, pieces)
+            urgency = (1 + priority) * MOST_TURNS + self._turn
+            self._entries[key] = self._queued[key] = Entry(key, priority, urgency, pieces)
             return
         entry.is_dropped = False
         entry.state = HERE if entry.state == USED else entry.state
         if priority < entry.priority:
+            self._hurry(entry, entry.urgency - (entry.priority - priority) * MOST_TURNS)
             entry.priority = priority
-            if entry.state == LOADING:
-                self._reader.hurry(entry.place, self._urgency(key, entry))
+
+    def _hurry(self, entry: Entry, urgency: int) -> None:
+        entry.urgency = urgency
+        if entry.state == LOADING:
+            self._reader.hurry(entry.place, urgency)
 
     def holds(self, key: Key) -> bool:
         """Say whether something is queued, loading or here."""
@@ -180,8 +189,8 @@ class Staging:
         start, begun = time.perf_counter(), self._record.now()
         self._awaited = awaited
         for key in awaited:
-            if (entry := self._entries[key]).state == LOADING:
-                self._reader.hurry(entry.place, self._urgency(key, entry))
+            # Computation stands still for these: before all others, in turn.
+            self._hurry(self._entries[key], self._entries[key].urgency % MOST_TURNS)
         try:
             self._advance()
             while (found := self._first_held(awaited)) is None:
@@ -270,34 +279,29 @@ class Staging:
         """Take in what has been loaded, and let the thread have what is most urgent, as far as there is room."""
         self._collect()
         while self._queued:
-            key, entry = min(self._queued.items(), key=lambda item: self._urgency(*item))
-            if not self._make_room(key, entry):
+            entry = min(self._queued.values(), key=BY_URGENCY)
+            if not self._make_room(entry):
                 return
             assert len(self._free) >= len(entry.pieces), "staging is exceeded"
-            del self._queued[key]
+            del self._queued[entry.key]
             entry.slots = [self._free.pop() for _ in entry.pieces]
             entry.state = LOADING
-            entry.place = self._reader.submit(self._far.transfer(*key, self._bytes(entry)), self._urgency(key, entry))
-            self._loading[entry.place] = key
+            entry.place = self._reader.submit(self._far.transfer(*entry.key, self._bytes(entry)), entry.urgency)
+            self._loading[entry.place] = entry
             self.traffic.most_slots = max(self.traffic.most_slots, self.slots - len(self._free))
-
-    def _urgency(self, key: Key, entry: Entry) -> int:
-        """Return what orders loads: those that computation stands still for, then by priority, then by turn."""
-        return (0 if key in self._awaited else (1 + entry.priority) * MOST_TURNS) + entry.turn
 
     def _collect(self) -> None:
         """Take in what has been loaded."""
         for place, start, end, error in self._reader.ended():
-            key = self._loading.pop(place)
-            entry = self._entries[key]
-            size = 0 if error else self._far.layouts[key[0]].bytes_of(entry.pieces)
-            self.traffic.add(key, size, (end - start) * 1e-9)
-            entry.span = self._record.loaded((start, end), *key, size)
+            entry = self._loading.pop(place)
+            size = 0 if error else self._far.layouts[entry.key[0]].bytes_of(entry.pieces)
+            self.traffic.add(entry.key, size, (end - start) * 1e-9)
+            entry.span = self._record.loaded((start, end), *entry.key, size)
             entry.error, entry.state, entry.place = error, HERE, NOWHERE
             if entry.is_dropped:
-                self._drop(key)
+                self._drop(entry.key)
 
-    def _make_room(self, key: Key, entry: Entry) -> bool:
+    def _make_room(self, entry: Entry) -> bool:
         """Free slots for a load, if that may be.
 
         First of what is used, then of less urgent loads that have not begun, then, if this one is waited for, of other
@@ -306,35 +310,32 @@ class Staging:
         needed = len(entry.pieces)
         if len(self._free) >= needed:
             return True
-        urgency = self._urgency(key, entry)
-        awaited = [self._entries[other] for other in self._awaited]
-        is_awaited = any(e is entry for e in awaited) and not any(e.state in HELD for e in awaited)
-        givers = sorted(
-            (GIVING.index(e.state), -self._urgency(other, e), other)
-            for other, e in self._entries.items()
+        is_awaited = entry.key in self._awaited and not any(self._entries[key].state in HELD for key in self._awaited)
+        givers = [
+            e
+            for e in self._entries.values()
             if e.state == USED
-            or (e.state == LOADING and self._urgency(other, e) > urgency)
+            or (e.state == LOADING and e.urgency > entry.urgency)
             or (e.state == HERE and self._gives(e, entry, is_awaited))
-        )
-        for *_, other in givers:
+        ]
+        for giver in sorted(givers, key=lambda e: (GIVING.index(e.state), -e.urgency)):
             if len(self._free) >= needed:
                 break
-            self._give_up(other)
+            self._give_up(giver)
         return len(self._free) >= needed
 
     @staticmethod
     def _gives(other: Entry, entry: Entry, is_awaited: bool) -> bool:
         return entry.priority == WAITED_FOR and (is_awaited or other.priority > WAITED_FOR)
 
-    def _give_up(self, key: Key) -> None:
-        entry = self._entries[key]
+    def _give_up(self, entry: Entry) -> None:
         if entry.state == LOADING:
             if not self._reader.cancel(entry.place):
                 return
             del self._loading[entry.place]
         elif entry.state == USED or entry.priority > WAITED_FOR:
-            self._drop(key)
+            self._drop(entry.key)
             return
         self._free += entry.slots
         entry.slots, entry.state, entry.place = [], QUEUED, NOWHERE
-        self._queued[key] = entry
+        self._queued[entry.key] = entry

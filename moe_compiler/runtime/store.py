@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moe_compiler.runtime.far import FarMemory, read
 from moe_compiler.runtime.hot_set import HotSet, HotSetRule
-from moe_compiler.runtime.packing import REST, SLICE, padded
+from moe_compiler.runtime.packing import REST, SLICE, Layout, padded
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
 from moe_compiler.runtime.quantise import Packed
@@ -24,6 +24,8 @@ from moe_compiler.runtime.staging import WAITED_FOR, Key, Staging, pages
 WHOLE = 8
 NEVER = 1001
 """A likelihood in ‰ that no expert reaches."""
+MOST_VIEWS = 256
+"""Of staged experts that are kept: making one takes as long as a small product."""
 PIECES_OF_ONE = 2
 """Slots that an expert takes at most: with fewer, nothing is staged."""
 
@@ -110,6 +112,7 @@ class ExpertStore:
         self.dispatched, self.dispatch_seconds = 0, 0.0
         self.least_permille, self.order = NEVER, "ready"
         self.rule, self.computed_far = IN_ORDER, 0
+        self._views: dict[tuple[Layout, int, int], tuple[Packed, ...]] = {}
         self._unstaged: dict[Key, bool] = {}
         """What verify reads from the far memory as it computes; whether it moves past the engine."""
         self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
@@ -195,11 +198,11 @@ class ExpertStore:
         """
         waiting = list(experts)
         while waiting:
-            ready = [e for e in waiting if engine != "free" or self._has_arrived((layer, e))]
-            if not ready:
-                ready = [self.staging.wait_for_any((layer, e) for e in waiting)[1]]
-            waiting.remove(ready[0])
-            yield ready[0]
+            ready = next((e for e in waiting if engine != "free" or self._has_arrived((layer, e))), None)
+            if ready is None:
+                _, ready = self.staging.wait_for_any((layer, e) for e in waiting)
+            waiting.remove(ready)
+            yield ready
 
     def _has_arrived(self, key: Key) -> bool:
         return self.is_whole(key) or key in self._unstaged or self.staging.is_here(key)
@@ -232,9 +235,18 @@ class ExpertStore:
         self.staging.wait_for_any([key])
         pieces = self.near.pieces(key) | self.staging.pieces(key)
         try:
-            yield self.far.layouts[layer].views(pieces[SLICE], pieces[REST])
+            yield self._matrices(layer, pieces[SLICE], pieces[REST])
         finally:
             self.staging.used(key)
+
+    def _matrices(self, layer: int, piece: Tensor, rest: Tensor) -> tuple[Packed, ...]:
+        """Return the matrices that lie in places of the near memory: places stay, what lies there changes."""
+        layout, places = self.far.layouts[layer], (piece.data_ptr(), rest.data_ptr())
+        if (found := self._views.get((layout, *places))) is None:
+            if len(self._views) == MOST_VIEWS:
+                self._views.clear()
+            found = self._views[layout, *places] = layout.views(piece, rest)
+        return found
 
     def _passing(self, key: Key) -> tuple[Packed, ...]:
         begun = self.record.now()

@@ -8,12 +8,12 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -48,12 +48,8 @@ Piece = tuple[int, int, int]
 """Offset, bytes, CRC-32."""
 
 
-class Asked(NamedTuple):
-    """A piece that is read into `room`, which holds its pages, and what it is."""
-
-    piece: Piece
-    room: Tensor
-    what: str
+Asked = tuple[Piece, Tensor]
+"""A piece, and the bytes that it is read into, which hold its pages."""
 
 
 class StoreWriter:
@@ -183,8 +179,11 @@ class StoreFile:
 
     def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Transfer:
         """See `FarMemory`."""
-        pieces, of = self.entries.experts[layer]["pieces"][expert], f"of expert {expert} of layer {layer}"
-        return self._transfer([Asked(pieces[piece], room, f"the {piece} {of}") for piece, room in into.items()])
+        pieces = self.entries.experts[layer]["pieces"][expert]
+        return self._transfer(
+            [(pieces[piece], room) for piece, room in into.items()],
+            lambda number: f"the {list(into)[number]} of expert {expert} of layer {layer}",
+        )
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""
@@ -200,15 +199,15 @@ class StoreFile:
         entry = self.entries.dense[name]
         layout = Layout(((int(entry["shape"][0]), int(entry["shape"][1])),))
         buffers = pages(layout.slice_bytes), pages(layout.rest_bytes)
-        rooms = zip((SLICE, REST), buffers, strict=True)
-        self._read(*(Asked(entry[piece], room, f"the {piece} of {name}") for piece, room in rooms))
+        asked = [(entry[SLICE], buffers[0]), (entry[REST], buffers[1])]
+        move(self._transfer(asked, lambda number: f"the {(SLICE, REST)[number]} of {name}"), pace_of())
         return layout.views(*buffers)[0]
 
     def raw(self, name: str) -> Tensor:
         """Read another tensor."""
         entry = self.entries.raw[name]
         into = pages(entry["piece"][1])
-        self._read(Asked(entry["piece"], into, name))
+        move(self._transfer([(entry["piece"], into)], lambda _: name), pace_of())
         data = into[: entry["piece"][1]].clone()
         return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
 
@@ -223,7 +222,7 @@ class StoreFile:
         block, found = pages(min(BLOCK_BYTES, size)), 0
         for first in range(0, size, BLOCK_BYTES):
             part = min(BLOCK_BYTES, size - first)
-            self._fill(Asked((offset + first, part, 0), block, name))
+            self._fill(offset + first, part, block, name)
             found = isal_zlib.crc32(block.numpy().data[:part], found)
             if not block[:part].view(DTYPES[entry["dtype"]]).isfinite().all():
                 raise ValueError(f"{self.path}: {name} holds numbers that are not finite; pack the model again")
@@ -248,45 +247,40 @@ class StoreFile:
         width = columns * dtype.itemsize
         before = (entry["piece"][0] + row * width) % PAGE
         block = pages(before + width)
-        self._fill(Asked((entry["piece"][0] + row * width - before, before + width, 0), block, name))
+        self._fill(entry["piece"][0] + row * width - before, before + width, block, name)
         return block[before : before + width].clone().view(dtype)
 
     def file(self, name: str) -> bytes:
         """Read a file."""
         piece = self.entries.files[name]
         into = pages(piece[1])
-        self._read(Asked(piece, into, name))
+        move(self._transfer([(piece, into)], lambda _: name), pace_of())
         return into[: piece[1]].numpy().tobytes()
 
-    def _read(self, *asked: Asked) -> None:
-        """Read pieces, as fast as they are, and check them."""
-        move(self._transfer(asked), pace_of())
-
-    def _fill(self, asked: Asked) -> None:
+    def _fill(self, offset: int, size: int, room: Tensor, name: str) -> None:
         """Read what is no whole piece."""
-        move(self._transfer([asked])._replace(is_checked=False), pace_of())
+        move(self._transfer([((offset, size, 0), room)], lambda _: name)._replace(is_checked=False), pace_of())
 
-    def _transfer(self, asked: Sequence[Asked]) -> Transfer:
+    def _transfer(self, asked: Sequence[Asked], name: Callable[[int], str]) -> Transfer:
         """Return how pieces are read, and checked if they were not before; what has no bytes is read already."""
-        places = [(piece[0], padded(piece[1]), room) for piece, room, _ in asked if piece[1]]
-        assert all(len(room) >= size for _, size, room in places)
-        return Transfer(
-            self._file,
-            tuple((offset, size, room.data_ptr()) for offset, size, room in places),
-            sum(piece[1] for piece, _, _ in asked),
-            any(piece[0] not in self._sound for piece, _, _ in asked),
-            partial(self._check, asked),
-        )
+        parts, total, is_checked = [], 0, False
+        for (offset, size, _), room in asked:
+            if size:
+                parts.append((offset, padded(size), room.data_ptr()))
+                assert len(room) >= size
+            total += size
+            is_checked = is_checked or offset not in self._sound
+        return Transfer(self._file, tuple(parts), total, is_checked, partial(self._check, asked, name))
 
-    def _check(self, asked: Sequence[Asked], status: int) -> None:
+    def _check(self, asked: Sequence[Asked], name: Callable[[int], str], status: int) -> None:
         if status == CUT_OFF:
-            whats = " or ".join(what for _, _, what in asked)
-            raise ValueError(f"{self.path}: {whats} is cut off; pack the model again")
+            names = " or ".join(map(name, range(len(asked))))
+            raise ValueError(f"{self.path}: {names} is cut off; pack the model again")
         if status:
             raise OSError(status, os.strerror(status), str(self.path))
-        for (offset, size, code), room, what in asked:
+        for number, ((offset, size, code), room) in enumerate(asked):
             if offset not in self._sound and isal_zlib.crc32(room.numpy().data[:size]) != code:
-                raise ValueError(f"{self.path}: {what} is damaged (CRC-32 differs); pack the model again")
+                raise ValueError(f"{self.path}: {name(number)} is damaged (CRC-32 differs); pack the model again")
             # A set takes one at a time, whichever thread adds it.
             self._sound.add(offset)
 

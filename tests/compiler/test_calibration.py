@@ -1,5 +1,7 @@
 """This machine as a hardware file: that it is one, and that its fixed times are those of whole steps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -64,13 +66,32 @@ def test_steps_that_are_timed_are_what_they_are_said_to_be(monkeypatch):
     """A plain step computes what a token chooses; one of 16 tokens more, but not 16 times as many experts."""
     monkeypatch.setattr(calibration, "STEPS", 2)
     rates = {(bits, width): 1e9 for bits in (4, 8) for width in calibration.WIDTHS}
-    plain, few, many, draft = calibration._steps(2, 4, rates)
+    steps = dict(zip(calibration.KINDS, calibration._steps(2, 4, rates), strict=True))
+    assert [kind for kind in steps if not kind[2]] == [(1, 8, False), (4, 8, False), (16, 8, False)]
+    plain, few, many, draft = (steps[kind] for kind in ((1, 8, True), (4, 8, True), (16, 8, True), (1, 4, True)))
+    assert all(steps[tokens, 8, False].experts == steps[tokens, 8, True].experts for tokens in (1, 4, 16))
     assert (plain.experts, plain.tokens, draft.experts, draft.tokens) == (8, 1, 8, 1)
     assert 8 < few.experts < many.experts <= 2 * 16
     assert (few.tokens, many.tokens) == (4, 16)
     assert plain.product_seconds == pytest.approx(draft.product_seconds)
     assert many.product_seconds == pytest.approx(16 * plain.product_seconds)
     assert all(step.layers == 2 and step.seconds > 0 for step in (plain, few, many, draft))
+
+
+def test_what_a_step_waits_for_loads_is_not_fixed(monkeypatch):
+    """Steps that are said to wait for 1,000 s each take so much less than nothing."""
+    decoder = SimpleNamespace(store=SimpleNamespace(staging=SimpleNamespace(traffic=Traffic())))
+    monkeypatch.setattr(calibration, "_one", lambda d, *_: d.store.staging.traffic.add(None, 0, 0.0, 1000.0))
+    assert calibration._median_seconds(decoder, 1, False) == pytest.approx(-1000, abs=1)
+
+
+def test_experts_of_timed_steps_are_near_or_loaded(monkeypatch):
+    decoders = []
+    monkeypatch.setattr(calibration, "_median_seconds", lambda decoder, *_: decoders.append(decoder) or 1.0)
+    monkeypatch.setattr(calibration, "_count_experts", lambda decoder: [calibration.STEPS + 1])
+    calibration._steps(1, 1, {(bits, width): 1e9 for bits in (4, 8) for width in calibration.WIDTHS})
+    kept = [(decoder.store.is_whole((0, 3)), decoder.store.staging.slots > 0) for decoder in decoders]
+    assert kept == [(is_near, not is_near) for _, _, is_near in calibration.KINDS]
 
 
 def test_the_latency_of_loads_is_of_loads_beyond_their_bytes(monkeypatch, tmp_path):
