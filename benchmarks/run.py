@@ -37,6 +37,10 @@ ROUTER_SKEW = 0.5
 """Standard deviation of the logarithm of a router row's length: the larger, the more some experts are preferred."""
 TINY_SETTINGS = ((0.0017, 0.003), (0.0025, 0.02))
 """GB near, and GB/s that reads are held to: where loading dominates, and where it does not."""
+PROFILED_MODULES = ("bridges", "clique", "core", "cycles", "dag", "euler", "planarity", "similarity")
+"""Whose beginnings examples/tiny-moe goes on with when it is profiled: of several kinds, as what people ask is."""
+TINY_TOKENS = 12_288
+"""Of what it then says that are profiled."""
 PREDICTED_GB = 0.0025
 LEAST_PROMPTS = 4
 """That a figure is of: what one text routes says little."""
@@ -300,11 +304,11 @@ def tiny_model(folder: Path, host: str | None) -> Model:
     """
     store, profile = folder / "tiny.store", folder / "tiny.npz"
     moec("pack", TINY, "--weights", TINY, "-o", store)
-    others = [prompt for name in ("clique", "cycles", "dag") for prompt in prompts_of(name)]
+    others = [prompt for name in PROFILED_MODULES for prompt in prompts_of(name)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), others).result())
-    options = ("--tokens", 4096, "--draft-length", 8, "--rounds", 64)
+    options = ("--tokens", TINY_TOKENS, "--draft-length", 8, "--rounds", 64)
     moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
     config = json.loads((TINY / "config.json").read_text())
     values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"] * CONTEXT
