@@ -61,7 +61,7 @@ def _slice(top: Any, weights: Any) -> None:
 
 @natively()
 def _float(half: Any) -> Any:
-    """Return the float32 that the bits of a float16 mean, exactly: Numba knows no float16 on a CPU."""
+    """Return the float32 that the bits of a finite float16 mean, exactly: Numba knows no float16 on a CPU."""
     exponent, digits = (half >> 10) & 31, half & 1023
     size = np.float32(digits + 1024 if exponent else digits) * POWERS[exponent]
     return -size if half & 32768 else size

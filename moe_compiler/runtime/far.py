@@ -16,7 +16,7 @@ Pace: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 
 def pace_of(bytes_per_second: float | None = None) -> Pace:
     """Return the pace of so many bytes per second; None: as fast as it goes."""
-    return np.array([bytes_per_second or 0, 0], dtype=np.int64)
+    return np.array([0 if bytes_per_second is None else max(1, round(bytes_per_second)), 0], dtype=np.int64)
 
 
 class Transfer(NamedTuple):
@@ -29,6 +29,7 @@ class Transfer(NamedTuple):
         is_checked: whether `check` looks at them when they are there, and not only where reading failed.
         check: looks at what became of it: 0, or what `native.move` returns else.
             Raises ValueError where something is damaged, OSError where it cannot be read.
+        keeps: what lies at the addresses: it must not go while bytes move.
     """
 
     file: int
@@ -36,6 +37,7 @@ class Transfer(NamedTuple):
     bytes: int
     is_checked: bool
     check: Callable[[int], Any]
+    keeps: object
 
 
 class FarMemory(Protocol):
@@ -102,8 +104,10 @@ class HostMemory:
     def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Transfer:
         """See `FarMemory`."""
         held = [(self._pieces[layer, expert, piece], room) for piece, room in into.items()]
+        assert all(len(room) >= len(data) for data, room in held)
         parts = tuple((data.data_ptr(), len(data), room.data_ptr()) for data, room in held)
-        return Transfer(native.MEMORY, parts, self.layouts[layer].bytes_of(tuple(into)), False, lambda status: None)
+        size = self.layouts[layer].bytes_of(tuple(into))
+        return Transfer(native.MEMORY, parts, size, False, lambda status: None, held)
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,8 @@ def _replay(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Run the scheduled round and say where execution left the plan."""
-    decoder = Decoder(model, plan, prompts, capacity)
-    found = decoder.replay()
-    decoder.close()
+    with closing(Decoder(model, plan, prompts, capacity)) as decoder:
+        found = decoder.replay()
     return {
         "weights": _weights(options),
         "replayed": "the scheduled round: its routing, order of loads and computations, and addresses",
@@ -81,9 +81,8 @@ def _decode(
     round_: Round,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    decoder = Decoder(model, plan, prompts, capacity)
-    produced = decode(decoder, round_, options.tokens)
-    decoder.close()
+    with closing(Decoder(model, plan, prompts, capacity)) as decoder:
+        produced = decode(decoder, round_, options.tokens)
     report: dict[str, Any] = {
         "weights": _weights(options),
         "tokens": produced,
@@ -98,9 +97,8 @@ def _decode(
         "dispatch_microseconds": _mean_microseconds(decoder),
     }
     if options.check:
-        reference = Decoder(model, plan, prompts, capacity)
-        report["same_as_plain_greedy"] = decode(reference, plain_round, options.tokens) == produced
-        reference.close()
+        with closing(Decoder(model, plan, prompts, capacity)) as reference:
+            report["same_as_plain_greedy"] = decode(reference, plain_round, options.tokens) == produced
     return report
 
 

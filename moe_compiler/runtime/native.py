@@ -158,12 +158,14 @@ def _most_urgent(states: Any, jobs: Any) -> Any:
 
 
 @natively()
-def end(states: Any, place: int, ended: Any, done: int) -> None:
+def end(states: Any, place: int, ended: Any, done: int) -> Any:
     """Let others know that a job is done."""
     exchange(states, place, RUNNING, DONE)
     ended[0] += 1
     one = np.ones(1, np.uint64)
     _write(np.int32(done), one.ctypes.data, 8)
+    # What is used no more is freed: whatever lies at an address that is passed must be used once more afterwards.
+    return one[0]
 
 
 @natively()

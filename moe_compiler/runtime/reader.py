@@ -1,5 +1,6 @@
 """A thread that reads what is submitted, the most urgent first, beside the one that computes."""
 
+import atexit
 import os
 import select
 import threading
@@ -44,12 +45,16 @@ class Reader:
         self._free = list(range(places))
         self._running: set[int] = set()
         self._closed, self._ended, self._seen = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), 0
-        self._work, self._done = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0, os.EFD_NONBLOCK)
+        self._work = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
+        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._done, select.POLLIN)
+        self._is_closed = False
         self._failure: BaseException | None = None
         """What the thread died of."""
         self._thread = threading.Thread(target=self._run, name="expert-loads", daemon=True)
+        # It writes to addresses: nothing may move once Python takes itself down.
+        atexit.register(self.close)
         self._thread.start()
 
     def submit(self, transfer: Transfer, urgency: int) -> int:
@@ -115,13 +120,15 @@ class Reader:
 
     def close(self) -> None:
         """Stop, when what is moving has moved."""
-        if self._closed[0]:
+        if self._is_closed:
             return
         self._closed[0] = 1
         os.eventfd_write(self._work, 1)
         self._thread.join()
+        self._is_closed = True
         os.close(self._work)
         os.close(self._done)
+        atexit.unregister(self.close)
 
     def _release(self, place: int) -> None:
         self._transfers[place] = None
@@ -156,7 +163,7 @@ def warm_up() -> None:
     reader = Reader(1, pace_of())
     bytes_ = np.zeros(2, dtype=np.uint8)
     parts = ((bytes_.ctypes.data, 1, bytes_.ctypes.data + 1),)
-    reader.submit(Transfer(native.MEMORY, parts, 1, False, lambda status: None), 0)
+    reader.submit(Transfer(native.MEMORY, parts, 1, False, lambda status: None, bytes_), 0)
     while not reader.ended():
         reader.wait(1.0)
     reader.close()

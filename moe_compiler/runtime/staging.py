@@ -104,6 +104,10 @@ def pages(size: int) -> Tensor:
     return torch.frombuffer(room, dtype=torch.uint8)
 
 
+def _urgency(priority: int, turn: int) -> int:
+    return (1 + priority) * MOST_TURNS + turn
+
+
 class Staging:
     """Slots, and the thread that fills them; what it is to do is decided here, on the thread that computes.
 
@@ -157,14 +161,13 @@ class Staging:
             entry = self._entries.get(key)
         if entry is None:
             self._turn += 1
-            urgency = (1 + priority) * MOST_TURNS + self._turn
-            self._entries[key] = self._queued[key] = Entry(key, priority, urgency, pieces)
+            self._entries[key] = self._queued[key] = Entry(key, priority, _urgency(priority, self._turn), pieces)
             return
         entry.is_dropped = False
         entry.state = HERE if entry.state == USED else entry.state
         if priority < entry.priority:
-            self._hurry(entry, entry.urgency - (entry.priority - priority) * MOST_TURNS)
             entry.priority = priority
+            self._hurry(entry, _urgency(priority, entry.urgency % MOST_TURNS))
 
     def _hurry(self, entry: Entry, urgency: int) -> None:
         entry.urgency = urgency
@@ -189,7 +192,7 @@ class Staging:
         start, begun = time.perf_counter(), self._record.now()
         self._awaited = awaited
         for key in awaited:
-            # Computation stands still for these: before all others, in turn.
+            # Computation stands still for these: before all others, in turn, until one of them is here.
             self._hurry(self._entries[key], self._entries[key].urgency % MOST_TURNS)
         try:
             self._advance()
@@ -200,6 +203,8 @@ class Staging:
             return found
         finally:
             self._awaited = []
+            for entry in (self._entries[key] for key in awaited if key in self._entries):
+                self._hurry(entry, _urgency(entry.priority, entry.urgency % MOST_TURNS))
             self.traffic.waited_seconds += time.perf_counter() - start
 
     def _first_held(self, keys: Iterable[Key]) -> Key | None:
@@ -283,11 +288,12 @@ class Staging:
             if not self._make_room(entry):
                 return
             assert len(self._free) >= len(entry.pieces), "staging is exceeded"
-            del self._queued[entry.key]
-            entry.slots = [self._free.pop() for _ in entry.pieces]
-            entry.state = LOADING
-            entry.place = self._reader.submit(self._far.transfer(*entry.key, self._bytes(entry)), entry.urgency)
-            self._loading[entry.place] = entry
+            slots = self._free[-len(entry.pieces) :]
+            into = {piece: self._rooms[slot] for piece, slot in zip(entry.pieces, slots, strict=True)}
+            place = self._reader.submit(self._far.transfer(*entry.key, into), entry.urgency)
+            del self._queued[entry.key], self._free[-len(slots) :]
+            entry.slots, entry.state, entry.place = slots, LOADING, place
+            self._loading[place] = entry
             self.traffic.most_slots = max(self.traffic.most_slots, self.slots - len(self._free))
 
     def _collect(self) -> None:
@@ -316,7 +322,7 @@ class Staging:
             for e in self._entries.values()
             if e.state == USED
             or (e.state == LOADING and e.urgency > entry.urgency)
-            or (e.state == HERE and self._gives(e, entry, is_awaited))
+            or (e.state == HERE and e.key not in self._awaited and self._gives(e, entry, is_awaited))
         ]
         for giver in sorted(givers, key=lambda e: (GIVING.index(e.state), -e.urgency)):
             if len(self._free) >= needed:

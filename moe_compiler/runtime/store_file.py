@@ -267,10 +267,10 @@ class StoreFile:
         for (offset, size, _), room in asked:
             if size:
                 parts.append((offset, padded(size), room.data_ptr()))
-                assert len(room) >= size
+                assert len(room) >= padded(size)
             total += size
             is_checked = is_checked or offset not in self._sound
-        return Transfer(self._file, tuple(parts), total, is_checked, partial(self._check, asked, name))
+        return Transfer(self._file, tuple(parts), total, is_checked, partial(self._check, asked, name), asked)
 
     def _check(self, asked: Sequence[Asked], name: Callable[[int], str], status: int) -> None:
         if status == CUT_OFF:

@@ -21,7 +21,7 @@ class Source:
 
     def transfer(self, number, check=None):
         part = (self.bytes.ctypes.data + number, 1, self.room.ctypes.data + number)
-        return Transfer(native.MEMORY, (part,), 1, check is not None, check or (lambda status: None))
+        return Transfer(native.MEMORY, (part,), 1, check is not None, check or (lambda status: None), self)
 
     def gate(self, status):
         self.begun.set()
@@ -77,7 +77,7 @@ def test_a_transfer_that_fails_says_why_and_the_next_one_is_made(reader):
 
     reader.submit(source.transfer(1, damaged), 0)
     with open(os.devnull, "rb") as file:
-        reader.submit(Transfer(file.fileno(), ((0, 1, source.room.ctypes.data),), 1, False, cut_off), 1)
+        reader.submit(Transfer(file.fileno(), ((0, 1, source.room.ctypes.data),), 1, False, cut_off, source), 1)
         reader.submit(source.transfer(2), 2)
         found = all_ended(reader, 3)
     assert [str(outcome.error) for outcome in found] == ["damaged, 0", "cut off", "None"]

@@ -1,15 +1,18 @@
 """Staging: the order of loads, and that nothing is ever held beyond the slots."""
 
+import gc
 import random
 import threading
+import weakref
 from functools import partial
 
 import pytest
 import torch
 
 from moe_compiler.runtime import native
-from moe_compiler.runtime.far import Transfer, pace_of
+from moe_compiler.runtime.far import HostMemory, Transfer, pace_of
 from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout
+from moe_compiler.runtime.quantise import quantise
 from moe_compiler.runtime.record import Record
 from moe_compiler.runtime.staging import WAITED_FOR, Staging
 
@@ -28,7 +31,7 @@ class Far:
     def transfer(self, layer, expert, into):
         sources = [self.values[PAGE * (10 * expert + (piece == REST)) :].data_ptr() for piece in into]
         parts = zip(sources, map(len, into.values()), (room.data_ptr() for room in into.values()), strict=True)
-        return Transfer(native.MEMORY, tuple(parts), 0, True, partial(self.check, layer, expert))
+        return Transfer(native.MEMORY, tuple(parts), 0, True, partial(self.check, layer, expert), self.values)
 
     def check(self, layer, expert, status):
         self.begun.set()
@@ -203,6 +206,46 @@ def test_any_order_of_requests_ends_and_never_exceeds_the_slots(made, slots, in_
         if choose.random() < 0.3:
             staging.clear()
     assert staging.traffic.most_slots <= slots
+
+
+def test_what_was_waited_for_and_did_not_come_first_waits_again_in_its_turn(made):
+    """Two slots: of two that were awaited one came; then a third is, and takes the place of the first."""
+    staging, _ = made(2)
+    staging.request([((0, expert), WAITED_FOR, BOTH) for expert in (1, 2, 3)])
+    assert staging.wait_for_any([(0, 1), (0, 2)]) == (0, 1)
+    assert staging.wait_for_any([(0, 3)]) == (0, 3)
+    staging.used((0, 3))
+    assert staging.wait_for_any([(0, 1), (0, 2)]) == (0, 1)
+    assert staging.traffic.loads == [(0, 1), (0, 3), (0, 1)]
+
+
+def test_a_load_that_cannot_begin_leaves_everything_as_it_was(made):
+    staging, far = made(4)
+    transfer = far.transfer
+    far.transfer = None
+    with pytest.raises(TypeError):
+        staging.request([((0, 1), 5, BOTH)])
+    far.transfer = transfer
+    staging.clear()
+    for expert in (1, 2):
+        load(staging, (0, expert))
+    assert staging.traffic.most_slots == 4
+
+
+def test_what_moves_outlives_a_staging_that_was_left_open():
+    """Held to a rate at which the load ends when nobody has the slots any more."""
+    packed = quantise(torch.ones(64, 64))
+    far = HostMemory()
+    far.add(0, 0, (packed,))
+    far.pace[native.RATE] = 20_000
+    staging = Staging(far, 2)
+    staging.request([((0, 0), WAITED_FOR, BOTH)])
+    reader = weakref.ref(staging._reader)
+    del staging
+    gc.collect()
+    assert reader() is not None
+    assert all(transfer.keeps for transfer in reader()._transfers if transfer is not None)
+    reader().close()
 
 
 def test_what_has_not_begun_gives_its_slots_to_what_is_more_urgent(made):

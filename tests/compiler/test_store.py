@@ -174,10 +174,10 @@ def test_reads_are_held_to_a_rate_whoever_reads():
     pace = pace_of(10_000)
     reader = Reader(2, pace)
     begun = time.perf_counter_ns()
-    reader.submit(Transfer(native.MEMORY, parts, 1000, False, lambda status: None), 0)
+    reader.submit(Transfer(native.MEMORY, parts, 1000, False, lambda status: None, rooms), 0)
     while not (ended := reader.ended()):
         reader.wait(1.0)
-    move(Transfer(native.MEMORY, parts, 500, False, lambda status: None), pace)
+    move(Transfer(native.MEMORY, parts, 500, False, lambda status: None, rooms), pace)
     reader.close()
     assert ended[0].end - ended[0].start >= 0.1e9
     assert time.perf_counter_ns() - begun >= 0.15e9
