@@ -4,6 +4,8 @@ A thread that needs Python's lock for every load takes it from the one that comp
 wake: on a machine with two cores that cost more than the loads themselves.
 """
 
+import errno
+import time
 from typing import Any
 
 import numba
@@ -25,10 +27,9 @@ RATE, UNTIL = range(2)
 """What a pace is: bytes per second, 0 for as fast as it goes, and when what was moved so far would have ended, in
 nanoseconds."""
 MEMORY, CUT_OFF, CLOSED = -1, -1, -1
-INTERRUPTED = 4
-"""EINTR."""
-MONOTONIC = 1
-"""CLOCK_MONOTONIC, which is what `time.perf_counter_ns` reads."""
+INTERRUPTED = errno.EINTR
+MONOTONIC = time.CLOCK_MONOTONIC
+"""Which is what `time.perf_counter_ns` reads."""
 LONGEST_SLEEP_MICROSECONDS = 20_000
 """Between looks at whether the loop is to end."""
 
@@ -70,9 +71,9 @@ def exchange(values: Any, place: int, old: int, new: int) -> Any:
 
 @natively()
 def _now() -> Any:
-    time = np.empty(2, np.int64)
-    _clock(MONOTONIC, time.ctypes.data)
-    return time[0] * 1_000_000_000 + time[1]
+    parts = np.empty(2, np.int64)
+    _clock(MONOTONIC, parts.ctypes.data)
+    return parts[0] * 1_000_000_000 + parts[1]
 
 
 @natively()

@@ -98,7 +98,7 @@ class Reader:
         if self._ended[0] == self._seen:
             return []
         found = []
-        for place in sorted(self._running):
+        for place in self._running:
             if native.exchange(self._states, place, native.DONE, native.FREE):
                 start, end = self._jobs[place, [native.STARTED, native.ENDED]].tolist()
                 found.append(Outcome(place, start, end, self._errors[place]))

@@ -227,7 +227,7 @@ class Staging:
         entry = self._entries[key]
         entry.state = BUSY
         self._is_used(entry)
-        return self._bytes(entry)
+        return self._bytes(entry.pieces, entry.slots)
 
     def used(self, key: Key) -> None:
         """Let a load give way when its slots are needed."""
@@ -241,7 +241,7 @@ class Staging:
         entry = self._entries.get(key)
         if entry is None or entry.state not in HELD or entry.error is not None or piece not in entry.pieces:
             return False
-        into.copy_(self._bytes(entry)[piece][: len(into)])
+        into.copy_(self._bytes(entry.pieces, entry.slots)[piece][: len(into)])
         self._is_used(entry)
         return True
 
@@ -261,8 +261,8 @@ class Staging:
         """Stop; queued loads are dropped."""
         self._reader.close()
 
-    def _bytes(self, entry: Entry) -> dict[str, Tensor]:
-        return {piece: self._rooms[slot] for piece, slot in zip(entry.pieces, entry.slots, strict=True)}
+    def _bytes(self, pieces: tuple[str, ...], slots: list[int]) -> dict[str, Tensor]:
+        return {piece: self._rooms[slot] for piece, slot in zip(pieces, slots, strict=True)}
 
     @staticmethod
     def _is_used(entry: Entry) -> None:
@@ -289,8 +289,8 @@ class Staging:
                 return
             assert len(self._free) >= len(entry.pieces), "staging is exceeded"
             slots = self._free[-len(entry.pieces) :]
-            into = {piece: self._rooms[slot] for piece, slot in zip(entry.pieces, slots, strict=True)}
-            place = self._reader.submit(self._far.transfer(*entry.key, into), entry.urgency)
+            transfer = self._far.transfer(*entry.key, self._bytes(entry.pieces, slots))
+            place = self._reader.submit(transfer, entry.urgency)
             del self._queued[entry.key], self._free[-len(slots) :]
             entry.slots, entry.state, entry.place = slots, LOADING, place
             self._loading[place] = entry

@@ -200,14 +200,14 @@ class StoreFile:
         layout = Layout(((int(entry["shape"][0]), int(entry["shape"][1])),))
         buffers = pages(layout.slice_bytes), pages(layout.rest_bytes)
         asked = [(entry[SLICE], buffers[0]), (entry[REST], buffers[1])]
-        move(self._transfer(asked, lambda number: f"the {(SLICE, REST)[number]} of {name}"), pace_of())
+        self._read(asked, lambda number: f"the {(SLICE, REST)[number]} of {name}")
         return layout.views(*buffers)[0]
 
     def raw(self, name: str) -> Tensor:
         """Read another tensor."""
         entry = self.entries.raw[name]
         into = pages(entry["piece"][1])
-        move(self._transfer([(entry["piece"], into)], lambda _: name), pace_of())
+        self._read([(entry["piece"], into)], lambda _: name)
         data = into[: entry["piece"][1]].clone()
         return data.view(DTYPES[entry["dtype"]]).view(entry["shape"])
 
@@ -254,8 +254,12 @@ class StoreFile:
         """Read a file."""
         piece = self.entries.files[name]
         into = pages(piece[1])
-        move(self._transfer([(piece, into)], lambda _: name), pace_of())
+        self._read([(piece, into)], lambda _: name)
         return into[: piece[1]].numpy().tobytes()
+
+    def _read(self, asked: Sequence[Asked], name: Callable[[int], str]) -> None:
+        """Read pieces, here and now, as fast as they are."""
+        move(self._transfer(asked, name), pace_of())
 
     def _fill(self, offset: int, size: int, room: Tensor, name: str) -> None:
         """Read what is no whole piece."""
