@@ -209,9 +209,8 @@ def _serial_store() -> type:
 
 def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
     from moe_compiler.runtime.far import read
-    from moe_compiler.runtime.packing import REST, SLICE, padded
+    from moe_compiler.runtime.packing import REST, SLICE, padded, pages
     from moe_compiler.runtime.plan import Plan
-    from moe_compiler.runtime.staging import pages
     from moe_compiler.runtime.store import ExpertStore
 
     class LruStore(ExpertStore):

@@ -166,7 +166,7 @@ def _attention() -> float:
 
 def _reads(folder: Path) -> float:
     """Return bytes per second of large reads, past the page cache where that can be."""
-    from moe_compiler.runtime.staging import pages
+    from moe_compiler.runtime.packing import pages
     from moe_compiler.runtime.store_file import open_direct
 
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".moec-calibrate.") as file:

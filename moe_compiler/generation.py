@@ -21,7 +21,6 @@ from moe_compiler.documents.folder import read_folder
 from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.run import RunDocument, SequenceEntry
 from moe_compiler.paths import names_of, read_arrays, read_text
-from moe_compiler.runtime.memory import peak_bytes, reset_peak
 
 if TYPE_CHECKING:
     from moe_compiler.runtime.decoder import Decoder, Round
@@ -35,6 +34,8 @@ MOST_TOKENS = 1_000_000
 LARGEST_SEED = 2**31 - 1
 LARGEST_PROGRAM = 2**20
 LARGEST_PROMPT = 2**24
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+"""What torch says where there is none, on a CPU and on a GPU."""
 ACTIVATION_BITS = (32, 8)
 """Of what matrices are multiplied with, to choose from: float32, or rounded."""
 Hear = Callable[[int, str], None]
@@ -124,14 +125,23 @@ class Runner:
     baseline_bytes: int
 
     @staticmethod
-    def open(folder: str | Path, weights: str | Path, far_bandwidth_gb_s: float | None = None) -> "Runner":
+    def open(
+        folder: str | Path, weights: str | Path, far_bandwidth_gb_s: float | None = None, device: str = "cpu"
+    ) -> "Runner":
         """Open a compiled folder and a store of the same model.
 
+        Args:
+            folder: that was compiled.
+            weights: path of the store.
+            far_bandwidth_gb_s: that loads of experts are held to (emulated); None: as fast as they are.
+            device: `cpu`: experts are loaded from the store; `cuda`: from pinned memory, which has all of them.
+
         Raises:
-            InputError: the folder is no compile of ours or edited by hand, or the store is damaged or another model's.
+            InputError: the folder is no compile of ours or edited by hand, the store is damaged or another model's, or
+                there is no such device.
         """
         from moe_compiler.runtime.huggingface import difference
-        from moe_compiler.runtime.linear import warm_up
+        from moe_compiler.runtime.machine import machine
         from moe_compiler.runtime.model import from_store, skeleton
         from moe_compiler.runtime.plan import Plan
         from moe_compiler.runtime.store_file import StoreFile
@@ -142,6 +152,7 @@ class Runner:
         try:
             data = path / "plan.npz"
             plan = Plan.of(read_arrays(data, set(names_of(data))), data)
+            runs_on = machine(device)
             store = StoreFile(Path(weights), far_bandwidth_gb_s and far_bandwidth_gb_s * 1e9)
             differs = difference(store.entries.config, plan.config)
             if differs:
@@ -150,12 +161,13 @@ class Runner:
                     "compiled model"
                 )
             # What is imported and compiled is no part of what the run takes.
-            warm_up()
+            runs_on.warm_up()
             bare = skeleton(store.entries.config)
             words = Words(store, bare.config.get_text_config().vocab_size)
-            baseline = reset_peak()
-            with _enough_memory(f"the dense weights of {store.path}"):
-                model = from_store(store)
+            with _enough_memory(f"the weights of {store.path}"):
+                far = runs_on.far(store)
+                baseline = runs_on.processor.reset_peak()
+                model = from_store(store, far, runs_on.processor)
         except InputError:
             raise
         except (KeyError, ValueError) as error:
@@ -217,7 +229,7 @@ class Runner:
         finally:
             decoder.close()
         said.end()
-        peak = peak_bytes() - self.baseline_bytes
+        peak = self.model.processor.peak_bytes() - self.baseline_bytes
         same = self._checked(ids, new, asked) if asked.check else None
         return self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
 
@@ -270,10 +282,10 @@ class Runner:
         """Write what was recorded beside what was predicted; returns where, if it could: the text counts more."""
         from moe_compiler.backend.measured import MeasuredRun, measured_document, measured_timeline
 
-        record, rate = decoder.store.record, self.store.bytes_per_second
-        bits = decoder.model.activation_bits
+        record, rate = decoder.store.record, decoder.store.far.bytes_per_second
+        bits, kernel = decoder.model.activation_bits, decoder.model.processor.kernel
         run = MeasuredRun(
-            record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate, bits
+            record, len(decoder.tokens), prompt_tokens, prompt_seconds, decoder.acceptance_rate, rate, bits, kernel
         )
         document = measured_document(run, self.plan, self.draft_length, self.predicted)
         trace = measured_timeline(record, self.draft_length, f"{self.predicted.model}, measured")
@@ -294,9 +306,7 @@ class Runner:
         peak: int,
         same: str | None,
     ) -> RunDocument:
-        from moe_compiler.runtime.linear import KERNEL
-
-        traffic, rate = decoder.store.staging.traffic, self.store.bytes_per_second
+        traffic, rate = decoder.store.staging.traffic, decoder.store.far.bytes_per_second
         return RunDocument(
             sequences=[
                 SequenceEntry(prompt=prompt, text=self.words.decode(tokens), token_ids=tokens)
@@ -313,11 +323,11 @@ class Runner:
             peak_bytes=peak,
             near_bytes=decoder.store.near.bytes,
             staging_bytes=decoder.store.staging.bytes,
-            far="direct reads" if self.store.is_direct else "reads through the page cache",
+            far=decoder.store.far.kind,
             far_bandwidth_gb_s=rate and rate / 1e9,
             is_emulated=rate is not None,
             activation_bits=decoder.model.activation_bits,
-            kernel=KERNEL,
+            kernel=decoder.model.processor.kernel,
             check=same,
             measured=self._write_measured(decoder, sum(map(len, decoder.tokens)) - sum(map(len, new)), seconds[0]),
         )
@@ -423,10 +433,10 @@ def _enough_memory(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
-        # torch's allocator has no exception of its own on a CPU.
+        # torch's allocator has an exception of its own for a GPU only.
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:
             raise
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise InputError(
             f"out of memory: there is no room for {what}; valid: a compile for a smaller near memory, batch or context"

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from public import FOLDER, public
 
 from moe_compiler.cli.main import collect_seldom
 
+if not torch.cuda.is_available():
+    # Before anything imports Triton: its own functions are interpreted or compiled as it is imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Two workers share two cores; tiny matrices gain nothing from threads.
 torch.set_num_threads(1)
 collect_seldom()

@@ -178,7 +178,7 @@ MUTANTS = (
     wrong("an embedding's rows are read each time", "moe_compiler/runtime/store_file.py", "tests/compiler/test_store.py::test_rows_of_an_embedding_that_were_read_last_are_kept", "lru_cache(KEPT_ROWS)", "lru_cache(0)"),
     wrong("all rows of an embedding are kept", "moe_compiler/runtime/store_file.py", "tests/compiler/test_store.py::test_rows_of_an_embedding_that_were_read_last_are_kept", "lru_cache(KEPT_ROWS)", "lru_cache(None)"),
     wrong("a chat template may take all memory it likes", "moe_compiler/runtime/bounded.py", "tests/compiler/test_words.py::test_a_chat_template_cannot_exhaust_the_machine", "_limit(resource.RLIMIT_DATA, found + limits.bytes)", "pass"),
-    wrong("a softmax may be over any dimension", "moe_compiler/runtime/kernels.py", "tests/compiler/test_runtime.py::test_routers_of_all_kinds_are_caught_and_nothing_else", " and dim in (-1, input.dim() - 1)", ""),
+    wrong("a softmax may be over any dimension", "moe_compiler/runtime/linear.py", "tests/compiler/test_runtime.py::test_routers_of_all_kinds_are_caught_and_nothing_else", " and dim in (-1, input.dim() - 1)", ""),
     noop("no bound on the draft", f"{SOLVE}/draft/bound.py", DRAFT, "lower_bound", '0.0', fast=True),
     noop("draft steps take no time", f"{SOLVE}/draft/bound.py", DRAFT, "draft_step_seconds", '0.0', fast=True),
     wrong("writing the hot set is free", f"{SOLVE}/draft/bound.py", DRAFT, "outside = draft + written * 2", "outside = draft + written * 0", fast=True),

@@ -11,7 +11,6 @@ from moe_compiler.backend.trace_file import Slice, summed, write_trace
 from moe_compiler.documents import measured as measured_json
 from moe_compiler.documents.cost import CostDocument
 from moe_compiler.evaluate.report import confidence
-from moe_compiler.runtime.linear import KERNEL
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.record import NONE, Record, RoundTime, Span
 
@@ -31,6 +30,7 @@ class MeasuredRun:
         acceptance_rate: share of drafted tokens that verify accepted; None: nothing was drafted.
         far_bytes_per_second: that reads of the far memory were held to; None: as fast as they are.
         activation_bits: of what matrices were multiplied with.
+        kernel: what multiplied, in words.
     """
 
     record: Record
@@ -40,6 +40,7 @@ class MeasuredRun:
     acceptance_rate: float | None
     far_bytes_per_second: float | None
     activation_bits: int
+    kernel: str
 
 
 def measured_document(run: MeasuredRun, plan: Plan, length: int, cost: CostDocument) -> measured_json.MeasuredDocument:
@@ -64,7 +65,7 @@ def measured_document(run: MeasuredRun, plan: Plan, length: int, cost: CostDocum
         is_emulated=rate is not None,
         far_bandwidth_gb_s=rate and rate / 1e9,
         activation_bits=run.activation_bits,
-        kernel=KERNEL,
+        kernel=run.kernel,
         draft=measured_json.Draft(
             length=length, bits=plan.draft_bits, dense_bits=plan.dense_bits, acceptance_rate=run.acceptance_rate
         ),

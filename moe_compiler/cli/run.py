@@ -47,6 +47,13 @@ differs). A prompt for each sequence of the compiled batch, at most.
     help="Of what weights are multiplied with: float32, or rounded to 8 bits; --check goes by the same.",
 )
 @click.option("--far-bandwidth", type=float, metavar="GB_S", help="Hold reads of the store to so much (emulated).")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="cpu: experts are read from the store as they are needed; cuda: copied from pinned memory, which has all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no text.")
 def run_command(
     folder: str,
@@ -76,7 +83,7 @@ def run_command(
     )
     asked.check_values()
     with progress(f"open {weights}"):
-        runner = Runner.open(folder, weights, asked.far_bandwidth_gb_s)
+        runner = Runner.open(folder, weights, asked.far_bandwidth_gb_s, options["device"])
     try:
         if chat:
             _chat(runner, asked)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,8 +49,15 @@ class Decoder:
             raise ValueError("a prompt has no tokens; valid: at least 1")
         self.model, self.plan = model, plan
         self.store = ExpertStore(plan, model.far)
-        dense, bits = dict(model.dense), model.activation_bits
-        self.kernels = Kernels(self.store, len(prompts), capacity, dense, model.embeddings, activation_bits=bits)
+        self.kernels = Kernels(
+            self.store,
+            len(prompts),
+            capacity,
+            dict(model.dense),
+            model.embeddings,
+            activation_bits=model.activation_bits,
+            processor=model.processor,
+        )
         for part in model.experts:
             self.kernels.routers[id(part.router)] = part.layer
             self.kernels.experts_layer[id(part.module)] = part.layer
@@ -77,7 +85,7 @@ class Decoder:
         try:
             self.read(0, self.tokens[0][:1])
         except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-            if "allocate memory" in str(error):
+            if "memory" in str(error):
                 raise
             raise ValueError(f"{kind} cannot be run here: {reason_of(error)}") from error
         missing = sorted(set(range(layers)) - set(self.kernels.keys))
@@ -210,13 +218,16 @@ class Decoder:
         self.store.forget()
 
     def _run(self, rows: Tensor, step: Step) -> Tensor:
-        self.kernels.step = step
+        """Run a step: logits [.., vocabulary] for token ids, on a CPU as they are."""
+        device = self.model.processor.device
+        self.kernels.step = step = replace(step, positions=step.positions.to(device))
         self.store.record.step_begins(step.number, step.is_draft)
         ACTIVE.append(self.kernels)
         try:
             with torch.inference_mode(), CaughtLinear(self.kernels):
-                output: Any = self.model.module(input_ids=rows, position_ids=step.positions, use_cache=False)
-                logits: Tensor = output.logits
+                ids = rows.to(device)
+                output: Any = self.model.module(input_ids=ids, position_ids=step.positions, use_cache=False)
+                logits: Tensor = output.logits.cpu()
                 self.store.record.so_far("head")
                 return logits
         finally:

@@ -1,13 +1,17 @@
-"""The far memory: every expert, whole. Here it is ordinary memory; a store on a disk is another (`store_file.py`)."""
+"""The far memory: every expert, whole, and what moves experts from there while the model computes.
+
+Ordinary memory is one (`host_memory.py`), a store on a disk another (`store_file.py`), and memory that a GPU copies
+from by itself a third (`pinned.py`).
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from moe_compiler.runtime import native
-from moe_compiler.runtime.packing import REST, SLICE, Layout
+from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.quantise import Packed
 
 Pace: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
@@ -40,7 +44,49 @@ class Transfer(NamedTuple):
     keeps: object
 
 
-class FarMemory(Protocol):
+class Outcome(NamedTuple):
+    """What became of a transfer: when it ran, in nanoseconds of `time.perf_counter_ns`, and why it failed."""
+
+    place: int
+    start: int
+    end: int
+    error: Exception | None
+
+
+Moved = TypeVar("Moved")
+"""A transfer, as a far memory describes it."""
+MovedIn = TypeVar("MovedIn", contravariant=True)
+
+
+class Mover(Protocol[MovedIn]):
+    """Makes transfers beside the thread that computes, which alone calls it; each has a place as long as it lasts."""
+
+    def submit(self, transfer: MovedIn, urgency: int) -> int:
+        """Let bytes move, before what is less urgent (higher); returns the place of the transfer."""
+        ...
+
+    def hurry(self, place: int, urgency: int) -> None:
+        """Change the urgency of a transfer that may not have begun."""
+        ...
+
+    def cancel(self, place: int) -> bool:
+        """Take a transfer back, if it has not begun; says whether it had not."""
+        ...
+
+    def ended(self) -> list[Outcome]:
+        """Return what has ended since this was last asked, in the order in which it did."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something ends that `ended` has not returned, or so long; it may return sooner."""
+        ...
+
+    def close(self) -> None:
+        """Stop, when what is moving has moved."""
+        ...
+
+
+class FarMemory(Protocol[Moved]):
     """Where experts lie that are not near."""
 
     @property
@@ -49,12 +95,34 @@ class FarMemory(Protocol):
         ...
 
     @property
-    def pace(self) -> Pace:
-        """What transfers from here are held to."""
+    def kind(self) -> str:
+        """How experts come from here, in words."""
         ...
 
-    def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Transfer:
-        """Return how pieces of an expert come into bytes that hold them, padded."""
+    @property
+    def bytes_per_second(self) -> float | None:
+        """What transfers from here are held to (emulated); None: they are as fast as they are."""
+        ...
+
+    def rooms(self, size: int) -> Tensor:
+        """Return so many bytes of the near memory that transfers from here can go to: [byte] uint8."""
+        ...
+
+    def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Moved:
+        """Return how pieces of an expert come into rooms that hold them, padded."""
+        ...
+
+    def reader(self, places: int) -> Mover[Moved]:
+        """Return what makes so many transfers from here, while the model computes."""
+        ...
+
+    def move(self, transfer: Moved) -> None:
+        """Make a transfer, here and now.
+
+        Raises:
+            ValueError: something is damaged.
+            OSError: it cannot be read.
+        """
         ...
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
@@ -77,39 +145,11 @@ def move(transfer: Transfer, pace: Pace) -> None:
         transfer.check(status)
 
 
-def read(far: FarMemory, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
+def read(far: FarMemory[Any], layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
     """Read pieces of an expert, here and now.
 
     Raises:
         ValueError: a piece is damaged.
         OSError: it cannot be read.
     """
-    move(far.transfer(layer, expert, into), far.pace)
-
-
-class HostMemory:
-    """A far memory in this process."""
-
-    def __init__(self) -> None:
-        self.layouts: dict[int, Layout] = {}
-        self.pace = pace_of()
-        self._pieces: dict[tuple[int, int, str], Tensor] = {}
-
-    def add(self, layer: int, expert: int, matrices: tuple[Packed, ...]) -> None:
-        """Take an expert in."""
-        layout = self.layouts.setdefault(layer, Layout.of(matrices))
-        pieces = layout.pack(matrices)
-        self._pieces[layer, expert, SLICE], self._pieces[layer, expert, REST] = pieces
-
-    def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Transfer:
-        """See `FarMemory`."""
-        held = [(self._pieces[layer, expert, piece], room) for piece, room in into.items()]
-        assert all(len(room) >= len(data) for data, room in held)
-        parts = tuple((data.data_ptr(), len(data), room.data_ptr()) for data, room in held)
-        size = self.layouts[layer].bytes_of(tuple(into))
-        return Transfer(native.MEMORY, parts, size, False, lambda status: None, held)
-
-    def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
-        """See `FarMemory`."""
-        pieces = (self._pieces[layer, expert, piece] for piece in (SLICE, REST))
-        return self.layouts[layer].views(*pieces)
+    far.move(far.transfer(layer, expert, into))

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moe_compiler.runtime.linear import attend, multiply, pointwise, softmax
+from moe_compiler.runtime.processor import CPU, Processor
 from moe_compiler.runtime.quantise import WHOLE_ACTIVATION_BITS, Packed, quantise, rounded
 from moe_compiler.runtime.replay import Replay
 from moe_compiler.runtime.store import WHOLE, ExpertStore
 from moe_compiler.runtime.uncaught import uncaught
 
 NOBODY = -1
-POINTWISE = ("cos", "erf", "exp", "gelu", "log", "mish", "sigmoid", "silu", "sin", "softplus", "tanh")
-"""Functions whose last digit depends on where in a tensor a value stands, by their names in torch."""
 
 
 @dataclass
@@ -62,6 +60,7 @@ class Kernels:
         step: what is running.
         replay: the planned round that is run, if one is.
         activation_bits: of what packed matrices are multiplied with: 32, or 8.
+        processor: what computes.
         routed: what hears the choices of every router: layer, whether it is a draft's, [row, k]; or None.
     """
 
@@ -78,6 +77,7 @@ class Kernels:
     step: Step | None = None
     replay: Replay | None = None
     activation_bits: int = WHOLE_ACTIVATION_BITS
+    processor: Processor = CPU
     routed: Callable[[int, bool, Tensor], None] | None = None
 
     @uncaught
@@ -94,7 +94,8 @@ class Kernels:
         return result if layer is None else self._route(layer, result)
 
     def _multiply(self, rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
-        return multiply(rows if self.activation_bits == WHOLE_ACTIVATION_BITS else rounded(rows), packed, is_slice)
+        rows = rows if self.activation_bits == WHOLE_ACTIVATION_BITS else rounded(rows)
+        return self.processor.multiply(rows, packed, is_slice)
 
     def _route(self, layer: int, scores: Tensor) -> Tensor:
         """In the draft: prefetch what the router asks for, then restrict it to residents."""
@@ -190,18 +191,19 @@ class Kernels:
             self.replay.reached(self.step.number, int(module.layer_idx))
         batch, heads, width, _ = query.shape
         keys, values = self._cache(module.layer_idx, key, value)
-        caches = torch.tensor(self.step.sequences)[:, None].expand(batch, width)
+        caches = torch.tensor(self.step.sequences, device=key.device)[:, None].expand(batch, width)
         places = self.step.positions.expand(batch, width)
         keys[caches, :, places], values[caches, :, places] = key.transpose(1, 2), value.transpose(1, 2)
         rows = caches.flatten(), places.flatten()
         asked = query.transpose(1, 2).reshape(batch * width, heads, -1)
-        return attend(asked, (keys, values), rows, window, scaling, sinks).reshape(batch, width, heads, -1)
+        found = self.processor.attend(asked, (keys, values), rows, window, scaling, sinks)
+        return found.reshape(batch, width, heads, -1)
 
     def _cache(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self.keys:
             heads = key.shape[1]
-            self.keys[layer] = torch.zeros(self.sequences, heads, self.capacity, key.shape[3])
-            self.values[layer] = torch.zeros(self.sequences, heads, self.capacity, value.shape[3])
+            for cache, dim in ((self.keys, key.shape[3]), (self.values, value.shape[3])):
+                cache[layer] = torch.zeros(self.sequences, heads, self.capacity, dim, device=key.device)
         return self.keys[layer], self.values[layer]
 
 
@@ -227,18 +229,18 @@ def _of_rows(hidden: Tensor, rows: Tensor) -> Tensor:
 @uncaught
 def _summed(parts: list[Part], hidden: Tensor, weight: Tensor) -> Tensor:
     """Sum the choice of every row slot by slot: the order is the row's own."""
-    results = torch.zeros(weight.numel(), hidden.shape[1], dtype=torch.float32)
+    results = torch.zeros(weight.numel(), hidden.shape[1], dtype=torch.float32, device=hidden.device)
     for places, result in parts:
         results.index_copy_(0, places, result)
     results = results.view(*weight.shape, hidden.shape[1])
-    weights, total = weight.to(torch.float32), torch.zeros(hidden.shape, dtype=torch.float32)
+    weights, total = weight.to(torch.float32), torch.zeros_like(hidden, dtype=torch.float32)
     for slot in range(weight.shape[1]):
         total = total + results[:, slot] * weights[:, slot, None]
     return total.to(hidden.dtype)
 
 
 class CaughtLinear(TorchFunctionMode):
-    """Send linear, embeddings and softmaxes of rows to our kernels, and functions of single values through vectors."""
+    """Send `linear` and embeddings to our kernels, and what the processor computes in another way to that."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
@@ -257,24 +259,10 @@ class CaughtLinear(TorchFunctionMode):
         if function is nn.functional.embedding:
             look_up = self.kernels.embeddings.get(id(args[1]))
             return look_up(args[0]) if look_up else function(*args, **(options or {}))
-        name = getattr(function, "__name__", "")
-        if name == "softmax" and args and _is_of_rows(*args, **(options or {})):
-            return softmax(args[0])
-        if name in POINTWISE and args and args[0].is_floating_point():
-            return pointwise(function, *args, **(options or {}))
+        ours = self.kernels.processor.functions.get(getattr(function, "__name__", ""))
+        if ours and args:
+            return ours(function, *args, **(options or {}))
         return function(*args, **(options or {}))
-
-
-def _is_of_rows(
-    input: Tensor,
-    dim: int | None = None,
-    dtype: torch.dtype | None = None,
-    _stacklevel: int = 0,
-    **others: Any,
-) -> bool:
-    """Say whether a softmax is over the last dimension, to float32, and nothing else is asked of it."""
-    is_plain = (dtype or input.dtype) == torch.float32 and input.device.type == "cpu" and not others
-    return is_plain and input.dim() > 0 and input.shape[-1] > 0 and dim in (-1, input.dim() - 1)
 
 
 ACTIVE: list[Kernels] = []

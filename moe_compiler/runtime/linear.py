@@ -1,6 +1,7 @@
-"""Products and functions of rows, each row by itself, so that a row does not depend on what runs with it."""
+"""Products and functions of rows on a CPU, each row by itself: a row does not depend on what runs with it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -18,6 +19,8 @@ NOTHING = torch.empty(0, dtype=torch.uint8)
 WORTH_THREADS = 2**20
 """Products of a call that more than one thread computes."""
 KERNEL = f"fused dequantise and multiply, Numba {numba.__version__}"
+POINTWISE = ("cos", "erf", "exp", "gelu", "log", "mish", "sigmoid", "silu", "sin", "softplus", "tanh")
+"""Functions whose last digit depends on where in a tensor a value stands, by their names in torch."""
 
 
 def warm_up() -> None:
@@ -47,20 +50,31 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
         ValueError: the low nibbles are needed and not there.
         RuntimeError: rows and matrix are not of one width.
     """
-    if rows.shape[1] != packed.inputs:
-        raise RuntimeError(f"rows of {rows.shape[1]} are multiplied with a matrix of {packed.inputs} inputs")
-    out, half = packed.top.shape
-    if packed.low is None and not is_slice:
-        raise ValueError("only the most significant slice of this matrix is here")
-    low = NOTHING.expand(out, 0) if is_slice or packed.low is None else packed.low
-    aligned = rows.detach().to(torch.float32).contiguous()
-    if packed.inputs != 2 * half:
-        aligned = torch.nn.functional.pad(aligned, (0, 2 * half - packed.inputs))
-    result = torch.empty(len(rows), out, dtype=torch.float32)
+    aligned, low = operands(rows, packed, is_slice)
+    result = torch.empty(len(rows), len(packed.top), dtype=torch.float32)
+    low = NOTHING.expand(len(packed.top), 0) if low is None else low
     scales = packed.scale.numpy().view(np.uint16)
     kernel = compiled.multiply if result.numel() * aligned.shape[1] >= WORTH_THREADS else compiled.multiply_alone
     kernel(packed.top.numpy(), low.numpy(), scales, aligned.numpy(), result.numpy())
     return result
+
+
+def operands(rows: Tensor, packed: Packed, is_slice: bool) -> tuple[Tensor, Tensor | None]:
+    """Return what a packed matrix is multiplied with, as wide as it lies, and its low nibbles; None: not computed with.
+
+    Raises:
+        ValueError: the low nibbles are needed and not there.
+        RuntimeError: rows and matrix are not of one width.
+    """
+    if rows.shape[1] != packed.inputs:
+        raise RuntimeError(f"rows of {rows.shape[1]} are multiplied with a matrix of {packed.inputs} inputs")
+    if packed.low is None and not is_slice:
+        raise ValueError("only the most significant slice of this matrix is here")
+    aligned = rows.detach().to(torch.float32).contiguous()
+    width = 2 * packed.top.shape[1]
+    if packed.inputs != width:
+        aligned = torch.nn.functional.pad(aligned, (0, width - packed.inputs))
+    return aligned, None if is_slice else packed.low
 
 
 @uncaught
@@ -104,11 +118,16 @@ def softmax(values: Tensor) -> Tensor:
     ATen shares out even a few values between all threads, and waits: milliseconds where a load or another program has
     a core.
     """
-    columns = values.shape[-1]
-    rows = values.detach().to(torch.float32).reshape(values.numel() // columns, columns).contiguous()
+    rows = as_rows(values)
     result = torch.empty_like(rows)
     compiled.softmax(rows.numpy(), result.numpy())
     return result.view(values.shape)
+
+
+def as_rows(values: Tensor) -> Tensor:
+    """Return values as [row, n] float32, n being their last dimension."""
+    columns = values.shape[-1]
+    return values.detach().to(torch.float32).reshape(values.numel() // columns, columns).contiguous()
 
 
 def pointwise(function: Callable[..., Tensor], values: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -127,3 +146,35 @@ def pointwise(function: Callable[..., Tensor], values: Tensor, *args: Any, **opt
     parts = [function(piece, *args, **options) for piece in pieces]
     result = torch.cat(parts).view(padded.shape)[:, : rows.shape[1]]
     return result.reshape(values.shape)
+
+
+def _is_of_rows(
+    input: Tensor,
+    dim: int | None = None,
+    dtype: torch.dtype | None = None,
+    _stacklevel: int = 0,
+    **others: Any,
+) -> bool:
+    """Say whether a softmax is over the last dimension, to float32, and nothing else is asked of it."""
+    is_plain = (dtype or input.dtype) == torch.float32 and not others
+    return is_plain and input.dim() > 0 and input.shape[-1] > 0 and dim in (-1, input.dim() - 1)
+
+
+def caught_softmax(
+    ours: Callable[[Tensor], Tensor], function: Callable[..., Tensor], *args: Any, **options: Any
+) -> Tensor:
+    """Compute a softmax of torch's in our way, where it is over rows."""
+    return ours(args[0]) if _is_of_rows(*args, **options) else function(*args, **options)
+
+
+def _caught_pointwise(function: Callable[..., Tensor], values: Tensor, *args: Any, **options: Any) -> Tensor:
+    if not values.is_floating_point():
+        return function(values, *args, **options)
+    return pointwise(function, values, *args, **options)
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "softmax": partial(caught_softmax, softmax),
+    **dict.fromkeys(POINTWISE, _caught_pointwise),
+}
+"""What is computed in another way than torch does, by its name there: it gets torch's function and its arguments."""

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from moe_compiler.runtime import checkpoint
-from moe_compiler.runtime.far import FarMemory, HostMemory
+from moe_compiler.runtime.far import FarMemory
+from moe_compiler.runtime.host_memory import HostMemory
 from moe_compiler.runtime.huggingface import configuration, quiet_transformers
 from moe_compiler.runtime.kernels import ACTIVE
+from moe_compiler.runtime.processor import CPU, Processor
 from moe_compiler.runtime.quantise import WHOLE_ACTIVATION_BITS, Packed, quantise
 from moe_compiler.runtime.store_file import StoreFile
 
@@ -43,14 +45,16 @@ class Executable:
         far: the experts' weights.
         embeddings: rows of each embedding that is not in memory, by the identity of its parameter: ids to [.., hidden].
         activation_bits: of what matrices are multiplied with: 32, or 8.
+        processor: what it is computed on.
     """
 
     module: nn.Module
     experts: tuple[ExpertModule, ...]
     dense: Mapping[int, tuple[Tensor, Packed]]
-    far: FarMemory
+    far: FarMemory[Any]
     embeddings: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     activation_bits: int = WHOLE_ACTIVATION_BITS
+    processor: Processor = CPU
 
 
 def register() -> dict[str, Any]:
@@ -100,8 +104,13 @@ def skeleton(config: dict[str, Any]) -> Any:
         return AutoModelForCausalLM.from_config(settings, **options).eval()
 
 
-def from_store(store: StoreFile) -> Executable:
+def from_store(store: StoreFile, far: FarMemory[Any] | None = None, processor: Processor = CPU) -> Executable:
     """Build the model of a store: dense matrices packed in memory, experts in the store.
+
+    Args:
+        store: the weights.
+        far: where experts are; None: in the store.
+        processor: what the model is computed on.
 
     Raises:
         ValueError: a tensor is damaged, or the store is not of this model.
@@ -113,23 +122,28 @@ def from_store(store: StoreFile) -> Executable:
     for name in store.entries.dense:
         owner, last = _owner(model, name)
         kept = _let_go(owner, last)
-        dense[id(kept)] = (kept, store.dense(name))
+        dense[id(kept)] = (kept, store.dense(name).to(processor.device))
     for name in store.entries.raw:
         owner, last = _owner(model, name)
         if isinstance(owner, nn.Embedding):
             # A token needs one row of it, so it stays where it is.
             store.check_rows(name)
-            embeddings[id(_let_go(owner, last))] = partial(store.rows, name)
+            embeddings[id(_let_go(owner, last))] = partial(_rows, store, name, processor.device)
             continue
         values = store.raw(name).to(torch.float32)
         if not values.isfinite().all():
             raise ValueError(f"{store.path}: {name} holds numbers that are not finite; pack the model again")
         if last in owner._parameters:
-            setattr(owner, last, nn.Parameter(values, requires_grad=False))
+            setattr(owner, last, nn.Parameter(values.to(processor.device), requires_grad=False))
         else:
             owner._buffers[last] = values
-    _compute_buffers(model)
-    return Executable(model, tuple(find_experts(model)), dense, store, embeddings)
+    _compute_buffers(model, processor.device)
+    experts = tuple(find_experts(model))
+    return Executable(model, experts, dense, far or store, embeddings, processor=processor)
+
+
+def _rows(store: StoreFile, name: str, device: torch.device, ids: Tensor) -> Tensor:
+    return store.rows(name, ids).to(device)
 
 
 def _owner(model: nn.Module, name: str) -> tuple[Any, str]:
@@ -165,14 +179,16 @@ def check_store(model: nn.Module, store: StoreFile) -> None:
             raise ValueError(f"{store.path}: the experts of layer {layer} are not those of its model; pack it again")
 
 
-def _compute_buffers(model: Any) -> None:
-    """Let the model compute what follows from its configuration, rotary frequencies for example."""
+def _compute_buffers(model: Any, device: torch.device) -> None:
+    """Let the model compute, on a CPU, what follows from its configuration, rotary frequencies for example."""
     for module in model.modules():
         empty = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         for name in empty:
             module._buffers[name] = torch.zeros_like(module._buffers[name], device="cpu")
         if empty:
             model._init_weights(module)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
 
 
 def _packed(model: nn.Module) -> Executable:

@@ -38,6 +38,11 @@ class Packed:
     scale: Tensor
     low: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Packed":
+        """Return the matrix on a device; itself, if it is there."""
+        low = None if self.low is None else self.low.to(device)
+        return Packed(self.inputs, self.top.to(device), self.scale.to(device), low)
+
     def weights(self, is_slice: bool) -> Tensor:
         """Return what is computed with: [out, in] float32, exactly.
 

@@ -5,12 +5,13 @@ import os
 import select
 import threading
 import time
-from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from moe_compiler.runtime import native
-from moe_compiler.runtime.far import Pace, Transfer, pace_of
+from moe_compiler.runtime.far import Outcome, Pace, Transfer, move, pace_of
+from moe_compiler.runtime.packing import pages
 
 MOST_PARTS = 2
 """Of a transfer: pieces of an expert."""
@@ -18,15 +19,6 @@ MOST_PARTS = 2
 
 class ReaderEndedError(Exception):
     """The thread that loads experts has ended, and nobody ended it."""
-
-
-class Outcome(NamedTuple):
-    """What became of a transfer: when it ran, in nanoseconds of `time.perf_counter_ns`, and why it failed."""
-
-    place: int
-    start: int
-    end: int
-    error: Exception | None
 
 
 class Reader:
@@ -156,6 +148,34 @@ class Reader:
         except Exception as error:
             self._errors[place] = error
         self._jobs[place, native.ENDED] = time.perf_counter_ns()
+
+
+class Addressed:
+    """A far memory whose bytes have addresses, or positions in a file; they go to memory of this process.
+
+    Attributes:
+        pace: that transfers from here are held to.
+    """
+
+    def __init__(self, bytes_per_second: float | None = None) -> None:
+        self.pace = pace_of(bytes_per_second)
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """See `FarMemory`."""
+        return float(self.pace[native.RATE]) or None
+
+    def rooms(self, size: int) -> Tensor:
+        """See `FarMemory`."""
+        return pages(size)
+
+    def reader(self, places: int) -> Reader:
+        """See `FarMemory`."""
+        return Reader(places, self.pace)
+
+    def move(self, transfer: Transfer) -> None:
+        """See `FarMemory`."""
+        move(transfer, self.pace)
 
 
 def warm_up() -> None:

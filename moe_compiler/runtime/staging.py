@@ -4,19 +4,16 @@ What is waited for comes first, then prefetches by urgency, while slots are free
 what has been computed gives way to what is to come, and prefetches that nobody waits for to what is waited for.
 """
 
-import contextlib
-import mmap
 import operator
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from moe_compiler.runtime.far import FarMemory
 from moe_compiler.runtime.packing import padded
-from moe_compiler.runtime.reader import Reader
 from moe_compiler.runtime.record import Record, Span
 
 Key = tuple[int, int]
@@ -32,7 +29,6 @@ GIVING = (USED, LOADING, HERE)
 NOWHERE = -1
 MOST_TURNS = 2**32
 BY_URGENCY = operator.attrgetter("urgency")
-LARGE_BYTES = 2**21
 PATIENCE_SECONDS = 1.0
 """Between looks at whether the thread that loads is still there."""
 
@@ -94,35 +90,25 @@ class Traffic:
         self.waited_seconds += waited_seconds
 
 
-def pages(size: int) -> Tensor:
-    """Return so many bytes that begin on a page: [byte] uint8."""
-    room = mmap.mmap(-1, padded(max(1, size)))
-    if size >= LARGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        # A sixth faster to read: experts are read once each, and every small page costs a walk through tables.
-        with contextlib.suppress(OSError):
-            room.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(room, dtype=torch.uint8)
-
-
 def _urgency(priority: int, turn: int) -> int:
     return (1 + priority) * MOST_TURNS + turn
 
 
 class Staging:
-    """Slots, and the thread that fills them; what it is to do is decided here, on the thread that computes.
+    """Slots, and what fills them meanwhile; what is loaded next is decided here, on the thread that computes.
 
     Attributes:
         slots: how many.
         traffic: what was loaded.
     """
 
-    def __init__(self, far: FarMemory, slots: int, record: Record | None = None) -> None:
+    def __init__(self, far: FarMemory[Any], slots: int, record: Record | None = None) -> None:
         self.slots, self.traffic = slots, Traffic()
         self._record = record or Record()
         self._far = far
         sizes = [padded(max(layout.slice_bytes, layout.rest_bytes)) for layout in far.layouts.values()]
         self._size = max(sizes, default=0)
-        arena = pages(slots * self._size)
+        arena = far.rooms(slots * self._size)
         self._rooms = [arena[slot * self._size : (slot + 1) * self._size] for slot in range(slots)]
         self._free = list(range(slots))
         self._entries: dict[Key, Entry] = {}
@@ -132,7 +118,7 @@ class Staging:
         """Those that the thread has, by their place there."""
         self._turn = 0
         self._awaited: list[Key] = []
-        self._reader = Reader(slots, far.pace)
+        self._reader = far.reader(slots)
 
     @property
     def bytes(self) -> int:

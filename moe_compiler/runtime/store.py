@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.prefetch import Prefetcher
 from moe_compiler.runtime.quantise import Packed
 from moe_compiler.runtime.record import Record
-from moe_compiler.runtime.staging import WAITED_FOR, Key, Staging, pages
+from moe_compiler.runtime.staging import WAITED_FOR, Key, Staging
 
 WHOLE = 8
 NEVER = 1001
@@ -56,7 +57,7 @@ class Near:
         bytes: of all of them.
     """
 
-    def __init__(self, plan: Plan, far: FarMemory) -> None:
+    def __init__(self, plan: Plan, far: FarMemory[Any]) -> None:
         self.far, self.bytes = far, 0
         self._pieces: dict[Key, dict[str, Tensor]] = {}
         self._matrices: dict[Key, tuple[Packed, ...]] = {}
@@ -68,7 +69,7 @@ class Near:
     def _add(self, layer: int, expert: int, pieces: tuple[str, ...]) -> None:
         layout = self.far.layouts[layer]
         sizes = {SLICE: padded(layout.slice_bytes), REST: padded(layout.rest_bytes)}
-        self._pieces[layer, expert] = {piece: pages(sizes[piece]) for piece in pieces}
+        self._pieces[layer, expert] = {piece: self.far.rooms(sizes[piece]) for piece in pieces}
         self.bytes += sum(sizes[piece] for piece in pieces)
         read(self.far, layer, expert, self._pieces[layer, expert])
 
@@ -106,7 +107,7 @@ class ExpertStore:
         record: of what is done.
     """
 
-    def __init__(self, plan: Plan, far: FarMemory) -> None:
+    def __init__(self, plan: Plan, far: FarMemory[Any]) -> None:
         self.plan, self.far, self.record = plan, far, Record()
         self.hot_set = HotSet(plan.resident, plan.needed_permille)
         self.dispatched, self.dispatch_seconds = 0, 0.0

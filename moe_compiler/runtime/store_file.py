@@ -22,9 +22,9 @@ from torch import Tensor
 
 from moe_compiler.runtime.far import Transfer, move, pace_of, read
 from moe_compiler.runtime.native import CUT_OFF
-from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout, padded
+from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout, padded, pages
 from moe_compiler.runtime.quantise import Packed
-from moe_compiler.runtime.staging import pages
+from moe_compiler.runtime.reader import Addressed
 
 MAGIC, VERSION = b"MOESTORE", 1
 PREAMBLE = struct.Struct("<8sIIQQ")
@@ -143,7 +143,7 @@ class Entries:
     files: Mapping[str, Piece]
 
 
-class StoreFile:
+class StoreFile(Addressed):
     """A store that is read: the far memory of a run.
 
     Attributes:
@@ -151,14 +151,14 @@ class StoreFile:
         entries: what it holds.
         layouts: how an expert of each decoder layer lies in bytes.
         is_direct: whether reads go past the page cache.
-        bytes_per_second: that reads of experts are held to; None: as fast as they are.
 
     Raises:
         ValueError: it is no store of this version, or damaged.
     """
 
     def __init__(self, path: Path, bytes_per_second: float | None = None) -> None:
-        self.path, self.bytes_per_second = path, bytes_per_second
+        super().__init__(bytes_per_second)
+        self.path = path
         if not path.is_file():
             raise ValueError(f"{path}: no such store; valid: a file that `moec pack` wrote")
         self._size = path.stat().st_size
@@ -168,7 +168,6 @@ class StoreFile:
             for layer, entry in self.entries.experts.items()
         }
         self._file, self.is_direct = open_direct(path)
-        self.pace = pace_of(bytes_per_second)
         self._row = lru_cache(KEPT_ROWS)(self._read_row)
         self._sound: set[int] = set()
         self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
@@ -184,6 +183,11 @@ class StoreFile:
             [(pieces[piece], room) for piece, room in into.items()],
             lambda number: f"the {list(into)[number]} of expert {expert} of layer {layer}",
         )
+
+    @property
+    def kind(self) -> str:
+        """See `FarMemory`."""
+        return "direct reads" if self.is_direct else "reads through the page cache"
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""

@@ -287,7 +287,7 @@ def test_a_thread_that_dies_is_our_bug_and_nothing_hangs(folder, store, monkeypa
     "error",
     [MemoryError(), OSError(errno.ENOMEM, "no"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
 )
-@pytest.mark.parametrize("where", ["store.pages", "kernels.Kernels._cache"])
+@pytest.mark.parametrize("where", ["store_file.StoreFile.rooms", "kernels.Kernels._cache"])
 def test_too_little_memory_is_said(folder, store, monkeypatch, error, where):
     def fails(*arguments):
         raise error

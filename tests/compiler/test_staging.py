@@ -10,20 +10,23 @@ import pytest
 import torch
 
 from moe_compiler.runtime import native
-from moe_compiler.runtime.far import HostMemory, Transfer, pace_of
+from moe_compiler.runtime.far import Transfer
+from moe_compiler.runtime.host_memory import HostMemory
 from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout
 from moe_compiler.runtime.quantise import quantise
+from moe_compiler.runtime.reader import Addressed
 from moe_compiler.runtime.record import Record
 from moe_compiler.runtime.staging import WAITED_FOR, Staging
 
 BOTH = (SLICE, REST)
 
 
-class Far:
+class Far(Addressed):
     """A far memory that can be made to wait, and that says what was read where it was to go."""
 
     def __init__(self, broken=()):
-        self.layouts, self.pace = {0: Layout(((2, 32),)), 1: Layout(((4, 64),))}, pace_of()
+        super().__init__()
+        self.layouts = {0: Layout(((2, 32),)), 1: Layout(((4, 64),))}
         self.go, self.begun, self.broken = threading.Event(), threading.Event(), broken
         self.go.set()
         self.values = torch.arange(256, dtype=torch.uint8).repeat_interleave(PAGE)

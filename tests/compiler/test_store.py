@@ -20,10 +20,9 @@ from moe_compiler.runtime.decoder import Decoder
 from moe_compiler.runtime.far import Transfer, move, pace_of, read
 from moe_compiler.runtime.huggingface import configuration
 from moe_compiler.runtime.model import from_store
-from moe_compiler.runtime.packing import REST, SLICE
+from moe_compiler.runtime.packing import REST, SLICE, pages
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.reader import Reader, warm_up
-from moe_compiler.runtime.staging import pages
 from moe_compiler.runtime.store_file import StoreFile
 from tests.command import assert_refused, moec
 from tests.conftest import tiny_config

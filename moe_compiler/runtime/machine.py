@@ -1,0 +1,52 @@
+"""What `moec run` can run on: what computes, and what experts are loaded from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from moe_compiler.runtime import linear
+from moe_compiler.runtime.far import FarMemory
+from moe_compiler.runtime.processor import CPU, Processor
+from moe_compiler.runtime.store_file import StoreFile
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor, and where its experts come from.
+
+    Attributes:
+        processor: what computes.
+        far: returns the far memory of a store: the store itself, or what was filled from it.
+        warm_up: compiles kernels, so that a run need not.
+    """
+
+    processor: Processor
+    far: Callable[[StoreFile], FarMemory[Any]]
+    warm_up: Callable[[], None]
+
+
+def machine(device: str) -> Machine:
+    """Return the machine of a device: `cpu`, or `cuda`.
+
+    Raises:
+        ValueError: there is none here.
+    """
+    return _cuda() if device == "cuda" else Machine(CPU, lambda store: store, linear.warm_up)
+
+
+def _cuda() -> Machine:
+    from moe_compiler.runtime.cuda import Cuda
+    from moe_compiler.runtime.pinned import PinnedMemory
+
+    cuda = Cuda()
+    # Triton comes with the builds of torch that have CUDA.
+    from moe_compiler.runtime import gpu
+
+    def warm_up() -> None:
+        linear.warm_up()
+        gpu.warm_up(cuda.device)
+
+    processor = Processor(
+        cuda.device, gpu.KERNEL, gpu.multiply, gpu.attend, gpu.FUNCTIONS, cuda.reset_peak, cuda.peak_bytes
+    )
+    return Machine(processor, lambda store: PinnedMemory(store, cuda), warm_up)

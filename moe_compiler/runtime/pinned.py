@@ -1,0 +1,224 @@
+"""A far memory that a GPU copies from by itself: host memory that stays where it is, filled from a store once."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moe_compiler.runtime.cuda import Device, Event
+from moe_compiler.runtime.far import Outcome, move, pace_of, read
+from moe_compiler.runtime.packing import REST, SLICE, padded, pages
+from moe_compiler.runtime.quantise import Packed
+from moe_compiler.runtime.store_file import StoreFile
+
+MOST_UNDER_WAY = 4
+"""Copies that the GPU has: more keep it busy while the model is in Python, fewer let what is urgent begin sooner."""
+
+
+class Copies(NamedTuple):
+    """Bytes on their way: those of each piece and the room that they go to; and how many of them count."""
+
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    bytes: int
+
+
+class PinnedMemory:
+    """All experts of a store in pinned host memory.
+
+    Attributes:
+        layouts: how an expert of each decoder layer lies in bytes.
+        bytes_per_second: that copies are held to, which is what reads of the store would be; None: as fast as they are.
+
+    Raises:
+        ValueError: an expert of the store is damaged.
+        MemoryError: so much cannot be pinned.
+    """
+
+    kind = "copies from pinned memory"
+
+    def __init__(self, store: StoreFile, gpu: Device) -> None:
+        self.layouts, self.bytes_per_second = store.layouts, store.bytes_per_second
+        self._gpu, self._rate = gpu, Rate(store.bytes_per_second)
+        self._arenas: list[Tensor] = []
+        self._pieces: dict[tuple[int, int, str], Tensor] = {}
+        self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
+        try:
+            for layer, entry in store.entries.experts.items():
+                self._take_in(store, layer, len(entry["pieces"]))
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_in(self, store: StoreFile, layer: int, experts: int) -> None:
+        sizes = {SLICE: padded(self.layouts[layer].slice_bytes), REST: padded(self.layouts[layer].rest_bytes)}
+        arena = pages(experts * sum(sizes.values()))
+        self._gpu.pin(arena)
+        self._arenas.append(arena)
+        for expert in range(experts):
+            for piece, size in sizes.items():
+                self._pieces[layer, expert, piece], arena = arena[:size], arena[size:]
+            into = {piece: self._pieces[layer, expert, piece] for piece in sizes}
+            move(store.transfer(layer, expert, into), pace_of())
+
+    def rooms(self, size: int) -> Tensor:
+        """See `FarMemory`."""
+        return torch.empty(size, dtype=torch.uint8, device=self._gpu.device)
+
+    def transfer(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> Copies:
+        """See `FarMemory`."""
+        pairs = tuple((self._pieces[layer, expert, piece], room) for piece, room in into.items())
+        return Copies(pairs, self.layouts[layer].bytes_of(tuple(into)))
+
+    def reader(self, places: int) -> "Copier":
+        """See `FarMemory`."""
+        return Copier(places, self._gpu, self._rate)
+
+    def move(self, transfer: Copies) -> None:
+        """See `FarMemory`; what the GPU computes afterwards comes after it."""
+        until = self._rate.until(transfer.bytes)
+        for data, room in transfer.pairs:
+            room[: len(data)].copy_(data)
+        _sleep_until(until)
+
+    def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
+        """See `FarMemory`."""
+        layout = self.layouts[layer]
+        if layer not in self._scratch:
+            self._scratch[layer] = (self.rooms(padded(layout.slice_bytes)), self.rooms(padded(layout.rest_bytes)))
+        piece, rest = self._scratch[layer]
+        read(self, layer, expert, {SLICE: piece, REST: rest})
+        return layout.views(piece, rest)
+
+    def close(self) -> None:
+        """Let the memory go."""
+        self._pieces.clear()
+        while self._arenas:
+            self._gpu.unpin(self._arenas.pop())
+
+
+class Rate:
+    """What copies are held to, whoever makes them (emulated).
+
+    Attributes:
+        bytes_per_second: None: as fast as they are.
+    """
+
+    def __init__(self, bytes_per_second: float | None) -> None:
+        self.bytes_per_second, self._until = bytes_per_second, 0
+
+    def until(self, size: int) -> int:
+        """Return when so many bytes that begin to move now are there, in nanoseconds of `time.perf_counter_ns`."""
+        if self.bytes_per_second is None:
+            return 0
+        self._until = max(self._until, time.perf_counter_ns()) + round(size / self.bytes_per_second * 1e9)
+        return self._until
+
+
+def _sleep_until(nanoseconds: int, most_seconds: float = float("inf")) -> None:
+    time.sleep(min(most_seconds, max(0, nanoseconds - time.perf_counter_ns()) * 1e-9))
+
+
+@dataclass
+class _Waiting:
+    """A transfer that has not begun; nothing of it is written before the event `after`."""
+
+    urgency: int
+    copies: Copies
+    after: Event
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A transfer that the GPU has; where it is held to a rate, it is not there before `until`."""
+
+    copies: Copies
+    start: Event
+    end: Event
+    until: int
+
+
+class Copier:
+    """Copies what is submitted on a stream of its own, the most urgent first, a few at a time.
+
+    A room is written when all is done that the GPU was to compute before its transfer was submitted. There is no
+    thread: copies begin when they are submitted, or when this is asked what has ended.
+    """
+
+    def __init__(self, places: int, gpu: Device, rate: Rate) -> None:
+        self._gpu, self._rate = gpu, rate
+        self._free = list(range(places))
+        self._waiting: dict[int, _Waiting] = {}
+        self._under_way: dict[int, _UnderWay] = {}
+        """In the order in which they began, which is that in which they end."""
+        self._is_closed = False
+        self._origin = gpu.mark()
+        self._origin.synchronize()
+        self._origin_ns = time.perf_counter_ns()
+
+    def submit(self, transfer: Copies, urgency: int) -> int:
+        """See `Mover`.
+
+        Raises:
+            IndexError: there is no place left.
+            RuntimeError: the copier is closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("the copier is closed")
+        place = self._free.pop()
+        self._waiting[place] = _Waiting(urgency, transfer, self._gpu.mark())
+        self._begin()
+        return place
+
+    def hurry(self, place: int, urgency: int) -> None:
+        """See `Mover`."""
+        if place in self._waiting:
+            self._waiting[place].urgency = urgency
+
+    def cancel(self, place: int) -> bool:
+        """See `Mover`."""
+        if self._waiting.pop(place, None) is None:
+            return False
+        self._free.append(place)
+        return True
+
+    def ended(self) -> list[Outcome]:
+        """See `Mover`."""
+        found: list[Outcome] = []
+        while self._under_way:
+            place, first = next(iter(self._under_way.items()))
+            if not first.end.query() or time.perf_counter_ns() < first.until:
+                break
+            del self._under_way[place]
+            self._free.append(place)
+            found.append(Outcome(place, self._time(first.start), max(self._time(first.end), first.until), None))
+        self._begin()
+        return found
+
+    def wait(self, seconds: float) -> None:
+        """See `Mover`."""
+        if self._under_way:
+            first = next(iter(self._under_way.values()))
+            first.end.synchronize()
+            _sleep_until(first.until, seconds)
+
+    def close(self) -> None:
+        """See `Mover`."""
+        self._is_closed = True
+        self._waiting.clear()
+        for copying in self._under_way.values():
+            copying.end.synchronize()
+
+    def _begin(self) -> None:
+        while self._waiting and len(self._under_way) < MOST_UNDER_WAY:
+            place = min(self._waiting, key=lambda place: self._waiting[place].urgency)
+            waiting = self._waiting.pop(place)
+            until = self._rate.until(waiting.copies.bytes)
+            self._under_way[place] = _UnderWay(
+                waiting.copies, *self._gpu.copy(waiting.copies.pairs, waiting.after), until
+            )
+
+    def _time(self, event: Event) -> int:
+        return self._origin_ns + round(self._gpu.seconds_between(self._origin, event) * 1e9)
