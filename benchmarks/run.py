@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class Model:
         host: hardware file of this machine.
         prompts: as many as the largest batch.
         cache_gb: that a sequence's KV cache takes beside what a setting states.
+        device: that (a), (b) and (c) run on.
     """
 
     source: str
@@ -87,6 +88,7 @@ class Model:
     host: str
     prompts: tuple[str, ...]
     cache_gb: float = 0.0
+    device: str = "cpu"
 
 
 def moec(*arguments: Any) -> str:
@@ -124,7 +126,7 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     from moe_compiler.generation import Asked, Runner
     from moe_compiler.runtime import decoder, store
 
-    runner = Runner.open(out, model.store, setting.far_gb_s)
+    runner = Runner.open(out, model.store, setting.far_gb_s, model.device)
     if kind == "lru":
         stores, runner.round_, runner.draft_length = _lru_store(slots), _lru_round, 0
     elif kind == "serial":
@@ -209,7 +211,7 @@ def _serial_store() -> type:
 
 def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
     from moe_compiler.runtime.far import read
-    from moe_compiler.runtime.packing import REST, SLICE, padded, pages
+    from moe_compiler.runtime.packing import REST, SLICE, padded
     from moe_compiler.runtime.plan import Plan
     from moe_compiler.runtime.store import ExpertStore
 
@@ -220,7 +222,7 @@ def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
             super().__init__(Plan(), far)
             sizes = [(layout.slice_bytes, layout.rest_bytes) for layout in far.layouts.values()]
             self.free = [
-                tuple(pages(padded(max(size[piece] for size in sizes))) for piece in (0, 1)) for _ in range(slots)
+                tuple(far.rooms(padded(max(size[piece] for size in sizes))) for piece in (0, 1)) for _ in range(slots)
             ]
             self.near.bytes = sum(len(part) for pair in self.free for part in pair)
             self.cached: OrderedDict[tuple[int, int], Any] = OrderedDict()
@@ -512,6 +514,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="of offload")
     parser.add_argument("--memory-mb", type=float, default=0.0, help="of offload, beside what it starts with")
     parser.add_argument("--host", help="hardware file of this machine (default: it is measured)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that (a), (b) and (c) run on")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     if options.what == "offload":
@@ -521,7 +524,7 @@ def main() -> None:
     make = olmoe_model if options.what == "olmoe" else tiny_model
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        found = measure(make(folder, options.host), folder)
+        found = measure(replace(make(folder, options.host), device=options.device), folder)
     if options.json:
         print(json.dumps(found, indent=1))
     sys.exit(0 if all(row.get("same_tokens", True) for row in found["rows"]) else EXIT_FAILED)

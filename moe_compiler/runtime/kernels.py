@@ -85,7 +85,7 @@ class Kernels:
         """Compute a dense layer or a router, row by row independent."""
         is_slice = self.step is not None and self.step.is_draft and self.store.plan.dense_bits < WHOLE
         if id(weight) not in self.dense:
-            self.dense[id(weight)] = (weight, quantise(weight.detach()))
+            self.dense[id(weight)] = (weight, quantise(weight.detach().cpu()).to(weight.device))
         result = self._multiply(rows.reshape(-1, rows.shape[-1]), self.dense[id(weight)][1], is_slice)
         if bias is not None:
             result = result + bias.to(torch.float32)

@@ -1,6 +1,7 @@
 """A far memory that a GPU copies from by itself: host memory that stays where it is, filled from a store once."""
 
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class PinnedMemory:
     Attributes:
         layouts: how an expert of each decoder layer lies in bytes.
         bytes_per_second: that copies are held to, which is what reads of the store would be; None: as fast as they are.
+        close: lets the memory go; nothing may move any more.
 
     Raises:
         ValueError: an expert of the store is damaged.
@@ -43,6 +45,8 @@ class PinnedMemory:
         self.layouts, self.bytes_per_second = store.layouts, store.bytes_per_second
         self._gpu, self._rate = gpu, Rate(store.bytes_per_second)
         self._arenas: list[Tensor] = []
+        # Memory that goes back to the system must not be pinned any more.
+        self.close = weakref.finalize(self, _unpin, gpu, self._arenas)
         self._pieces: dict[tuple[int, int, str], Tensor] = {}
         self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
         try:
@@ -92,11 +96,10 @@ class PinnedMemory:
         read(self, layer, expert, {SLICE: piece, REST: rest})
         return layout.views(piece, rest)
 
-    def close(self) -> None:
-        """Let the memory go."""
-        self._pieces.clear()
-        while self._arenas:
-            self._gpu.unpin(self._arenas.pop())
+
+def _unpin(gpu: Device, arenas: list[Tensor]) -> None:
+    while arenas:
+        gpu.unpin(arenas.pop())
 
 
 class Rate:
