@@ -30,7 +30,9 @@ MOEC = Path(sys.executable).parent / "moec"
 TINY = Path(__file__).parents[1] / "examples" / "tiny-moe"
 KINDS = {"lru": "(a) LRU on demand", "serial": "(b) no overlap", "ours": "(c) our schedule"}
 CONTEXT, PROMPT_CHARACTERS, GENERATED_TOKENS = 256, 60, 128
-OLMOE_GB, OLMOE_TOKENS, PROFILED_TOKENS, OFFLOADED_TOKENS = 2.0, 24, 512, 2
+LEAST_CHARACTERS = 5_000
+"""Of a module that prompts are taken from."""
+OLMOE_GB, OLMOE_TOKENS, PROFILED_TOKENS, OFFLOADED_TOKENS = 2.0, 24, 512, 4
 EMBEDDING_STD = 1.0
 """What a token is must weigh more than what attention mixes in, or all route alike: so 40 % repeat (measured: 43)."""
 ROUTER_SKEW = 0.5
@@ -44,6 +46,10 @@ TINY_TOKENS = 12_288
 PREDICTED_GB = 0.0025
 LEAST_PROMPTS = 4
 """That a figure is of: what one text routes says little."""
+ADDED = ("bytes_loaded", "least_bytes", "load_seconds", "hidden_load_seconds")
+"""Of several runs."""
+Key = tuple[int, int]
+"""Decoder layer, expert."""
 EXIT_FAILED = 5
 
 
@@ -127,8 +133,9 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     from moe_compiler.runtime import decoder, store
 
     runner = Runner.open(out, model.store, setting.far_gb_s, model.device)
+    accesses: list[Key] = []
     if kind == "lru":
-        stores, runner.round_, runner.draft_length = _lru_store(slots), _lru_round, 0
+        stores, runner.round_, runner.draft_length = _lru_store(slots, accesses), _lru_round, 0
     elif kind == "serial":
         stores, runner.round_ = _serial_store(), _serial_round(out, runner.draft_length)
     else:
@@ -138,14 +145,39 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     with patch.object(decoder, "ExpertStore", stores):
         for number in range(groups):
             found = runner.run(model.prompts[number * setting.batch : (number + 1) * setting.batch], asked)
-            runs.append(found | {"measured": json.loads((Path(out) / "measured.json").read_text())})
+            least = least_loads(accesses, slots) * expert_bytes(model.store)
+            accesses.clear()
+            measured_json = json.loads((Path(out) / "measured.json").read_text())
+            runs.append(found | {"measured": measured_json, "least_bytes": least})
     return _combined(runs)
+
+
+def least_loads(asked: Sequence[Key], slots: int) -> int:
+    """Return how many experts any cache of so many loads that are asked for one after the other.
+
+    It knows the future: what is asked for again last gives way (Belady, "A study of replacement algorithms for a
+    virtual-storage computer", IBM Systems Journal 5, 1966).
+    """
+    again: list[int] = []
+    later: dict[Key, int] = {}
+    for place, key in reversed(list(enumerate(asked))):
+        again.append(later.get(key, len(asked)))
+        later[key] = place
+    cached: dict[Key, int] = {}
+    loads = 0
+    for key, place in zip(asked, reversed(again), strict=True):
+        if key not in cached:
+            loads += 1
+            if len(cached) == slots:
+                del cached[max(cached, key=cached.__getitem__)]
+        cached[key] = place
+    return loads
 
 
 def _combined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return several runs as one."""
     seconds = [sum(len(s["token_ids"]) for s in run["sequences"]) / run["tokens_per_second"] for run in runs]
-    added = {name: sum(run[name] for run in runs) for name in ("bytes_loaded", "load_seconds", "hidden_load_seconds")}
+    added = {name: sum(run[name] for run in runs) for name in ADDED}
     tokens = sum(rate * time for rate, time in zip((run["tokens_per_second"] for run in runs), seconds, strict=True))
     rounds = [(run["measured"]["round"]["rounds"], run["measured"]["round"]["seconds"]) for run in runs]
     rates = [run["acceptance_rate"] for run in runs]
@@ -209,7 +241,7 @@ def _serial_store() -> type:
     return SerialStore
 
 
-def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
+def _lru_store(slots: int, accesses: list[Key]) -> Callable[[Any, Any], Any]:
     from moe_compiler.runtime.far import read
     from moe_compiler.runtime.packing import REST, SLICE, padded
     from moe_compiler.runtime.plan import Plan
@@ -238,6 +270,7 @@ def _lru_store(slots: int) -> Callable[[Any, Any], Any]:
         def verified(self, layer: int, expert: int) -> Iterator[Any]:
             """Hold an expert, read if it is not here."""
             key = (layer, expert)
+            accesses.append(key)
             if key not in self.cached:
                 buffers = self.free.pop() if self.free else self.cached.popitem(last=False)[1]
                 begun = self.record.now()
@@ -254,7 +287,7 @@ def beside(model: Model, setting: Setting, folder: Path) -> dict[str, Any]:
     """Measure (a), (b) and (c), one after the other."""
     out = compiled(model, setting, folder)
     ours = measured("ours", out, model, setting)
-    slots = (ours["near_bytes"] + ours["staging_bytes"]) // expert_bytes(model.store)
+    slots = (ours["near_bytes"] + ours["staging_bytes"]) // expert_bytes(model.store, in_pages=True)
     runs = {
         "ours": ours,
         "lru": measured("lru", out, model, setting, slots),
@@ -273,15 +306,15 @@ def beside(model: Model, setting: Setting, folder: Path) -> dict[str, Any]:
     }
 
 
-def expert_bytes(store: str) -> int:
-    """Return the bytes of a whole expert in memory."""
+def expert_bytes(store: str, in_pages: bool = False) -> int:
+    """Return the bytes of a whole expert, or of the pages that it lies in."""
     from moe_compiler.runtime.packing import padded
     from moe_compiler.runtime.store_file import StoreFile
 
     file = StoreFile(Path(store))
-    sizes = [padded(layout.slice_bytes) + padded(layout.rest_bytes) for layout in file.layouts.values()]
+    sizes = [(layout.slice_bytes, layout.rest_bytes) for layout in file.layouts.values()]
     file.close()
-    return max(sizes)
+    return max(sum(map(padded, pieces) if in_pages else pieces) for pieces in sizes)
 
 
 def _row(run: dict[str, Any]) -> dict[str, Any]:
@@ -290,6 +323,7 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_second": round(run["tokens_per_second"], 2),
         "acceptance_rate": run["acceptance_rate"],
         "mb_loaded": round(run["bytes_loaded"] / 1e6, 1),
+        "least_mb": round(run["least_bytes"] / 1e6, 1) or None,
         "hidden_share": None if hidden is None else round(hidden, 2),
         "peak_mb": round(run["peak_bytes"] / 1e6, 1),
         "near_and_staging_mb": round((run["near_bytes"] + run["staging_bytes"]) / 1e6, 1),
@@ -313,17 +347,31 @@ def tiny_model(folder: Path, host: str | None) -> Model:
     moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
     config = json.loads((TINY / "config.json").read_text())
     values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"] * CONTEXT
-    prompts, host = prompts_of("matching"), host or calibrated(folder)
-    return Model(str(TINY), str(store), str(profile), host, prompts, 4 * values / 1e9)
+    return Model(str(TINY), str(store), str(profile), host or calibrated(folder), other_prompts(), 4 * values / 1e9)
+
+
+def modules() -> dict[str, str]:
+    """Return the text of every module of networkx' algorithms, by name."""
+    import networkx
+
+    files = sorted((Path(networkx.__file__).parent / "algorithms").glob("*.py"))
+    return {file.stem: file.read_text() for file in files}
 
 
 def prompts_of(name: str) -> tuple[str, ...]:
     """Return beginnings of 16 pieces of a module of networkx."""
-    import networkx
-
-    text = (Path(networkx.__file__).parent / "algorithms" / f"{name}.py").read_text()
+    text = modules()[name]
     step = (len(text) - PROMPT_CHARACTERS) // 16
     return tuple(text[n * step : n * step + PROMPT_CHARACTERS] for n in range(16))
+
+
+def other_prompts() -> tuple[str, ...]:
+    """Return what stands in the middle of 16 modules that are not profiled: each sequence asks for something else."""
+    others = [
+        text for name, text in modules().items() if name not in PROFILED_MODULES and len(text) >= LEAST_CHARACTERS
+    ]
+    chosen = [others[n * len(others) // 16] for n in range(16)]
+    return tuple(text[len(text) // 2 :][:PROMPT_CHARACTERS] for text in chosen)
 
 
 def _generated(store: str, prompts: list[str]) -> str:
@@ -490,15 +538,19 @@ def offload(checkpoint: Path, batch: int, memory_mb: float) -> None:
     # What others have cached of the files would be read for nothing.
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    seconds = []
+    times: list[float] = []
+
+    def step_ends(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        times.append(time.perf_counter())
+        return scores
+
+    tokens = 1 + OFFLOADED_TOKENS
     with torch.inference_mode():
-        # The first is no part of it: it sets things up.
-        for tokens in (1, 1, 1 + OFFLOADED_TOKENS):
-            start = time.perf_counter()
-            model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
-            seconds.append(time.perf_counter() - start)
-    rate = batch * OFFLOADED_TOKENS / (seconds[2] - seconds[1])
-    print(json.dumps({"tokens_per_second": rate, "limit_mb": limit / 1e6, "baseline_mb": baseline / 1e3}))
+        model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, logits_processor=[step_ends])
+    # The first step reads the prompt.
+    steps = [end - start for start, end in itertools.pairwise(times)]
+    found = {"tokens_per_second": batch / statistics.mean(steps), "step_seconds": steps}
+    print(json.dumps(found | {"limit_mb": limit / 1e6, "baseline_mb": baseline / 1e3}))
 
 
 def _said(row: dict[str, Any]) -> dict[str, Any]:

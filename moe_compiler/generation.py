@@ -21,6 +21,7 @@ from moe_compiler.documents.folder import read_folder
 from moe_compiler.documents.plan import PlanDocument
 from moe_compiler.documents.run import RunDocument, SequenceEntry
 from moe_compiler.paths import names_of, read_arrays, read_text
+from moe_compiler.runtime.memory import is_exhausted
 
 if TYPE_CHECKING:
     from moe_compiler.runtime.decoder import Decoder, Round
@@ -34,8 +35,7 @@ MOST_TOKENS = 1_000_000
 LARGEST_SEED = 2**31 - 1
 LARGEST_PROGRAM = 2**20
 LARGEST_PROMPT = 2**24
-OUT_OF_MEMORY = ("allocate memory", "out of memory")
-"""What torch says where there is none, on a CPU and on a GPU."""
+SMALLER = "a compile for a smaller near memory, batch or context"
 ACTIVATION_BITS = (32, 8)
 """Of what matrices are multiplied with, to choose from: float32, or rounded."""
 Hear = Callable[[int, str], None]
@@ -164,9 +164,10 @@ class Runner:
             runs_on.warm_up()
             bare = skeleton(store.entries.config)
             words = Words(store, bare.config.get_text_config().vocab_size)
-            with _enough_memory(f"the weights of {store.path}"):
+            with _enough_memory(f"the experts of {store.path}", "more memory, or --device cpu"):
                 far = runs_on.far(store)
-                baseline = runs_on.processor.reset_peak()
+            baseline = runs_on.processor.reset_peak()
+            with _enough_memory(f"the dense weights of {store.path}"):
                 model = from_store(store, far, runs_on.processor)
         except InputError:
             raise
@@ -424,7 +425,7 @@ def _ends(store: "StoreFile", words: "Words") -> frozenset[int]:
 
 
 @contextlib.contextmanager
-def _enough_memory(what: str) -> Iterator[None]:
+def _enough_memory(what: str, valid: str = SMALLER) -> Iterator[None]:
     """Say what there was no memory for.
 
     Raises:
@@ -433,11 +434,8 @@ def _enough_memory(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
-        # torch's allocator has an exception of its own for a GPU only.
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:
             raise
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+        if isinstance(error, RuntimeError) and not is_exhausted(error):
             raise
-        raise InputError(
-            f"out of memory: there is no room for {what}; valid: a compile for a smaller near memory, batch or context"
-        ) from None
+        raise InputError(f"out of memory: there is no room for {what}; valid: {valid}") from None

@@ -6,6 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+OUT_OF_MEMORY = 2
+"""Of CUDA's errors."""
+
 
 class Event(Protocol):
     """A place in the order in which a GPU works."""
@@ -31,7 +34,8 @@ class Device(Protocol):
         """Let the GPU copy from memory of this process by itself.
 
         Raises:
-            MemoryError: the system does not let so much of it stay where it is.
+            MemoryError: there is no room for so much that stays where it is.
+            ValueError: it cannot be pinned for another reason.
         """
         ...
 
@@ -40,7 +44,7 @@ class Device(Protocol):
         ...
 
     def mark(self) -> Event:
-        """Return the event after all that was given to the GPU to compute so far."""
+        """Return the event after all that was given so far to the current stream, which is the one that computes."""
         ...
 
     def copy(self, pairs: Sequence[tuple[Tensor, Tensor]], after: Event) -> tuple[Event, Event]:
@@ -77,8 +81,10 @@ class Cuda:
     def pin(self, room: Tensor) -> None:
         """See `Device`."""
         status = torch.cuda.cudart().cudaHostRegister(room.data_ptr(), len(room), 0)  # type: ignore[no-untyped-call]
+        if int(status) == OUT_OF_MEMORY:
+            raise MemoryError
         if int(status):
-            raise MemoryError(f"{len(room):,} bytes cannot be pinned: CUDA error {int(status)}")
+            raise ValueError(f"--device cuda: memory cannot be pinned: CUDA error {int(status)}; valid: --device cpu")
 
     def unpin(self, room: Tensor) -> None:
         """See `Device`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from moe_compiler.runtime.bounded import reason_of
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
+from moe_compiler.runtime.memory import is_exhausted
 from moe_compiler.runtime.model import Executable
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.replay import Departures, Replay
@@ -85,7 +86,7 @@ class Decoder:
         try:
             self.read(0, self.tokens[0][:1])
         except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-            if "memory" in str(error):
+            if is_exhausted(error):
                 raise
             raise ValueError(f"{kind} cannot be run here: {reason_of(error)}") from error
         missing = sorted(set(range(layers)) - set(self.kernels.keys))
@@ -193,8 +194,10 @@ class Decoder:
             self.kernels.replay = None
 
     def close(self) -> None:
-        """Stop the loader thread."""
+        """Stop loading, and let the caches go."""
         self.store.close()
+        self.kernels.keys.clear()
+        self.kernels.values.clear()
 
     def read(self, sequence: int, tokens: list[int], is_draft: bool = False) -> None:
         """Run tokens that are known, in blocks, from the beginning of a sequence on.

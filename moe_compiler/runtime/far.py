@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from moe_compiler.runtime import native
-from moe_compiler.runtime.packing import Layout
+from moe_compiler.runtime.packing import REST, SLICE, Layout, padded
 from moe_compiler.runtime.quantise import Packed
 
 Pace: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
@@ -128,6 +128,23 @@ class FarMemory(Protocol[Moved]):
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """Return an expert to compute with where it lies, or as it passes by; good until the next call."""
         ...
+
+
+class Scratch:
+    """Rooms that experts of a far memory pass through, one at a time: a pair for each size that they have."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[Layout, dict[str, Tensor]] = {}
+
+    def matrices(self, far: FarMemory[Any], layer: int, expert: int) -> tuple[Packed, ...]:
+        """Read an expert; good until the next one is read."""
+        layout = far.layouts[layer]
+        if layout not in self._rooms:
+            sizes = {SLICE: layout.slice_bytes, REST: layout.rest_bytes}
+            self._rooms[layout] = {piece: far.rooms(padded(size)) for piece, size in sizes.items()}
+        rooms = self._rooms[layout]
+        read(far, layer, expert, rooms)
+        return layout.views(rooms[SLICE], rooms[REST])
 
 
 def move(transfer: Transfer, pace: Pace) -> None:

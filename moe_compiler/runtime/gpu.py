@@ -1,9 +1,11 @@
 """Products and functions of rows on a GPU, each row by itself, as `linear.py` has them on a CPU.
 
 Of torch's own functions, those of single values give a value the same result wherever it stands; products do not (the
-order of their sums depends on the number of rows), nor do sums of rows.
+order of their sums depends on the number of rows), nor do sums of rows. A model that needs others of that kind is
+refused.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -58,7 +60,7 @@ def attend(
     _, kv_heads, capacity, value_dim = values.shape
     asked = query.detach().to(torch.float32).contiguous()
     result = torch.empty(count, heads, value_dim, dtype=torch.float32, device=query.device)
-    extra = asked if sinks is None else sinks.detach().to(torch.float32).contiguous()
+    extra = keys if sinks is None else sinks.detach().to(torch.float32).contiguous()
     _launch(
         gpu_kernels.attend,
         (count, heads),
@@ -119,20 +121,33 @@ def _keeps_rows(
     return keepdim if is_last and is_plain else None
 
 
+def _refused(function: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+    if any(isinstance(value, Tensor) and value.is_floating_point() for value in args):
+        raise RuntimeError(f"on a GPU, {function.__name__} gives a row another result beside other rows")
+    return function(*args, **options)
+
+
+REFUSED = (
+    *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm", "einsum", "dot", "mv"),
+    *("norm", "vector_norm", "linalg_norm", "linalg_vector_norm", "logsumexp", "var", "std", "var_mean", "std_mean"),
+    *("cumsum", "cumprod", "prod"),
+)
+"""Functions whose result for a row depends on how many rows there are, by their names in torch."""
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "softmax": partial(caught_softmax, softmax),
     "sum": _caught_sum,
     "mean": _caught_sum,
+    **dict.fromkeys(REFUSED, _refused),
 }
 """See `linear.FUNCTIONS`."""
 
 
 def warm_up(device: torch.device) -> None:
     """Compile the kernels, or read what was compiled before: it takes time and memory that are no part of a run."""
-    some = torch.zeros(1, GROUP)
-    packed, some, places = quantise(some).to(device), some.to(device), torch.zeros(1, dtype=torch.int64, device=device)
-    for is_slice in (False, True):
-        multiply(some, packed, is_slice)
+    some, places = torch.zeros(1, GROUP, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    # Triton compiles anew for a number of outputs that is a multiple of 16; other kernels follow from more of a shape.
+    for outputs, is_slice in itertools.product((16, 17), (False, True)):
+        multiply(some, quantise(torch.zeros(outputs, GROUP)).to(device), is_slice)
     softmax(some)
     add(some)
     attend(some[:, None], (some[None, None], some[None, None]), (places, places), 0, 1.0, None)

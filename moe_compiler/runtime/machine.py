@@ -1,10 +1,11 @@
 """What `moec run` can run on: what computes, and what experts are loaded from."""
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from moe_compiler.runtime import linear
+from moe_compiler.runtime import linear, reader
 from moe_compiler.runtime.far import FarMemory
 from moe_compiler.runtime.processor import CPU, Processor
 from moe_compiler.runtime.store_file import StoreFile
@@ -31,7 +32,11 @@ def machine(device: str) -> Machine:
     Raises:
         ValueError: there is none here.
     """
-    return _cuda() if device == "cuda" else Machine(CPU, lambda store: store, linear.warm_up)
+    if device == "cuda":
+        return _cuda()
+    if device != "cpu":
+        raise ValueError(f"device {device}; valid: cpu, cuda")
+    return Machine(CPU, lambda store: store, linear.warm_up)
 
 
 def _cuda() -> Machine:
@@ -39,12 +44,22 @@ def _cuda() -> Machine:
     from moe_compiler.runtime.pinned import PinnedMemory
 
     cuda = Cuda()
-    # Triton comes with the builds of torch that have CUDA.
-    from moe_compiler.runtime import gpu
+    try:
+        from moe_compiler.runtime import gpu
+    except ImportError as error:
+        raise ValueError(
+            f"--device cuda: {error}; valid: Triton, which builds of torch with CUDA bring along"
+        ) from None
 
     def warm_up() -> None:
-        linear.warm_up()
-        gpu.warm_up(cuda.device)
+        reader.warm_up()
+        try:
+            gpu.warm_up(cuda.device)
+        except (RuntimeError, OSError, AssertionError, subprocess.SubprocessError) as error:
+            raise ValueError(
+                f"--device cuda: its kernels cannot be compiled: {error}; valid: a C compiler and the headers of "
+                "Python, which Triton needs, or --device cpu"
+            ) from error
 
     processor = Processor(
         cuda.device, gpu.KERNEL, gpu.multiply, gpu.attend, gpu.FUNCTIONS, cuda.reset_peak, cuda.peak_bytes

@@ -23,6 +23,11 @@ def data_bytes() -> int:
     return _status("VmData")
 
 
+def is_exhausted(error: BaseException) -> bool:
+    """Say whether an error of torch's means that memory is exhausted: there is an exception for that on a GPU only."""
+    return any(words in str(error) for words in ("allocate memory", "out of memory"))
+
+
 def _status(name: str) -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_compiler.runtime.cuda import Device, Event
-from moe_compiler.runtime.far import Outcome, move, pace_of, read
+from moe_compiler.runtime.far import Outcome, Scratch, move, pace_of
 from moe_compiler.runtime.packing import REST, SLICE, padded, pages
 from moe_compiler.runtime.quantise import Packed
 from moe_compiler.runtime.store_file import StoreFile
@@ -31,8 +31,7 @@ class PinnedMemory:
 
     Attributes:
         layouts: how an expert of each decoder layer lies in bytes.
-        bytes_per_second: that copies are held to, which is what reads of the store would be; None: as fast as they are.
-        close: lets the memory go; nothing may move any more.
+        close: unpins the memory; nothing may move any more.
 
     Raises:
         ValueError: an expert of the store is damaged.
@@ -42,13 +41,13 @@ class PinnedMemory:
     kind = "copies from pinned memory"
 
     def __init__(self, store: StoreFile, gpu: Device) -> None:
-        self.layouts, self.bytes_per_second = store.layouts, store.bytes_per_second
+        self.layouts = store.layouts
         self._gpu, self._rate = gpu, Rate(store.bytes_per_second)
         self._arenas: list[Tensor] = []
         # Memory that goes back to the system must not be pinned any more.
         self.close = weakref.finalize(self, _unpin, gpu, self._arenas)
         self._pieces: dict[tuple[int, int, str], Tensor] = {}
-        self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
+        self._scratch = Scratch()
         try:
             for layer, entry in store.entries.experts.items():
                 self._take_in(store, layer, len(entry["pieces"]))
@@ -67,6 +66,11 @@ class PinnedMemory:
             into = {piece: self._pieces[layer, expert, piece] for piece in sizes}
             move(store.transfer(layer, expert, into), pace_of())
 
+    @property
+    def bytes_per_second(self) -> float | None:
+        """See `FarMemory`; it is that of the store."""
+        return self._rate.bytes_per_second
+
     def rooms(self, size: int) -> Tensor:
         """See `FarMemory`."""
         return torch.empty(size, dtype=torch.uint8, device=self._gpu.device)
@@ -82,19 +86,14 @@ class PinnedMemory:
 
     def move(self, transfer: Copies) -> None:
         """See `FarMemory`; what the GPU computes afterwards comes after it."""
-        until = self._rate.until(transfer.bytes)
+        _, until = self._rate.times(transfer.bytes)
         for data, room in transfer.pairs:
             room[: len(data)].copy_(data)
         _sleep_until(until)
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""
-        layout = self.layouts[layer]
-        if layer not in self._scratch:
-            self._scratch[layer] = (self.rooms(padded(layout.slice_bytes)), self.rooms(padded(layout.rest_bytes)))
-        piece, rest = self._scratch[layer]
-        read(self, layer, expert, {SLICE: piece, REST: rest})
-        return layout.views(piece, rest)
+        return self._scratch.matrices(self, layer, expert)
 
 
 def _unpin(gpu: Device, arenas: list[Tensor]) -> None:
@@ -112,12 +111,16 @@ class Rate:
     def __init__(self, bytes_per_second: float | None) -> None:
         self.bytes_per_second, self._until = bytes_per_second, 0
 
-    def until(self, size: int) -> int:
-        """Return when so many bytes that begin to move now are there, in nanoseconds of `time.perf_counter_ns`."""
+    def times(self, size: int) -> tuple[int, int]:
+        """Return when so many bytes would move that are asked for now, in nanoseconds of `time.perf_counter_ns`.
+
+        What was asked for before moves before. Where there is no rate: 0, 0.
+        """
         if self.bytes_per_second is None:
-            return 0
-        self._until = max(self._until, time.perf_counter_ns()) + round(size / self.bytes_per_second * 1e9)
-        return self._until
+            return 0, 0
+        begin = max(self._until, time.perf_counter_ns())
+        self._until = begin + round(size / self.bytes_per_second * 1e9)
+        return begin, self._until
 
 
 def _sleep_until(nanoseconds: int, most_seconds: float = float("inf")) -> None:
@@ -135,11 +138,12 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """A transfer that the GPU has; where it is held to a rate, it is not there before `until`."""
+    """A transfer that the GPU has; where it is held to a rate, it moves from `begin` to `until`."""
 
     copies: Copies
     start: Event
     end: Event
+    begin: int
     until: int
 
 
@@ -196,7 +200,7 @@ class Copier:
                 break
             del self._under_way[place]
             self._free.append(place)
-            found.append(Outcome(place, self._time(first.start), max(self._time(first.end), first.until), None))
+            found.append(self._outcome(place, first))
         self._begin()
         return found
 
@@ -218,10 +222,12 @@ class Copier:
         while self._waiting and len(self._under_way) < MOST_UNDER_WAY:
             place = min(self._waiting, key=lambda place: self._waiting[place].urgency)
             waiting = self._waiting.pop(place)
-            until = self._rate.until(waiting.copies.bytes)
-            self._under_way[place] = _UnderWay(
-                waiting.copies, *self._gpu.copy(waiting.copies.pairs, waiting.after), until
-            )
+            events = self._gpu.copy(waiting.copies.pairs, waiting.after)
+            self._under_way[place] = _UnderWay(waiting.copies, *events, *self._rate.times(waiting.copies.bytes))
 
-    def _time(self, event: Event) -> int:
-        return self._origin_ns + round(self._gpu.seconds_between(self._origin, event) * 1e9)
+    def _outcome(self, place: int, copying: _UnderWay) -> Outcome:
+        begun = self._gpu.seconds_between(self._origin, copying.start)
+        # Of times that are long ago CUDA says no small part.
+        took = self._gpu.seconds_between(copying.start, copying.end)
+        start = self._origin_ns + round(begun * 1e9)
+        return Outcome(place, max(start, copying.begin), max(start + round(took * 1e9), copying.until), None)

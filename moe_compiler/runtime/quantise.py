@@ -94,8 +94,8 @@ def quantise(weight: Tensor) -> Packed:
 def rounded(activations: Tensor) -> Tensor:
     """Round activations [..., in] to 8 bits, symmetric in groups of 32 with a float32 scale: as float32 again.
 
-    Every operation is of one value, or the largest of a group, and exact or rounded correctly: a row does not depend on
-    what is rounded with it. A group with a value that is not finite is not a number.
+    Every operation is of one value, or the largest of a group: a row does not depend on what is rounded with it. A
+    group with a value that is not finite is not a number.
     """
     inputs = activations.shape[-1]
     padded = torch.nn.functional.pad(activations.to(torch.float32), (0, -inputs % GROUP))

@@ -183,7 +183,10 @@ def warm_up() -> None:
     reader = Reader(1, pace_of())
     bytes_ = np.zeros(2, dtype=np.uint8)
     parts = ((bytes_.ctypes.data, 1, bytes_.ctypes.data + 1),)
-    reader.submit(Transfer(native.MEMORY, parts, 1, False, lambda status: None, bytes_), 0)
+    transfer = Transfer(native.MEMORY, parts, 1, False, lambda status: None, bytes_)
+    # Where the thread's loop was compiled before, what it calls is not compiled for us.
+    move(transfer, pace_of())
+    reader.submit(transfer, 0)
     while not reader.ended():
         reader.wait(1.0)
     reader.close()

@@ -1,4 +1,4 @@
-"""Staging: slots of half an expert each, and one thread that loads into them while the model computes.
+"""Staging: slots of half an expert each, and what loads into them while the model computes.
 
 What is waited for comes first, then prefetches by urgency, while slots are free. Nothing is ever held beyond the slots:
 what has been computed gives way to what is to come, and prefetches that nobody waits for to what is waited for.
@@ -30,7 +30,7 @@ NOWHERE = -1
 MOST_TURNS = 2**32
 BY_URGENCY = operator.attrgetter("urgency")
 PATIENCE_SECONDS = 1.0
-"""Between looks at whether the thread that loads is still there."""
+"""Between looks at whether what loads is still there."""
 
 
 @dataclass
@@ -43,9 +43,9 @@ class Entry:
         urgency: priority, then order of arrival; the lowest begins first.
         pieces: of the expert.
         slots: one for each piece, unless it is queued.
-        state: `QUEUED`, `LOADING`: the thread has it, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept
+        state: `QUEUED`, `LOADING`: the reader has it, `HERE`, `BUSY`: computed with, or `USED`: computed, and kept
             while there is room.
-        place: that the thread has it in.
+        place: that the reader has it in.
         error: why it failed.
         is_dropped: whether nobody wants it any more while it is loading.
         span: in which it was loaded.
@@ -115,7 +115,7 @@ class Staging:
         self._queued: dict[Key, Entry] = {}
         """Those of the entries that have no slots."""
         self._loading: dict[int, Entry] = {}
-        """Those that the thread has, by their place there."""
+        """Those that the reader has, by their place there."""
         self._turn = 0
         self._awaited: list[Key] = []
         self._reader = far.reader(slots)
@@ -267,7 +267,7 @@ class Staging:
         self._free += entry.slots
 
     def _advance(self) -> None:
-        """Take in what has been loaded, and let the thread have what is most urgent, as far as there is room."""
+        """Take in what has been loaded, and let the reader have what is most urgent, as far as there is room."""
         self._collect()
         while self._queued:
             entry = min(self._queued.values(), key=BY_URGENCY)

@@ -1,6 +1,6 @@
 """Where expert weights live: residents in the near memory, the rest in the far one, prefetched pieces in staging.
 
-The draft reads resident slices only; verify waits for every piece that it needs. Loads run on a thread of their own in
+The draft reads resident slices only; verify waits for every piece that it needs. Loads run beside what is computed, in
 the order that the plan says; what verify's router turns out not to need is dropped.
 """
 
@@ -58,20 +58,24 @@ class Near:
     """
 
     def __init__(self, plan: Plan, far: FarMemory[Any]) -> None:
-        self.far, self.bytes = far, 0
+        self.far = far
         self._pieces: dict[Key, dict[str, Tensor]] = {}
         self._matrices: dict[Key, tuple[Packed, ...]] = {}
-        for layer, experts in plan.resident.items():
-            whole = set(plan.whole.get(layer, ()))
-            for expert in experts:
-                self._add(layer, expert, (SLICE, REST) if expert in whole else (SLICE,))
+        near = [(layer, expert) for layer, experts in plan.resident.items() for expert in experts]
+        kept = {(layer, e): self._sizes(layer, e in plan.whole.get(layer, ())) for layer, e in near}
+        self.bytes = sum(sum(sizes.values()) for sizes in kept.values())
+        # One piece of memory: an allocator rounds each of many up.
+        arena = far.rooms(self.bytes)
+        for key, sizes in kept.items():
+            rooms = arena[: sum(sizes.values())].split_with_sizes(list(sizes.values()))
+            self._pieces[key] = dict(zip(sizes, rooms, strict=True))
+            arena = arena[sum(sizes.values()) :]
+            read(far, *key, self._pieces[key])
 
-    def _add(self, layer: int, expert: int, pieces: tuple[str, ...]) -> None:
+    def _sizes(self, layer: int, is_whole: bool) -> dict[str, int]:
+        """Return the bytes of what lies here of an expert, by piece."""
         layout = self.far.layouts[layer]
-        sizes = {SLICE: padded(layout.slice_bytes), REST: padded(layout.rest_bytes)}
-        self._pieces[layer, expert] = {piece: self.far.rooms(sizes[piece]) for piece in pieces}
-        self.bytes += sum(sizes[piece] for piece in pieces)
-        read(self.far, layer, expert, self._pieces[layer, expert])
+        return {SLICE: padded(layout.slice_bytes)} | ({REST: padded(layout.rest_bytes)} if is_whole else {})
 
     def pieces(self, key: Key) -> dict[str, Tensor]:
         """Return what lies here of an expert, by piece."""

@@ -20,7 +20,7 @@ import torch
 from isal import isal_zlib
 from torch import Tensor
 
-from moe_compiler.runtime.far import Transfer, move, pace_of, read
+from moe_compiler.runtime.far import Scratch, Transfer, move, pace_of
 from moe_compiler.runtime.native import CUT_OFF
 from moe_compiler.runtime.packing import PAGE, REST, SLICE, Layout, padded, pages
 from moe_compiler.runtime.quantise import Packed
@@ -170,7 +170,7 @@ class StoreFile(Addressed):
         self._file, self.is_direct = open_direct(path)
         self._row = lru_cache(KEPT_ROWS)(self._read_row)
         self._sound: set[int] = set()
-        self._scratch: dict[int, tuple[Tensor, Tensor]] = {}
+        self._scratch = Scratch()
 
     def close(self) -> None:
         """Close the file."""
@@ -191,12 +191,7 @@ class StoreFile(Addressed):
 
     def matrices(self, layer: int, expert: int) -> tuple[Packed, ...]:
         """See `FarMemory`."""
-        layout = self.layouts[layer]
-        if layer not in self._scratch:
-            self._scratch[layer] = (pages(layout.slice_bytes), pages(layout.rest_bytes))
-        piece, rest = self._scratch[layer]
-        read(self, layer, expert, {SLICE: piece, REST: rest})
-        return layout.views(piece, rest)
+        return self._scratch.matrices(self, layer, expert)
 
     def dense(self, name: str) -> Packed:
         """Read a matrix."""
