@@ -44,7 +44,7 @@ PROFILED_MODULES = ("bridges", "clique", "core", "cycles", "dag", "euler", "plan
 TINY_TOKENS = 12_288
 """Of what it then says that are profiled."""
 PREDICTED_GB = 0.0025
-LEAST_PROMPTS = 4
+LEAST_PROMPTS = 8
 """That a figure is of: what one text routes says little."""
 ADDED = ("bytes_loaded", "least_bytes", "load_seconds", "hidden_load_seconds")
 """Of several runs."""
