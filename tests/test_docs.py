@@ -145,6 +145,9 @@ def test_every_command_runs(page, source, tmp_path):
             continue  # Neither the package, which only benchmarks need, nor PSPLIB's files are here.
         small = LONG.sub("synthetic-600tokens", SHIPPED.sub(SMALL, command))
         code, errors = run(small, place)
+        if "--device cuda" in command and not torch.cuda.is_available():
+            assert (code, "there is no CUDA here" in errors) == (2, True), command
+            continue
         assert code == 0, f"{page}: {command}\n{errors[-1500:]}"
 
 
