@@ -56,7 +56,7 @@ class Asked:
         top_p: tokens are drawn from the likeliest ones that have so much together.
         seed: of the draws.
         check: whether to decode once more, one token at a time, and compare.
-        far_bandwidth_gb_s: that reads of the store are held to (emulated); None: as fast as they are.
+        far_bandwidth_gb_s: that loads of experts are held to (emulated); None: as fast as they are.
         activation_bits: of what matrices are multiplied with: 32 (float32), or 8.
         is_chat: whether prompts were made by a chat template, and have their special tokens.
     """

@@ -18,6 +18,7 @@ Examples:
   moec run out --weights my-model.store --prompt-file question.txt --max-new-tokens 200 --check
   moec run out --weights my-model.store --chat --max-new-tokens 200 --sample --temperature 0.7 --top-p 0.9
   moec run out --weights my-model.store --prompt a --prompt b --max-new-tokens 32 --far-bandwidth 0.5 --json
+  moec run out --weights my-model.store --prompt "def main():" --max-new-tokens 64 --device cuda
 
 \b
 DIR is what `moec compile -o DIR` wrote, the store what `moec pack` wrote of the same model. Greedy text is, token for
@@ -46,7 +47,7 @@ differs). A prompt for each sequence of the compiled batch, at most.
     metavar="[32|8]",
     help="Of what weights are multiplied with: float32, or rounded to 8 bits; --check goes by the same.",
 )
-@click.option("--far-bandwidth", type=float, metavar="GB_S", help="Hold reads of the store to so much (emulated).")
+@click.option("--far-bandwidth", type=float, metavar="GB_S", help="Hold loads of experts to so much (emulated).")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),

@@ -8,6 +8,7 @@ import shutil
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from moe_compiler.runtime import native, store_file
 from moe_compiler.runtime.decoder import Decoder
-from moe_compiler.runtime.far import Transfer, move, pace_of, read
+from moe_compiler.runtime.far import Scratch, Transfer, move, pace_of, read
 from moe_compiler.runtime.huggingface import configuration
 from moe_compiler.runtime.model import from_store
-from moe_compiler.runtime.packing import REST, SLICE, pages
+from moe_compiler.runtime.packing import REST, SLICE, Layout, pages
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.reader import Reader, warm_up
 from moe_compiler.runtime.store_file import StoreFile
@@ -53,6 +54,16 @@ def test_a_store_holds_the_whole_model_and_its_tokenizer(store):
         range(4), 16
     )
     found.close()
+
+
+def test_experts_that_pass_by_share_rooms_where_they_are_of_one_size():
+    shapes = {0: ((2, 32),), 1: ((200, 64),), 2: ((2, 32),)}
+    far = SimpleNamespace(layouts={layer: Layout(shape) for layer, shape in shapes.items()}, rooms=pages)
+    far.transfer, far.move = lambda *asked: asked, lambda transfer: None
+    scratch = Scratch()
+    first, second, third = (scratch.matrices(far, layer, 0)[0] for layer in range(3))
+    assert [matrix.top.shape for matrix in (first, second)] == [(2, 16), (200, 32)]
+    assert first.top.data_ptr() == third.top.data_ptr()
 
 
 def test_an_embedding_is_looked_up_where_it_lies(store):
