@@ -44,7 +44,7 @@ class Device(Protocol):
         ...
 
     def mark(self) -> Event:
-        """Return the event after all that was given so far to the current stream, which is the one that computes."""
+        """Return the event after all that was given so far to the current stream."""
         ...
 
     def copy(self, pairs: Sequence[tuple[Tensor, Tensor]], after: Event) -> tuple[Event, Event]:

@@ -131,7 +131,7 @@ class FarMemory(Protocol[Moved]):
 
 
 class Scratch:
-    """Rooms that experts of a far memory pass through, one at a time: a pair for each size that they have."""
+    """Rooms that experts of a far memory pass through, one at a time: a pair for each layout that they have."""
 
     def __init__(self) -> None:
         self._rooms: dict[Layout, dict[str, Tensor]] = {}

@@ -1,8 +1,8 @@
 """Products and functions of rows on a GPU, each row by itself, as `linear.py` has them on a CPU.
 
 Of torch's own functions, those of single values give a value the same result wherever it stands; products do not (the
-order of their sums depends on the number of rows), nor do sums of rows. A model that needs others of that kind is
-refused.
+order of their sums depends on the number of rows), nor do sums of rows. A model that needs another that is
+known to be of that kind is refused.
 """
 
 import itertools
@@ -130,7 +130,8 @@ def _refused(function: Callable[..., Tensor], *args: Any, **options: Any) -> Ten
 REFUSED = (
     *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm", "einsum", "dot", "mv"),
     *("norm", "vector_norm", "linalg_norm", "linalg_vector_norm", "logsumexp", "var", "std", "var_mean", "std_mean"),
-    *("cumsum", "cumprod", "prod"),
+    *("cumsum", "cumprod", "prod", "tensordot", "inner", "log_softmax", "group_norm", "normalize"),
+    *("conv1d", "scaled_dot_product_attention"),
 )
 """Functions whose result for a row depends on how many rows there are, by their names in torch."""
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -143,7 +144,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def warm_up(device: torch.device) -> None:
-    """Compile the kernels, or read what was compiled before: it takes time and memory that are no part of a run."""
+    """Compile the kernels, or read what was compiled before; those of other shapes are compiled as a run meets them."""
     some, places = torch.zeros(1, GROUP, device=device), torch.zeros(1, dtype=torch.int64, device=device)
     # Triton compiles anew for a number of outputs that is a multiple of 16; other kernels follow from more of a shape.
     for outputs, is_slice in itertools.product((16, 17), (False, True)):

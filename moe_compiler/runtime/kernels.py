@@ -1,6 +1,6 @@
 """The kernels that a model runs on, each of them batch-invariant, and the step that they run in.
 
-The model's own code runs unchanged. Every `linear` in it is caught and computed on packed weights (linear.py);
+The model's own code runs unchanged. Every `linear` in it is caught and computed on packed weights (processor.py);
 attention and routed experts are called through transformers' registries, which model.py connects to this module. In a
 replay, the plan says which experts a row is routed to and in which order they are computed.
 """

@@ -18,7 +18,7 @@ class Machine:
     Attributes:
         processor: what computes.
         far: returns the far memory of a store: the store itself, or what was filled from it.
-        warm_up: compiles kernels, so that a run need not.
+        warm_up: compiles kernels, so that a run need not, or has fewer to compile.
     """
 
     processor: Processor

@@ -39,7 +39,7 @@ class Packed:
     low: Tensor | None = None
 
     def to(self, device: torch.device) -> "Packed":
-        """Return the matrix on a device; itself, if it is there."""
+        """Return the matrix on a device; its tensors are these, if they are there."""
         low = None if self.low is None else self.low.to(device)
         return Packed(self.inputs, self.top.to(device), self.scale.to(device), low)
 

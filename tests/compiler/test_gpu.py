@@ -80,13 +80,15 @@ def test_a_softmax_is_that_of_the_cpu_also_where_nothing_may_be_chosen(columns):
     values[1, 0] = values[2] = -torch.inf
     found, expected = gpu.softmax(values).cpu(), linear.softmax(values.cpu())
     assert torch.allclose(found, expected, atol=1e-6, equal_nan=True)
+    for n in range(6):
+        assert torch.equal(gpu.softmax(values[n : n + 1])[0].cpu().nan_to_num(), found[n].nan_to_num())
     assert torch.equal(gpu.softmax(values.view(2, 3, columns)).cpu().nan_to_num(), found.view(2, 3, -1).nan_to_num())
 
 
 def test_sums_and_means_of_rows_are_caught_and_nothing_else():
     """As models write them; each row gives what it gives alone."""
-    caught, kernels = Kernels.__new__(Kernels), CPU
-    caught.processor = replace(kernels, functions=gpu.FUNCTIONS)
+    caught = Kernels.__new__(Kernels)
+    caught.processor = replace(CPU, functions=gpu.FUNCTIONS)
     values, half = random(3, 2500), random(3, 8).half()
     with CaughtLinear(caught):
         found = [values.mean(-1, keepdim=True), values.sum(dim=-1), torch.mean(values, dim=(1,)), values.sum(1, True)]
@@ -100,6 +102,8 @@ def test_sums_and_means_of_rows_are_caught_and_nothing_else():
         assert ours.shape == right.shape
         assert ours.dtype == torch.float32
         assert torch.allclose(ours.double(), right, atol=1e-4)
+    assert torch.equal(found[1], gpu.add(values)), "in our order"
+    assert not torch.equal(found[1], values.sum(-1)), "which is another than torch's"
     assert torch.equal(found[0][1:2], alone[0])
     assert torch.equal(found[1][1:2], alone[1])
     assert torch.equal(softmax, gpu.softmax(values))
@@ -119,7 +123,12 @@ KINDS = {
     **dict.fromkeys(("rows", "query", "keys", "values", "sinks", "result"), "*fp32"),
     **dict.fromkeys(INTEGERS, "i32"),
 }
-ALIGNED = {"top", "low", "scale", "keys", "values", "outputs", "half", "heads", "dim", "value_dim"}
+ALIGNED = {
+    "multiply": {"top", "low", "scale", "outputs", "half"},
+    "attend": {"keys", "values", "sinks", "heads", "kv_heads", "dim", "value_dim"},
+    "softmax": {"columns"},
+    "add": {"columns"},
+}
 CONSTANTS = {
     "multiply": [{"IS_SLICE": is_slice, "OUTPUTS": 16, "COLUMNS": 128} for is_slice in (False, True)],
     "attend": [{"HAS_SINKS": sinks, "PLACES": 32, "DIM": 128, "VALUE_DIM": 64} for sinks in (False, True)],
@@ -139,7 +148,7 @@ for capability in (80, 90, 120):
             types = {
                 argument: "constexpr" if argument in values else KINDS[argument] for argument in kernel.arg_names
             }
-            aligned = ALIGNED - {*values}
+            aligned = ALIGNED[name] - {*values}
             known = {(n,): [["tt.divisibility", 16]] for n, part in enumerate(kernel.arg_names) if part in aligned}
             for attributes in ({}, known):
                 source = ASTSource(fn=kernel, signature=types, constexprs=values, attrs=attributes)
@@ -157,8 +166,8 @@ def test_kernels_become_machine_code_of_three_generations_of_gpus(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 60
-    assert min(found.values()) > 1000
+    assert len(found) == 54
+    assert all(found.values())
 
 
 def bytes_of(*values):
@@ -229,7 +238,7 @@ def test_copies_are_held_to_a_rate_whoever_makes_them(store):
 
 
 def test_experts_in_pinned_memory_are_those_of_the_store(store):
-    device, file = NoGpu(), StoreFile(store)
+    device, file = NoGpu(is_fast=False), StoreFile(store)
     memory = PinnedMemory(file, device)
     assert len(device.pinned) == 4
     for layer, expert in ((0, 0), (3, 15), (2, 7)):
@@ -271,7 +280,7 @@ def test_what_cannot_be_pinned_is_undone(store):
 @pytest.fixture
 def interpreted(monkeypatch):
     """What `--device cuda` runs on, without a GPU."""
-    device = NoGpu()
+    device = NoGpu(is_fast=False)
     processor = replace(CPU, kernel=gpu.KERNEL, multiply=gpu.multiply, attend=gpu.attend, functions=gpu.FUNCTIONS)
     made = machine.Machine(processor, lambda store: PinnedMemory(store, device), lambda: gpu.warm_up(HERE))
     monkeypatch.setattr(machine, "_cuda", lambda: made)
@@ -321,7 +330,7 @@ def test_an_unknown_device_is_refused():
 @pytest.mark.skipif(HERE.type == "cuda", reason="there is a GPU")
 def test_where_there_is_no_gpu_that_is_said(folder, store):
     done = run(folder, store, "--device", "cuda")
-    assert_refused(done, "--device cuda: there is no CUDA here: torch is built without it", "valid: --device cpu")
+    assert_refused(done, "--device cuda: there is no CUDA here", "valid: --device cpu")
 
 
 @pytest.mark.skipif(HERE.type != "cuda", reason="needs a GPU")

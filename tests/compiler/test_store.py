@@ -56,7 +56,7 @@ def test_a_store_holds_the_whole_model_and_its_tokenizer(store):
     found.close()
 
 
-def test_experts_that_pass_by_share_rooms_where_they_are_of_one_size():
+def test_experts_that_pass_by_share_rooms_where_they_are_of_one_layout():
     shapes = {0: ((2, 32),), 1: ((200, 64),), 2: ((2, 32),)}
     far = SimpleNamespace(layouts={layer: Layout(shape) for layer, shape in shapes.items()}, rooms=pages)
     far.transfer, far.move = lambda *asked: asked, lambda transfer: None
