@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,7 @@ def tiny_model(folder: Path, host: str | None) -> Model:
     return Model(str(TINY), str(store), str(profile), host or calibrated(folder), other_prompts(), 4 * values / 1e9)
 
 
+@cache
 def modules() -> dict[str, str]:
     """Return the text of every module of networkx' algorithms, by name."""
     import networkx

@@ -22,9 +22,6 @@ class Event:
     moment: float | None = None
 
     def query(self):
-        """Be done if copies are; those of a fast GPU are, as soon as somebody asks."""
-        if self.gpu.is_fast:
-            self.gpu.catch_up(self.number)
         return self.moment is not None
 
     def synchronize(self):
@@ -34,8 +31,8 @@ class Event:
 class NoGpu:
     """See `moe_compiler.runtime.cuda.Device`."""
 
-    def __init__(self, is_fast=True):
-        self.device, self.is_fast = torch.device("cpu"), is_fast
+    def __init__(self):
+        self.device = torch.device("cpu")
         self.pinned, self.under_way, self.copied = [], [], []
         self.count = 0
 

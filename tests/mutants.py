@@ -186,7 +186,7 @@ MUTANTS = (
     wrong("a scratch buffer is as small as another layer's", "moe_compiler/runtime/far.py", "tests/compiler/test_store.py", "if layout not in self._rooms:", "if not self._rooms:"),
     wrong("copies begin in any order", "moe_compiler/runtime/pinned.py", "tests/compiler/test_gpu.py::test_the_most_urgent_copies_begin_first_and_few_at_a_time", "key=lambda place: self._waiting[place].urgency", "key=lambda place: -place"),
     noop("no copy is made more urgent", "moe_compiler/runtime/pinned.py", "tests/compiler/test_gpu.py::test_the_most_urgent_copies_begin_first_and_few_at_a_time", "hurry"),
-    wrong("copies are not held to a rate", "moe_compiler/runtime/pinned.py", "tests/compiler/test_gpu.py::test_copies_are_held_to_a_rate_whoever_makes_them", "if self.bytes_per_second is None:", "if True:"),
+    wrong("copies are not held to a rate", "moe_compiler/runtime/far.py", "tests/compiler/test_gpu.py::test_copies_are_held_to_a_rate_whoever_makes_them", "if not pace[native.RATE]:", "if True:"),
     wrong("memory stays pinned", "moe_compiler/runtime/pinned.py", "tests/compiler/test_gpu.py::test_what_cannot_be_pinned_is_undone", "        gpu.unpin(arenas.pop())", "        arenas.pop()", fast=True),
     wrong("what runs on a GPU loads from the disk", "moe_compiler/generation.py", "tests/compiler/test_gpu.py::test_a_run_gives_the_tokens_of_decoding_one_at_a_time_and_those_of_the_cpu", "from_store(store, far, runs_on.processor)", "from_store(store, store, runs_on.processor)"),
     wrong("a softmax may be over any dimension", "moe_compiler/runtime/linear.py", "tests/compiler/test_runtime.py::test_routers_of_all_kinds_are_caught_and_nothing_else", " and dim in (-1, input.dim() - 1)", ""),

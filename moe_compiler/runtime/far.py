@@ -4,6 +4,7 @@ Ordinary memory is one (`host_memory.py`), a store on a disk another (`store_fil
 from by itself a third (`pinned.py`).
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -21,6 +22,22 @@ Pace: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 def pace_of(bytes_per_second: float | None = None) -> Pace:
     """Return the pace of so many bytes per second; None: as fast as it goes."""
     return np.array([0 if bytes_per_second is None else max(1, round(bytes_per_second)), 0], dtype=np.int64)
+
+
+def rate_of(pace: Pace) -> float | None:
+    """Return the bytes per second of a pace; None: as fast as it goes."""
+    return float(pace[native.RATE]) or None
+
+
+def booked(pace: Pace, size: int) -> tuple[int, int]:
+    """Give bytes that are asked for now their time at a pace: its beginning and its end; 0, 0 where that has no rate.
+
+    Both are nanoseconds of `time.perf_counter_ns`.
+    """
+    if not pace[native.RATE]:
+        return 0, 0
+    end = int(native.booked(pace, size, time.perf_counter_ns()))
+    return end - int(size * 1e9 / pace[native.RATE]), end
 
 
 class Transfer(NamedTuple):

@@ -104,16 +104,22 @@ def _read_run(file: Any, parts: Any) -> Any:
 
 
 @natively()
-def _hold(pace: Any, size: Any, start: Any, closed: Any) -> None:
-    """Wait until so many bytes may have moved: whoever reads, what is emulated has one rate for all."""
-    if not pace[RATE]:
-        return
+def booked(pace: Any, size: Any, start: Any) -> Any:
+    """Give bytes their time at a rate, behind those that were given theirs, not before `start`; returns its end."""
     took = np.int64(size * 1e9 / pace[RATE])
     while True:
         until = pace[UNTIL]
         end = max(until, start) + took
         if exchange(pace, UNTIL, until, end):
-            break
+            return end
+
+
+@natively()
+def _hold(pace: Any, size: Any, start: Any, closed: Any) -> None:
+    """Wait until so many bytes may have moved: whoever reads, what is emulated has one rate for all."""
+    if not pace[RATE]:
+        return
+    end = booked(pace, size, start)
     while not closed[0] and _now() < end:
         _usleep(np.uint32(min((end - _now()) // 1000 + 1, LONGEST_SLEEP_MICROSECONDS)))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_compiler.runtime.cuda import Device, Event
-from moe_compiler.runtime.far import Outcome, Scratch, move, pace_of
+from moe_compiler.runtime.far import Outcome, Pace, Scratch, booked, move, pace_of, rate_of
 from moe_compiler.runtime.packing import REST, SLICE, padded, pages
 from moe_compiler.runtime.quantise import Packed
 from moe_compiler.runtime.store_file import StoreFile
@@ -31,6 +31,7 @@ class PinnedMemory:
 
     Attributes:
         layouts: how an expert of each decoder layer lies in bytes.
+        pace: that copies are held to: that of reads of the store.
         close: unpins the memory; nothing may move any more.
 
     Raises:
@@ -41,8 +42,8 @@ class PinnedMemory:
     kind = "copies from pinned memory"
 
     def __init__(self, store: StoreFile, gpu: Device) -> None:
-        self.layouts = store.layouts
-        self._gpu, self._rate = gpu, Rate(store.bytes_per_second)
+        self.layouts, self.pace = store.layouts, store.pace
+        self._gpu = gpu
         self._arenas: list[Tensor] = []
         # Memory that goes back to the system must not be pinned any more.
         self.close = weakref.finalize(self, _unpin, gpu, self._arenas)
@@ -68,8 +69,8 @@ class PinnedMemory:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """See `FarMemory`; it is that of the store."""
-        return self._rate.bytes_per_second
+        """See `FarMemory`."""
+        return rate_of(self.pace)
 
     def rooms(self, size: int) -> Tensor:
         """See `FarMemory`."""
@@ -82,11 +83,11 @@ class PinnedMemory:
 
     def reader(self, places: int) -> "Copier":
         """See `FarMemory`."""
-        return Copier(places, self._gpu, self._rate)
+        return Copier(places, self._gpu, self.pace)
 
     def move(self, transfer: Copies) -> None:
         """See `FarMemory`; what the GPU computes afterwards comes after it."""
-        _, until = self._rate.times(transfer.bytes)
+        _, until = booked(self.pace, transfer.bytes)
         for data, room in transfer.pairs:
             room[: len(data)].copy_(data)
         _sleep_until(until)
@@ -99,28 +100,6 @@ class PinnedMemory:
 def _unpin(gpu: Device, arenas: list[Tensor]) -> None:
     while arenas:
         gpu.unpin(arenas.pop())
-
-
-class Rate:
-    """What copies are held to, whoever makes them (emulated).
-
-    Attributes:
-        bytes_per_second: None: as fast as they are.
-    """
-
-    def __init__(self, bytes_per_second: float | None) -> None:
-        self.bytes_per_second, self._until = bytes_per_second, 0
-
-    def times(self, size: int) -> tuple[int, int]:
-        """Return when so many bytes would move that are asked for now, in nanoseconds of `time.perf_counter_ns`.
-
-        What was asked for before moves before. Where there is no rate: 0, 0.
-        """
-        if self.bytes_per_second is None:
-            return 0, 0
-        begin = max(self._until, time.perf_counter_ns())
-        self._until = begin + round(size / self.bytes_per_second * 1e9)
-        return begin, self._until
 
 
 def _sleep_until(nanoseconds: int, most_seconds: float = float("inf")) -> None:
@@ -154,8 +133,8 @@ class Copier:
     thread: copies begin when they are submitted, or when this is asked what has ended.
     """
 
-    def __init__(self, places: int, gpu: Device, rate: Rate) -> None:
-        self._gpu, self._rate = gpu, rate
+    def __init__(self, places: int, gpu: Device, pace: Pace) -> None:
+        self._gpu, self._pace = gpu, pace
         self._free = list(range(places))
         self._waiting: dict[int, _Waiting] = {}
         self._under_way: dict[int, _UnderWay] = {}
@@ -223,7 +202,7 @@ class Copier:
             place = min(self._waiting, key=lambda place: self._waiting[place].urgency)
             waiting = self._waiting.pop(place)
             events = self._gpu.copy(waiting.copies.pairs, waiting.after)
-            self._under_way[place] = _UnderWay(waiting.copies, *events, *self._rate.times(waiting.copies.bytes))
+            self._under_way[place] = _UnderWay(waiting.copies, *events, *booked(self._pace, waiting.copies.bytes))
 
     def _outcome(self, place: int, copying: _UnderWay) -> Outcome:
         begun = self._gpu.seconds_between(self._origin, copying.start)

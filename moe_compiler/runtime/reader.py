@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from moe_compiler.runtime import native
-from moe_compiler.runtime.far import Outcome, Pace, Transfer, move, pace_of
+from moe_compiler.runtime.far import Outcome, Pace, Transfer, move, pace_of, rate_of
 from moe_compiler.runtime.packing import pages
 
 MOST_PARTS = 2
@@ -163,7 +163,7 @@ class Addressed:
     @property
     def bytes_per_second(self) -> float | None:
         """See `FarMemory`."""
-        return float(self.pace[native.RATE]) or None
+        return rate_of(self.pace)
 
     def rooms(self, size: int) -> Tensor:
         """See `FarMemory`."""

@@ -14,11 +14,11 @@ import torch
 from moe_compiler.generation import Asked, Runner
 from moe_compiler.runtime import gpu, linear, machine
 from moe_compiler.runtime.decoder import Decoder
-from moe_compiler.runtime.far import read
+from moe_compiler.runtime.far import booked, pace_of, read
 from moe_compiler.runtime.kernels import CaughtLinear, Kernels
 from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import REST, SLICE
-from moe_compiler.runtime.pinned import MOST_UNDER_WAY, Copier, Copies, PinnedMemory, Rate
+from moe_compiler.runtime.pinned import MOST_UNDER_WAY, Copier, Copies, PinnedMemory
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.processor import CPU
 from moe_compiler.runtime.quantise import quantise
@@ -179,8 +179,8 @@ def copies(data, room, size=4096):
 
 
 def test_the_most_urgent_copies_begin_first_and_few_at_a_time():
-    device, sources, rooms = NoGpu(is_fast=False), bytes_of(*range(8)), bytes_of(*[99] * 8)
-    copier = Copier(8, device, Rate(None))
+    device, sources, rooms = NoGpu(), bytes_of(*range(8)), bytes_of(*[99] * 8)
+    copier = Copier(8, device, pace_of())
     asked = zip(sources, rooms, (9, 9, 9, 9, 7, 3, 8, 5), strict=True)
     places = [copier.submit(copies(source, room), urgency) for source, room, urgency in asked]
     assert len(device.under_way) == MOST_UNDER_WAY == 4
@@ -213,8 +213,7 @@ def test_copies_are_held_to_a_rate_whoever_makes_them(store):
             return events
 
     device, (source, room) = Eager(), bytes_of(1, 2)
-    rate = Rate(100_000)
-    copier, begun = Copier(2, device, rate), time.perf_counter_ns()
+    copier, begun = Copier(2, device, pace_of(100_000)), time.perf_counter_ns()
     copier.submit(copies(source, room), 0)
     copier.submit(copies(source, room), 0)
     assert copier.ended() == []
@@ -232,13 +231,13 @@ def test_copies_are_held_to_a_rate_whoever_makes_them(store):
     into = {SLICE: memory.rooms(2**17)}
     begun = time.perf_counter_ns()
     read(memory, 0, 0, into)
-    assert Rate(None).times(10**9) == (0, 0)
+    assert booked(pace_of(), 10**9) == (0, 0)
     assert time.perf_counter_ns() - begun >= memory.layouts[0].slice_bytes / 1e6 * 1e9
     memory.close()
 
 
 def test_experts_in_pinned_memory_are_those_of_the_store(store):
-    device, file = NoGpu(is_fast=False), StoreFile(store)
+    device, file = NoGpu(), StoreFile(store)
     memory = PinnedMemory(file, device)
     assert len(device.pinned) == 4
     for layer, expert in ((0, 0), (3, 15), (2, 7)):
@@ -280,7 +279,7 @@ def test_what_cannot_be_pinned_is_undone(store):
 @pytest.fixture
 def interpreted(monkeypatch):
     """What `--device cuda` runs on, without a GPU."""
-    device = NoGpu(is_fast=False)
+    device = NoGpu()
     processor = replace(CPU, kernel=gpu.KERNEL, multiply=gpu.multiply, attend=gpu.attend, functions=gpu.FUNCTIONS)
     made = machine.Machine(processor, lambda store: PinnedMemory(store, device), lambda: gpu.warm_up(HERE))
     monkeypatch.setattr(machine, "_cuda", lambda: made)
