@@ -18,39 +18,35 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from peers import Key, least_loads, lru_round, lru_store, serial_round, serial_store
+
 MOEC = Path(sys.executable).parent / "moec"
+PEERS = Path(__file__).with_name("peers.py")
 TINY = Path(__file__).parents[1] / "examples" / "tiny-moe"
 KINDS = {"lru": "(a) LRU on demand", "serial": "(b) no overlap", "ours": "(c) our schedule"}
-CONTEXT, PROMPT_CHARACTERS, GENERATED_TOKENS = 256, 60, 128
-LEAST_CHARACTERS = 5_000
-"""Of a module that prompts are taken from."""
-OLMOE_GB, OLMOE_TOKENS, PROFILED_TOKENS, OFFLOADED_TOKENS = 2.0, 24, 512, 4
+PROMPTS, PROMPT_CHARACTERS, GENERATED_TOKENS = 16, 60, 128
+"""Every figure is of the same prompts: what one text routes says little."""
+LEAST_CHARACTERS, PIECES = 5_000, 5
+"""Of a module that prompts are taken from; and how many, where it is profiled."""
+OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_TOKENS = 2.0, 24, 96, 512
 EMBEDDING_STD = 1.0
 """What a token is must weigh more than what attention mixes in, or all route alike: so 40 % repeat (measured: 43)."""
 ROUTER_SKEW = 0.5
 """Standard deviation of the logarithm of a router row's length: the larger, the more some experts are preferred."""
 TINY_SETTINGS = ((0.0017, 0.003), (0.0025, 0.02))
 """GB near, and GB/s that reads are held to: where loading dominates, and where it does not."""
-PROFILED_MODULES = ("bridges", "clique", "core", "cycles", "dag", "euler", "planarity", "similarity")
-"""Whose beginnings examples/tiny-moe goes on with when it is profiled: of several kinds, as what people ask is."""
 TINY_TOKENS = 12_288
-"""Of what it then says that are profiled."""
+"""Of what examples/tiny-moe says that are profiled."""
 PREDICTED_GB = 0.0025
-LEAST_PROMPTS = 8
-"""That a figure is of: what one text routes says little."""
 ADDED = ("bytes_loaded", "decoded_bytes", "least_bytes", "load_seconds", "hidden_load_seconds")
 """Of several runs."""
-Key = tuple[int, int]
-"""Decoder layer, expert."""
 EXIT_FAILED = 5
 
 
@@ -60,11 +56,12 @@ class Setting:
 
     Attributes:
         batch: sequences.
-        near_gb: capacity of the near memory that is compiled for, beside the caches of `Model.cache_gb`.
+        near_gb: capacity of the near memory that is compiled for, beside the caches of `Model.cache_values`.
         far_gb_s: that reads are held to; None: the disk as it is.
         draft_length: γ, or `auto`.
         tokens: new ones of each sequence.
         temperature: that they are drawn with; None: the likeliest.
+        context: tokens of a sequence that are compiled for.
     """
 
     batch: int
@@ -73,6 +70,7 @@ class Setting:
     draft_length: str = "auto"
     tokens: int = 64
     temperature: float | None = None
+    context: int = 256
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Model:
         store: its weights, packed.
         profile: its routing and accepted lengths, measured; None: synthetic routing.
         host: hardware file of this machine.
-        prompts: as many as the largest batch.
-        cache_gb: that a sequence's KV cache takes beside what a setting states.
+        prompts: as many as the largest batch, or some batches.
+        cache_values: of a KV cache, a token, that memory is there for beside what a setting states.
         device: that (a), (b) and (c) run on.
     """
 
@@ -94,7 +92,7 @@ class Model:
     profile: str | None
     host: str
     prompts: tuple[str, ...]
-    cache_gb: float = 0.0
+    cache_values: int = 0
     device: str = "cpu"
 
 
@@ -109,11 +107,12 @@ def moec(*arguments: Any) -> str:
 def compiled(model: Model, setting: Setting, folder: Path) -> Path:
     """Compile for a setting; returns the folder."""
     out = folder / f"b{setting.batch}-n{setting.near_gb:g}-f{setting.far_gb_s or 0:g}-g{setting.draft_length}"
-    options: list[object] = ["--set", f"memories.dram.capacity_gb={setting.near_gb + setting.batch * model.cache_gb:g}"]
+    caches_gb = 4 * setting.batch * setting.context * model.cache_values / 1e9
+    options: list[object] = ["--set", f"memories.dram.capacity_gb={setting.near_gb + caches_gb:g}"]
     if setting.far_gb_s:
         for place in ("links.read", "memories.disk"):
             options += ["--set", f"{place}.bandwidth_gb_s={setting.far_gb_s:g}"]
-    options += ["--format", "int8-sliced,kv=32", "--context", CONTEXT]
+    options += ["--format", "int8-sliced,kv=32", "--context", setting.context]
     options += ["--batch", setting.batch, "--draft-length", setting.draft_length]
     options += ["--profile", model.profile] if model.profile else []
     moec("compile", model.source, "--target", model.host, *options, "-o", out)
@@ -136,14 +135,14 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     runner = Runner.open(out, model.store, setting.far_gb_s, model.device)
     accesses: list[Key] = []
     if kind == "lru":
-        stores, runner.round_, runner.draft_length = _lru_store(slots, accesses), _lru_round, 0
+        stores, runner.round_, runner.draft_length = lru_store(slots, accesses), lru_round, 0
     elif kind == "serial":
-        stores, runner.round_ = _serial_store(), _serial_round(out, runner.draft_length)
+        stores, runner.round_ = serial_store(), serial_round(out, runner.draft_length)
     else:
         stores = store.ExpertStore
     marks: list[tuple[int, int]] = []
     asked = Asked(setting.tokens, setting.temperature, far_bandwidth_gb_s=setting.far_gb_s)
-    groups, runs = max(1, LEAST_PROMPTS // setting.batch), []
+    groups, runs = len(model.prompts) // setting.batch, []
     with patch.object(decoder, "ExpertStore", _marking(stores, marks, accesses)):
         for number in range(groups):
             found = runner.run(model.prompts[number * setting.batch : (number + 1) * setting.batch], asked)
@@ -173,28 +172,6 @@ def _marking(stores: Callable[[Any, Any], Any], marks: list[tuple[int, int]], ac
     return made
 
 
-def least_loads(asked: Sequence[Key], slots: int, first: int = 0) -> int:
-    """Return how many experts a cache of so many loads that knows the future, from the `first` that is asked for on.
-
-    What is asked for again last gives way: no cache loads fewer in all of what is asked for in this order (Belady, "A
-    study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966).
-    """
-    again: list[int] = []
-    later: dict[Key, int] = {}
-    for place, key in reversed(list(enumerate(asked))):
-        again.append(later.get(key, len(asked)))
-        later[key] = place
-    cached: dict[Key, int] = {}
-    loads = 0
-    for number, (key, place) in enumerate(zip(asked, reversed(again), strict=True)):
-        if key not in cached:
-            loads += number >= first
-            if len(cached) == slots:
-                del cached[max(cached, key=cached.__getitem__)]
-        cached[key] = place
-    return loads
-
-
 def _combined(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return several runs as one."""
     seconds = [sum(len(s["token_ids"]) for s in run["sequences"]) / run["tokens_per_second"] for run in runs]
@@ -212,96 +189,6 @@ def _combined(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "round_seconds": sum(count * time for count, time in rounds) / sum(count for count, _ in rounds),
         "predicted": runs[0]["measured"]["predicted"]["round_seconds"],
     }
-
-
-def _lru_round(decoder: Any) -> list[list[int]]:
-    return decoder.verify([])  # type: ignore[no-any-return]
-
-
-def _serial_round(out: str, length: int) -> Callable[[Any], list[list[int]]]:
-    """Return the compiled round without anything that is loaded ahead."""
-    from moe_compiler.runtime.hot_set import HotSetRule
-
-    rule = HotSetRule(**json.loads((Path(out) / "plan.json").read_text())["hot_set"])
-
-    def round_(decoder: Any) -> list[list[int]]:
-        decoder.begin_round()
-        drafts: list[Any] = []
-        for step in range(length):
-            drafts.append(decoder.draft(step, drafts))
-        accepted: list[list[int]] = decoder.verify(drafts)
-        decoder.update_hot_set(rule)
-        decoder.release_staging()
-        return accepted
-
-    return round_
-
-
-def _serial_store() -> type:
-    from moe_compiler.runtime.staging import WAITED_FOR
-    from moe_compiler.runtime.store import ExpertStore
-
-    class SerialStore(ExpertStore):
-        """Reads an expert when it is computed, and not before."""
-
-        def _load(self, wanted: Iterable[tuple[Any, int]]) -> None:
-            """Load nothing ahead."""
-
-        def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
-            """Compute in program order."""
-            yield from experts
-
-        @contextmanager
-        def verified(self, layer: int, expert: int) -> Iterator[Any]:
-            """Read what is missing of an expert, and hold it."""
-            if not self.is_whole((layer, expert)):
-                ExpertStore._load(self, [((layer, expert), WAITED_FOR)])
-            with super().verified(layer, expert) as matrices:
-                yield matrices
-
-    return SerialStore
-
-
-def _lru_store(slots: int, accesses: list[Key]) -> Callable[[Any, Any], Any]:
-    from moe_compiler.runtime.far import read
-    from moe_compiler.runtime.packing import REST, SLICE, padded
-    from moe_compiler.runtime.plan import Plan
-    from moe_compiler.runtime.store import ExpertStore
-
-    class LruStore(ExpertStore):
-        """Whole experts, read on demand into a cache that forgets what was used longest ago."""
-
-        def __init__(self, plan: Any, far: Any) -> None:
-            super().__init__(Plan(), far)
-            sizes = [(layout.slice_bytes, layout.rest_bytes) for layout in far.layouts.values()]
-            self.free = [
-                tuple(far.rooms(padded(max(size[piece] for size in sizes))) for piece in (0, 1)) for _ in range(slots)
-            ]
-            self.near.bytes = sum(len(part) for pair in self.free for part in pair)
-            self.cached: OrderedDict[tuple[int, int], Any] = OrderedDict()
-
-        def decided(self, layer: int, experts: Iterable[int]) -> None:
-            """Load nothing ahead."""
-
-        def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
-            """Compute what is here first: what is loaded for this token may need its place."""
-            yield from sorted(experts, key=lambda expert: (layer, expert) not in self.cached)
-
-        @contextmanager
-        def verified(self, layer: int, expert: int) -> Iterator[Any]:
-            """Hold an expert, read if it is not here."""
-            key = (layer, expert)
-            accesses.append(key)
-            if key not in self.cached:
-                buffers = self.free.pop() if self.free else self.cached.popitem(last=False)[1]
-                begun = self.record.now()
-                read(self.far, layer, expert, dict(zip((SLICE, REST), buffers, strict=True)))
-                self._waited(key, (SLICE, REST), begun)
-                self.cached[key] = buffers
-            self.cached.move_to_end(key)
-            yield self.far.layouts[layer].views(*self.cached[key])
-
-    return LruStore
 
 
 def beside(model: Model, setting: Setting, folder: Path) -> dict[str, Any]:
@@ -346,6 +233,9 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "mb_loaded": round(run["bytes_loaded"] / 1e6, 1),
         "mb_while_decoding": round(run["decoded_bytes"] / 1e6, 1),
         "least_mb": round(run["least_bytes"] / 1e6, 1) or None,
+        "gb_s_while_loading": round(run["bytes_loaded"] / run["load_seconds"] / 1e9, 3)
+        if run["load_seconds"]
+        else None,
         "hidden_share": None if hidden is None else round(hidden, 2),
         "peak_mb": round(run["peak_bytes"] / 1e6, 1),
         "near_and_staging_mb": round((run["near_bytes"] + run["staging_bytes"]) / 1e6, 1),
@@ -356,45 +246,43 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
 def tiny_model(folder: Path, host: str | None) -> Model:
     """Pack, profile and calibrate for examples/tiny-moe.
 
-    Prompts are of sources that it was not trained on. What is profiled is what it generates after prompts of other
-    files than those that are measured with: that is what a decoder routes.
+    Prompts are of sources that it was not trained on. What is profiled is what it generates after prompts of the other
+    files: that is what a decoder routes.
     """
     store, profile = folder / "tiny.store", folder / "tiny.npz"
     moec("pack", TINY, "--weights", TINY, "-o", store)
-    others = [prompt for name in PROFILED_MODULES for prompt in prompts_of(name)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), others).result())
+        (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), profiled_prompts()).result())
     options = ("--tokens", TINY_TOKENS, "--draft-length", 8, "--rounds", 64)
     moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
     config = json.loads((TINY / "config.json").read_text())
-    values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"] * CONTEXT
-    return Model(str(TINY), str(store), str(profile), host or calibrated(folder), other_prompts(), 4 * values / 1e9)
+    values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"]
+    return Model(str(TINY), str(store), str(profile), host or calibrated(folder), asked_prompts(), values)
 
 
 @cache
-def modules() -> dict[str, str]:
-    """Return the text of every module of networkx' algorithms, by name."""
+def modules() -> tuple[list[str], list[str]]:
+    """Return texts of modules of networkx' algorithms: those to ask of, and those to profile with."""
     import networkx
 
     files = sorted((Path(networkx.__file__).parent / "algorithms").glob("*.py"))
-    return {file.stem: file.read_text() for file in files}
+    texts = [text for text in (file.read_text() for file in files) if len(text) >= LEAST_CHARACTERS]
+    asked = [texts[n * len(texts) // PROMPTS] for n in range(PROMPTS)]
+    return asked, [text for text in texts if text not in asked]
 
 
-def prompts_of(name: str) -> tuple[str, ...]:
-    """Return beginnings of 16 pieces of a module of networkx."""
-    text = modules()[name]
-    step = (len(text) - PROMPT_CHARACTERS) // 16
-    return tuple(text[n * step : n * step + PROMPT_CHARACTERS] for n in range(16))
+def asked_prompts() -> tuple[str, ...]:
+    """Return what stands in the middle of each module to ask of."""
+    asked, _ = modules()
+    return tuple(text[len(text) // 2 :][:PROMPT_CHARACTERS] for text in asked)
 
 
-def other_prompts() -> tuple[str, ...]:
-    """Return what stands in the middle of 16 modules that are not profiled: each sequence asks for something else."""
-    others = [
-        text for name, text in modules().items() if name not in PROFILED_MODULES and len(text) >= LEAST_CHARACTERS
-    ]
-    chosen = [others[n * len(others) // 16] for n in range(16)]
-    return tuple(text[len(text) // 2 :][:PROMPT_CHARACTERS] for text in chosen)
+def profiled_prompts() -> list[str]:
+    """Return beginnings of pieces of all other modules."""
+    _, others = modules()
+    starts = ((text, n * (len(text) - PROMPT_CHARACTERS) // PIECES) for text in others for n in range(PIECES))
+    return [text[start:][:PROMPT_CHARACTERS] for text, start in starts]
 
 
 def _generated(store: str, prompts: list[str]) -> str:
@@ -410,7 +298,7 @@ def _generated(store: str, prompts: list[str]) -> str:
     near = {part.layer: list(range(part.experts)) for part in model.experts}
     texts = []
     for prompt in prompts:
-        decoder = Decoder(model, Plan(resident=near, whole=near), [words.encode(prompt)], CONTEXT)
+        decoder = Decoder(model, Plan(resident=near, whole=near), [words.encode(prompt)], 2 * GENERATED_TOKENS)
         texts.append(prompt + words.decode(decode(decoder, plain_round, GENERATED_TOKENS)[0]))
         decoder.close()
     return "\n".join(texts)
@@ -444,7 +332,8 @@ def olmoe(model: Model, folder: Path) -> dict[str, Any]:
     """Compare on a model of OLMoE-1B-7B's shape and the disk as it is: what does not fit 2 GB is read."""
     rows = []
     for batch in (1, 4, 16):
-        row = beside(model, Setting(batch, OLMOE_GB, None, "0", OLMOE_TOKENS, temperature=1.0), folder)
+        setting = Setting(batch, OLMOE_GB, None, "0", OLMOE_TOKENS, temperature=1.0, context=OLMOE_CONTEXT)
+        row = beside(model, setting, folder)
         if model.device == "cpu":
             row["offload"] = offloaded(folder / "checkpoint", batch, row["runs"]["ours"]["peak_mb"])
         rows.append(_said(row))
@@ -459,7 +348,7 @@ def olmoe_model(folder: Path, host: str | None) -> Model:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         pool.submit(_record_routing, str(store), str(profile)).result()
-    return Model(str(checkpoint), str(store), str(profile), host or calibrated(folder), prompts_of("matching"))
+    return Model(str(checkpoint), str(store), str(profile), host or calibrated(folder), asked_prompts())
 
 
 def write_olmoe(checkpoint: Path) -> None:
@@ -532,49 +421,10 @@ def _record_routing(store: str, profile: str) -> None:
 
 def offloaded(checkpoint: Path, batch: int, most_mb: float) -> dict[str, Any]:
     """Time transformers with accelerate's disk offload, in a control group of as much memory as ours took at most."""
-    command = [sys.executable, __file__, "offload", "--folder", str(checkpoint), "--batch", str(batch)]
-    done = subprocess.run([*command, "--memory-mb", str(most_mb)], capture_output=True, text=True, check=False)
+    options = {"--checkpoint": checkpoint, "--batch": batch, "--memory-mb": most_mb}
+    command = [sys.executable, PEERS, *itertools.chain.from_iterable(options.items())]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     return json.loads(done.stdout) if not done.returncode else {"failed": done.stderr.strip()[-300:]}
-
-
-def offload(checkpoint: Path, batch: int, memory_mb: float) -> None:
-    """Generate with transformers and accelerate, every layer on disk; prints tokens a second, and each step."""
-    import os
-    import time
-
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    group = Path("/sys/fs/cgroup/memory/moec-benchmark")
-    folder = tempfile.mkdtemp(dir=checkpoint.parent)
-    layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
-    where = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-    where |= {f"model.layers.{layer}": "disk" for layer in range(layers)}
-    options = {"dtype": torch.bfloat16, "device_map": where, "offload_folder": folder}
-    lines = Path("/proc/self/status").read_text().splitlines()
-    baseline = int(next(line.split()[1] for line in lines if "VmRSS" in line))
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
-    ids = torch.randint(0, 1000, (batch, 16), generator=torch.Generator().manual_seed(0))
-    group.mkdir(exist_ok=True)
-    limit = int(memory_mb * 1e6) + baseline * 1024
-    (group / "memory.limit_in_bytes").write_text(str(limit))
-    (group / "cgroup.procs").write_text(str(os.getpid()))
-    # What others have cached of the files would be read for nothing.
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-    times: list[float] = []
-
-    def step_ends(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        times.append(time.perf_counter())
-        return scores
-
-    tokens = 1 + OFFLOADED_TOKENS
-    with torch.inference_mode():
-        model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, logits_processor=[step_ends])
-    # The first step reads the prompt.
-    steps = [end - start for start, end in itertools.pairwise(times)]
-    found = {"tokens_per_second": batch / statistics.mean(steps), "step_seconds": steps}
-    print(json.dumps(found | {"limit_mb": limit / 1e6, "baseline_mb": baseline / 1e3}))
 
 
 def _said(row: dict[str, Any]) -> dict[str, Any]:
@@ -585,10 +435,8 @@ def _said(row: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tiny", "predicted", "olmoe", "offload"))
+    parser.add_argument("what", choices=("tiny", "predicted", "olmoe"))
     parser.add_argument("--folder", type=Path, help="where files go (default: a temporary folder)")
-    parser.add_argument("--batch", type=int, default=1, help="of offload")
-    parser.add_argument("--memory-mb", type=float, default=0.0, help="of offload, beside what it starts with")
     parser.add_argument("--host", help="hardware file of this machine (default: it is measured)")
     parser.add_argument(
         "--device",
@@ -598,9 +446,6 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    if options.what == "offload":
-        offload(options.folder, options.batch, options.memory_mb)
-        return
     measure = {"tiny": tiny, "predicted": predicted, "olmoe": olmoe}[options.what]
     make = olmoe_model if options.what == "olmoe" else tiny_model
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
