@@ -31,7 +31,7 @@ MOEC = Path(sys.executable).parent / "moec"
 PEERS = Path(__file__).with_name("peers.py")
 TINY = Path(__file__).parents[1] / "examples" / "tiny-moe"
 KINDS = {"lru": "(a) LRU on demand", "serial": "(b) no overlap", "ours": "(c) our schedule"}
-PROMPTS, PROMPT_CHARACTERS, GENERATED_TOKENS = 16, 60, 128
+PROMPTS, PROMPT_CHARACTERS, GENERATED_TOKENS = 16, 60, 96
 """Every figure is of the same prompts: what one text routes says little."""
 LEAST_CHARACTERS, PIECES = 5_000, 5
 """Of a module that prompts are taken from; and how many, where it is profiled."""
@@ -254,7 +254,7 @@ def tiny_model(folder: Path, host: str | None) -> Model:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), profiled_prompts()).result())
-    options = ("--tokens", TINY_TOKENS, "--draft-length", 8, "--rounds", 64)
+    options = ("--tokens", TINY_TOKENS, "--context", 128, "--draft-length", 8, "--rounds", 64)
     moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
     config = json.loads((TINY / "config.json").read_text())
     values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"]
@@ -279,9 +279,9 @@ def asked_prompts() -> tuple[str, ...]:
 
 
 def profiled_prompts() -> list[str]:
-    """Return beginnings of pieces of all other modules."""
+    """Return beginnings of pieces of all other modules, in turns: what is seen first is like what comes last."""
     _, others = modules()
-    starts = ((text, n * (len(text) - PROMPT_CHARACTERS) // PIECES) for text in others for n in range(PIECES))
+    starts = ((text, n * (len(text) - PROMPT_CHARACTERS) // PIECES) for n in range(PIECES) for text in others)
     return [text[start:][:PROMPT_CHARACTERS] for text, start in starts]
 
 

@@ -29,6 +29,8 @@ CONFIGURATIONS = tuple((bits, bits, share) for bits in (4, 8) for share in (0.12
 """Drafts that are measured: bits of experts, bits of dense weights, and the share of experts that are resident."""
 PROMPT_TOKENS = 32
 """Of the text, before each stretch that is drafted on."""
+PIECE_TOKENS = 1024
+"""That the text is read in unless something else is asked for, or the model is made for fewer."""
 Ints = npt.NDArray[np.int64]
 Progress = Callable[[str], None]
 
@@ -41,11 +43,13 @@ class Asked:
         tokens: of the text, at most.
         draft_length: longest draft.
         rounds: of each draft.
+        context: tokens that are read as one sequence; the text is cut into as many as it takes. None: `PIECE_TOKENS`.
     """
 
     tokens: int = 2048
     draft_length: int = 8
     rounds: int = 48
+    context: int | None = None
 
     def check_values(self) -> None:
         """Refuse values that cannot be.
@@ -57,6 +61,7 @@ class Asked:
             ("--tokens", self.tokens, FEWEST_TOKENS, MOST_TOKENS),
             ("--draft-length", self.draft_length, 1, LONGEST_DRAFT),
             ("--rounds", self.rounds, 1, MOST_TOKENS),
+            ("--context", PIECE_TOKENS if self.context is None else self.context, 1, MOST_TOKENS),
         ):
             if not low <= value <= high:
                 raise InputError(f"{name} {value}; valid: {low} to {high:,}")
@@ -72,7 +77,8 @@ def profile(
 ) -> dict[str, Any]:
     """Write the profile of a model on a text; returns what was found.
 
-    The target's routing and, at the same tokens, what a draft on slices of all experts asks for; then, for each of
+    The target's routing and, at the same tokens, what a draft on slices of all experts asks for, piece by piece of the
+    text: what is longer than a model was made for routes otherwise than what it generates. Then, for each of
     `CONFIGURATIONS`, how many drafted tokens the target accepts, greedily, after pieces of the text. Of a share of the
     experts those are resident that the text needs most.
 
@@ -96,12 +102,13 @@ def profile(
         raise InputError(f"--text {text}: cannot be read: {error}") from None
     source = load_model(model)
     try:
+        length = piece_tokens(source.config, asked)
         built, words = _opened(source.config, Path(weights))
         ids = words.encode(content)[: asked.tokens]
         if len(ids) < FEWEST_TOKENS:
             raise InputError(f"--text {text}: has {len(ids)} tokens; valid: at least {FEWEST_TOKENS}")
         progress("routing")
-        routing = _routing(built, ids)
+        routing = _routing(built, [ids[first : first + length] for first in range(0, len(ids), length)])
         lengths = np.stack([_lengths(built, ids, routing[0], of, asked) for of in _said(CONFIGURATIONS, progress)])
     except InputError:
         raise
@@ -123,6 +130,7 @@ def profile(
     return {
         "profile": str(path),
         "tokens": len(ids),
+        "context": length,
         "draft_length": asked.draft_length,
         "drafts": [
             {"bits": bits, "dense_bits": dense, "expert_fraction": share, "acceptance_rate": float(a / d)}
@@ -153,7 +161,21 @@ def _opened(config: dict[str, Any], weights: Path) -> tuple["Executable", "Words
     return from_store(store), Words(store, vocabulary)
 
 
-def _routing(model: "Executable", ids: list[int]) -> tuple[Ints, Ints]:
+def piece_tokens(config: dict[str, Any], asked: Asked) -> int:
+    """Return the tokens that are read as one sequence.
+
+    Raises:
+        InputError: more are asked for than the model is made for.
+    """
+    from moe_compiler.runtime.huggingface import configuration
+
+    longest = getattr(configuration(config).get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
+    if asked.context is not None and asked.context > longest:
+        raise InputError(f"--context {asked.context}: the model is made for sequences of {longest:,} tokens at most")
+    return asked.context or min(PIECE_TOKENS, int(longest))
+
+
+def _routing(model: "Executable", pieces: list[list[int]]) -> tuple[Ints, Ints]:
     """Return the experts of every token that the target chose, and that the draft asked for: [token, layer, k]."""
     found = []
     for is_draft in (False, True):
@@ -163,10 +185,11 @@ def _routing(model: "Executable", ids: list[int]) -> tuple[Ints, Ints]:
             if was_draft == is_draft:
                 chosen[layer].append(index.sort(dim=-1).values)
 
-        decoder = _decoder(model, [ids[:1]], len(ids), 4, 4, _all(model))
-        decoder.kernels.routed = hear
-        decoder.read(0, ids, is_draft)
-        decoder.close()
+        for ids in pieces:
+            decoder = _decoder(model, [ids[:1]], len(ids), 4, 4, _all(model))
+            decoder.kernels.routed = hear
+            decoder.read(0, ids, is_draft)
+            decoder.close()
         layers = [np.concatenate([index.numpy() for index in chosen[part.layer]]) for part in model.experts]
         found.append(np.stack(layers, axis=1).astype(np.int64))
     return found[0], found[1]

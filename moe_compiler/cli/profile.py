@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
@@ -80,17 +81,20 @@ def import_command(file: str, model: str | None, top_k: int | None, seed: int, o
 @click.option("--tokens", type=int, default=2048, show_default=True, help="Of the text, at most.")
 @click.option("--draft-length", type=int, default=8, show_default=True, help="Longest draft that is measured.")
 @click.option("--rounds", type=int, default=48, show_default=True, help="Of each draft.")
+@click.option(
+    "--context",
+    type=int,
+    help="Tokens of the text that are read as one sequence; default: 1024, fewer where the model is made for fewer.",
+)
 @click.option("-o", "output", required=True, type=click.Path(path_type=Path), help="The profile: an .npz.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def profile_command(
-    model: str, weights: str, text: str, tokens: int, draft_length: int, rounds: int, output: Path, as_json: bool
-) -> None:
+def profile_command(model: str, weights: str, text: str, output: Path, as_json: bool, **measured: Any) -> None:
     """Run MODEL on a text and record its routing and how many drafted tokens it accepts."""
     with progress(f"profile {model}") as report:
         from moe_compiler.api import profile
         from moe_compiler.profiling import Asked
 
-        found = profile(model, weights, text, output, Asked(tokens, draft_length, rounds), report)
+        found = profile(model, weights, text, output, Asked(**measured), report)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

@@ -13,17 +13,17 @@ from moe_compiler.runtime.quantise import quantise
 from tests.command import assert_refused, moec
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
-TOKENS = 80
+TOKENS, CONTEXT = 80, 48
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A profile of 80 tokens and four drafts of four tokens."""
+    """A profile of 80 tokens, in two pieces, and four drafts of four tokens."""
     folder = tmp_path_factory.mktemp("profile")
     (folder / "text.txt").write_text(Path(__file__).read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profiling, "CONFIGURATIONS", ((4, 4, 0.25), (4, 4, 1.0), (8, 8, 0.5), (8, 8, 1.0)))
-        options = ("--tokens", TOKENS, "--draft-length", 4, "--rounds", 8, "--json")
+        options = ("--tokens", TOKENS, "--draft-length", 4, "--rounds", 8, "--context", CONTEXT, "--json")
         command = ("profile", MODEL, "--weights", MODEL, "--text", folder / "text.txt", *options)
         done = moec(*command, "-o", folder / "a.npz")
         assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def measured(tmp_path_factory):
 
 
 def test_routing_is_that_of_transformers_on_the_same_text(measured):
-    """The router's own logits on INT8 weights, token by token: two of sixteen experts a layer."""
+    """The router's own logits on INT8 weights, each piece by itself: two of sixteen experts a layer."""
     folder, _, arrays = measured
     words = AutoTokenizer.from_pretrained(MODEL)
     ids = words((folder / "text.txt").read_text())["input_ids"][:TOKENS]
@@ -44,10 +44,19 @@ def test_routing_is_that_of_transformers_on_the_same_text(measured):
             elif parameter.dim() == 3:
                 for expert in parameter:
                     expert.copy_(quantise(expert).weights(is_slice=False))
-        logits = model(torch.tensor([ids]), output_router_logits=True).router_logits
+        pieces = [torch.tensor([piece]) for piece in (ids[:CONTEXT], ids[CONTEXT:])]
+        found = [model(piece, output_router_logits=True).router_logits for piece in pieces]
+    logits = [torch.cat(layer) for layer in zip(*found, strict=True)]
     expected = torch.stack([layer.topk(2).indices.sort(dim=-1).values for layer in logits], dim=1).numpy()
     assert arrays["experts"].shape == (TOKENS, 4, 2)
     assert (arrays["experts"] == expected).mean() > 0.99, "ties and rounding apart"
+
+
+def test_a_piece_is_as_long_as_the_model_is_made_for_and_1024_tokens_at_most():
+    config = json.loads((MODEL / "config.json").read_text())
+    lengths = [profiling.piece_tokens(config | {"max_position_embeddings": n}, profiling.Asked()) for n in (512, 4096)]
+    assert lengths == [512, 1024]
+    assert profiling.piece_tokens(config, profiling.Asked(context=2048)) == 2048
 
 
 def test_a_draft_on_slices_routes_nearly_as_the_target(measured):
@@ -84,6 +93,8 @@ def test_a_compile_goes_by_what_was_measured(measured, small, tmp_path):
         (("--tokens", 3), ["--tokens 3", "64 to"]),
         (("--draft-length", 0), ["--draft-length 0"]),
         (("--rounds", 0), ["--rounds 0"]),
+        (("--context", 0), ["--context 0", "1 to"]),
+        (("--context", 4096), ["--context 4096", "2,048 tokens at most"]),
         (("--text", "nowhere.txt"), ["--text nowhere.txt: cannot be read"]),
         (("--weights", "nowhere"), ["--weights nowhere", "a folder with *.safetensors"]),
     ],
