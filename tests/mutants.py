@@ -265,6 +265,7 @@ MUTANTS = (
     # IR.
     noop("what aliases stand for is not bounded", "passes/moe_passes/ir/dialects/__init__.py", "tests/passes/ir/test_hostile.py::test_what_aliases_stand_for_is_bounded", "_check_aliases", fast=True),
     # Traces.
+    wrong("a text is one sequence", "moe_compiler/profiling.py", "tests/compiler/test_profiling.py::test_routing_is_that_of_transformers_on_the_same_text", "[ids[first : first + length] for first in range(0, len(ids), length)]", "[ids]"),
     wrong("requests ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.request * request", "0 * request", fast=True),
     wrong("tokens ask for nothing", "moe_compiler/traces/like.py", "tests/compiler/test_profile.py", "like.token * own", "0 * own", fast=True),
     wrong("sequences share requests", "moe_compiler/traces/synthetic.py", "tests/compiler/test_profile.py", "max(LEAST_TOKENS, STEP_TOKENS * batch)", "LEAST_TOKENS", fast=True),
