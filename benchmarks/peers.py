@@ -1,9 +1,9 @@
-"""What people use instead of the emitted schedule, for `benchmarks/run.py`: (a), (b), (d), and what no cache can beat.
+"""What people use instead of the emitted schedule, for `benchmarks/run.py`; and a cache that knows the future.
 
     python benchmarks/peers.py --checkpoint DIR --batch 4 --memory-mb 1800     # (d) alone, JSON on stdout
 
 (a) and (b) are put in the place of a run's expert store and round. (d) is a process of its own, in a control group of
-so much memory (Linux, as root).
+so much memory (Linux with control groups of version 1, as root); its weights are BF16.
 """
 
 import argparse
@@ -28,7 +28,8 @@ def least_loads(asked: Sequence[Key], slots: int, first: int = 0) -> int:
     """Return how many experts a cache of so many loads that knows the future, from the `first` that is asked for on.
 
     What is asked for again last gives way: no cache loads fewer in all of what is asked for in this order (Belady, "A
-    study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966).
+    study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5, 1966). Of what comes after
+    the first, one that cares for nothing else might load a few less: as many as it has places.
     """
     again: list[int] = []
     later: dict[Key, int] = {}
@@ -136,13 +137,12 @@ def lru_store(slots: int, accesses: list[Key]) -> Callable[[Any, Any], Any]:
     return LruStore
 
 
-def offload(checkpoint: Path, batch: int, memory_mb: float) -> dict[str, Any]:
-    """Generate with transformers and accelerate, every layer on disk; returns tokens a second, and each step's."""
+def offload(checkpoint: Path, folder: str, batch: int, memory_mb: float) -> dict[str, Any]:
+    """Generate with transformers and accelerate, every layer in a folder; returns tokens a second, and each step's."""
     import torch
     from transformers import AutoModelForCausalLM
 
     group = Path("/sys/fs/cgroup/memory/moec-benchmark")
-    folder = tempfile.mkdtemp(dir=checkpoint.parent)
     layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
     where = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
     where |= {f"model.layers.{layer}": "disk" for layer in range(layers)}
@@ -179,7 +179,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="sequences")
     parser.add_argument("--memory-mb", type=float, required=True, help="beside what the process starts with")
     options = parser.parse_args()
-    print(json.dumps(offload(options.checkpoint, options.batch, options.memory_mb)))
+    with tempfile.TemporaryDirectory(dir=options.checkpoint.parent) as folder:
+        print(json.dumps(offload(options.checkpoint, folder, options.batch, options.memory_mb)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,24 +29,23 @@ from peers import Key, least_loads, lru_round, lru_store, serial_round, serial_s
 MOEC = Path(sys.executable).parent / "moec"
 PEERS = Path(__file__).with_name("peers.py")
 TINY = Path(__file__).parents[1] / "examples" / "tiny-moe"
-KINDS = {"lru": "(a) LRU on demand", "serial": "(b) no overlap", "ours": "(c) our schedule"}
 PROMPTS, PROMPT_CHARACTERS, GENERATED_TOKENS = 16, 60, 96
 """Every figure is of the same prompts: what one text routes says little."""
 LEAST_CHARACTERS, PIECES = 5_000, 5
-"""Of a module that prompts are taken from; and how many, where it is profiled."""
-OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_TOKENS = 2.0, 24, 96, 512
+"""Of a module that prompts are taken from; and in how many places, where it is profiled."""
+OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_TOKENS = 2.0, 16, 96, 512
 EMBEDDING_STD = 1.0
 """What a token is must weigh more than what attention mixes in, or all route alike: so 40 % repeat (measured: 43)."""
 ROUTER_SKEW = 0.5
 """Standard deviation of the logarithm of a router row's length: the larger, the more some experts are preferred."""
 TINY_SETTINGS = ((0.0017, 0.003), (0.0025, 0.02))
 """GB near, and GB/s that reads are held to: where loading dominates, and where it does not."""
-TINY_TOKENS = 12_288
-"""Of what examples/tiny-moe says that are profiled."""
+TINY_TOKENS, SEQUENCE_TOKENS = 12_288, 128
+"""Of what examples/tiny-moe says that are profiled, so many as one sequence: about what a run's sequences have."""
 PREDICTED_GB = 0.0025
 ADDED = ("bytes_loaded", "decoded_bytes", "least_bytes", "load_seconds", "hidden_load_seconds")
 """Of several runs."""
-EXIT_FAILED = 5
+EXIT_FAILED, FLOAT32_BYTES = 5, 4
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def moec(*arguments: Any) -> str:
 def compiled(model: Model, setting: Setting, folder: Path) -> Path:
     """Compile for a setting; returns the folder."""
     out = folder / f"b{setting.batch}-n{setting.near_gb:g}-f{setting.far_gb_s or 0:g}-g{setting.draft_length}"
-    caches_gb = 4 * setting.batch * setting.context * model.cache_values / 1e9
+    caches_gb = FLOAT32_BYTES * setting.batch * setting.context * model.cache_values / 1e9
     options: list[object] = ["--set", f"memories.dram.capacity_gb={setting.near_gb + caches_gb:g}"]
     if setting.far_gb_s:
         for place in ("links.read", "memories.disk"):
@@ -155,21 +153,15 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     return _combined(runs)
 
 
-def _marking(stores: Callable[[Any, Any], Any], marks: list[tuple[int, int]], accesses: list[Key]) -> Any:
+def _marking(stores: Any, marks: list[tuple[int, int]], accesses: list[Key]) -> Any:
     """Note what was loaded and asked for when the prompts are done, which is when a store is to forget them."""
 
-    def made(plan: Any, far: Any) -> Any:
-        store = stores(plan, far)
-        forget = store.forget
+    class Marking(stores):  # type: ignore[misc]
+        def forget(self) -> None:
+            marks.append((self.staging.traffic.bytes, len(accesses)))
+            super().forget()
 
-        def forgotten() -> None:
-            marks.append((store.staging.traffic.bytes, len(accesses)))
-            forget()
-
-        store.forget = forgotten
-        return store
-
-    return made
+    return Marking
 
 
 def _combined(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -254,7 +246,7 @@ def tiny_model(folder: Path, host: str | None) -> Model:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         (folder / "corpus.txt").write_text(pool.submit(_generated, str(store), profiled_prompts()).result())
-    options = ("--tokens", TINY_TOKENS, "--context", 128, "--draft-length", 8, "--rounds", 64)
+    options = ("--tokens", TINY_TOKENS, "--context", SEQUENCE_TOKENS, "--draft-length", 8, "--rounds", 64)
     moec("profile", TINY, "--weights", store, "--text", folder / "corpus.txt", *options, "-o", profile)
     config = json.loads((TINY / "config.json").read_text())
     values = config["num_hidden_layers"] * 2 * config["num_key_value_heads"] * config["head_dim"]
@@ -279,7 +271,7 @@ def asked_prompts() -> tuple[str, ...]:
 
 
 def profiled_prompts() -> list[str]:
-    """Return beginnings of pieces of all other modules, in turns: what is seen first is like what comes last."""
+    """Return what stands in places of all other modules, in turns: what is seen first is like what comes last."""
     _, others = modules()
     starts = ((text, n * (len(text) - PROMPT_CHARACTERS) // PIECES) for n in range(PIECES) for text in others)
     return [text[start:][:PROMPT_CHARACTERS] for text, start in starts]
@@ -298,7 +290,9 @@ def _generated(store: str, prompts: list[str]) -> str:
     near = {part.layer: list(range(part.experts)) for part in model.experts}
     texts = []
     for prompt in prompts:
-        decoder = Decoder(model, Plan(resident=near, whole=near), [words.encode(prompt)], 2 * GENERATED_TOKENS)
+        decoder = Decoder(
+            model, Plan(resident=near, whole=near), [words.encode(prompt)], PROMPT_CHARACTERS + GENERATED_TOKENS
+        )
         texts.append(prompt + words.decode(decode(decoder, plain_round, GENERATED_TOKENS)[0]))
         decoder.close()
     return "\n".join(texts)

@@ -43,7 +43,8 @@ class Asked:
         tokens: of the text, at most.
         draft_length: longest draft.
         rounds: of each draft.
-        context: tokens that are read as one sequence; the text is cut into as many as it takes. None: `PIECE_TOKENS`.
+        context: tokens that are read as one sequence; the text is cut into as many as it takes. None: `PIECE_TOKENS`,
+            or fewer where the model is made for fewer.
     """
 
     tokens: int = 2048
@@ -61,7 +62,7 @@ class Asked:
             ("--tokens", self.tokens, FEWEST_TOKENS, MOST_TOKENS),
             ("--draft-length", self.draft_length, 1, LONGEST_DRAFT),
             ("--rounds", self.rounds, 1, MOST_TOKENS),
-            ("--context", PIECE_TOKENS if self.context is None else self.context, 1, MOST_TOKENS),
+            ("--context", PIECE_TOKENS if self.context is None else self.context, PROMPT_TOKENS, MOST_TOKENS),
         ):
             if not low <= value <= high:
                 raise InputError(f"{name} {value}; valid: {low} to {high:,}")
@@ -130,7 +131,7 @@ def profile(
     return {
         "profile": str(path),
         "tokens": len(ids),
-        "context": length,
+        "context": min(length, len(ids)),
         "draft_length": asked.draft_length,
         "drafts": [
             {"bits": bits, "dense_bits": dense, "expert_fraction": share, "acceptance_rate": float(a / d)}
@@ -171,8 +172,8 @@ def piece_tokens(config: dict[str, Any], asked: Asked) -> int:
 
     longest = getattr(configuration(config).get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
     if asked.context is not None and asked.context > longest:
-        raise InputError(f"--context {asked.context}: the model is made for sequences of {longest:,} tokens at most")
-    return asked.context or min(PIECE_TOKENS, int(longest))
+        raise InputError(f"--context {asked.context}: more than the model is made for; valid: up to {longest:,} tokens")
+    return min(PIECE_TOKENS, int(longest)) if asked.context is None else asked.context
 
 
 def _routing(model: "Executable", pieces: list[list[int]]) -> tuple[Ints, Ints]:
@@ -185,11 +186,12 @@ def _routing(model: "Executable", pieces: list[list[int]]) -> tuple[Ints, Ints]:
             if was_draft == is_draft:
                 chosen[layer].append(index.sort(dim=-1).values)
 
+        decoder = _decoder(model, [pieces[0][:1]], max(map(len, pieces)), 4, 4, _all(model))
+        decoder.kernels.routed = hear
         for ids in pieces:
-            decoder = _decoder(model, [ids[:1]], len(ids), 4, 4, _all(model))
-            decoder.kernels.routed = hear
+            # Each from the beginning of the cache on: no row looks at what another piece left behind it.
             decoder.read(0, ids, is_draft)
-            decoder.close()
+        decoder.close()
         layers = [np.concatenate([index.numpy() for index in chosen[part.layer]]) for part in model.experts]
         found.append(np.stack(layers, axis=1).astype(np.int64))
     return found[0], found[1]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, prange
-from numba.core import config
+from numba.core import types
+from numba.extending import intrinsic
 
-config.SLP_VECTORIZE = 1  # type: ignore[attr-defined]
-"""Numba leaves it off; without it, the 32 products of a group with its scale are made one by one."""
 SUMS = {"reassoc", "contract", "nsz"}
 """What sums may do: run in lanes and fuse products; the order is then that of the compiled loop, always."""
 OUTPUTS = 16
@@ -70,13 +70,34 @@ def _float(half: Any) -> Any:
     return -size if half & 32768 else size
 
 
-@natively(fastmath=SUMS)
+def _scale_group(typing: Any, weights: Any, group: Any, factor: Any) -> Any:
+    """Multiply weights 32·group to 32·group + 31 by a factor, as one vector.
+
+    Of a loop over them LLVM makes 32 products one after the other: it is unrolled before loops become vectors, and what
+    would make vectors of the products (`NUMBA_SLP_VECTORIZE`) Numba leaves off, for it has compiled wrongly.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        first = builder.mul(values[1], ir.Constant(values[1].type, 32))
+        vector, zeros = ir.VectorType(ir.FloatType(), 32), ir.Constant(ir.VectorType(ir.IntType(32), 32), [0] * 32)
+        place = builder.bitcast(builder.gep(array.data, [first]), vector.as_pointer())
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), values[2], ir.IntType(32)(0))
+        factors = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+        builder.store(builder.fmul(builder.load(place, align=4), factors), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(weights, group, factor), generate
+
+
+scale_group: Any = intrinsic(_scale_group)
+
+
+@natively()
 def _scale(weights: Any, scales: Any) -> None:
     """Multiply every 32 weights by their scale: each product has at most 19 bits, so it is exact."""
     for group in range(weights.shape[0] // 32):
-        factor = _float(scales[group])
-        for j in range(32):
-            weights[group * 32 + j] *= factor
+        scale_group(weights, group, _float(scales[group]))
 
 
 @natively()

@@ -13,12 +13,12 @@ from moe_compiler.runtime.quantise import quantise
 from tests.command import assert_refused, moec
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-moe"
-TOKENS, CONTEXT = 80, 48
+TOKENS, CONTEXT = 79, 39
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A profile of 80 tokens, in two pieces, and four drafts of four tokens."""
+    """A profile of 79 tokens, in pieces of 39, 39 and 1, and four drafts of four tokens."""
     folder = tmp_path_factory.mktemp("profile")
     (folder / "text.txt").write_text(Path(__file__).read_text())
     with pytest.MonkeyPatch.context() as patch:
@@ -33,7 +33,7 @@ def measured(tmp_path_factory):
 
 def test_routing_is_that_of_transformers_on_the_same_text(measured):
     """The router's own logits on INT8 weights, each piece by itself: two of sixteen experts a layer."""
-    folder, _, arrays = measured
+    folder, said, arrays = measured
     words = AutoTokenizer.from_pretrained(MODEL)
     ids = words((folder / "text.txt").read_text())["input_ids"][:TOKENS]
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
@@ -44,12 +44,13 @@ def test_routing_is_that_of_transformers_on_the_same_text(measured):
             elif parameter.dim() == 3:
                 for expert in parameter:
                     expert.copy_(quantise(expert).weights(is_slice=False))
-        pieces = [torch.tensor([piece]) for piece in (ids[:CONTEXT], ids[CONTEXT:])]
+        pieces = [torch.tensor([ids[first : first + CONTEXT]]) for first in range(0, TOKENS, CONTEXT)]
         found = [model(piece, output_router_logits=True).router_logits for piece in pieces]
     logits = [torch.cat(layer) for layer in zip(*found, strict=True)]
     expected = torch.stack([layer.topk(2).indices.sort(dim=-1).values for layer in logits], dim=1).numpy()
     assert arrays["experts"].shape == (TOKENS, 4, 2)
     assert (arrays["experts"] == expected).mean() > 0.99, "ties and rounding apart"
+    assert said["context"] == CONTEXT
 
 
 def test_a_piece_is_as_long_as_the_model_is_made_for_and_1024_tokens_at_most():
@@ -93,8 +94,8 @@ def test_a_compile_goes_by_what_was_measured(measured, small, tmp_path):
         (("--tokens", 3), ["--tokens 3", "64 to"]),
         (("--draft-length", 0), ["--draft-length 0"]),
         (("--rounds", 0), ["--rounds 0"]),
-        (("--context", 0), ["--context 0", "1 to"]),
-        (("--context", 4096), ["--context 4096", "2,048 tokens at most"]),
+        (("--context", 0), ["--context 0", "32 to"]),
+        (("--context", 4096), ["--context 4096", "valid: up to 2,048"]),
         (("--text", "nowhere.txt"), ["--text nowhere.txt: cannot be read"]),
         (("--weights", "nowhere"), ["--weights nowhere", "a folder with *.safetensors"]),
     ],
