@@ -33,7 +33,7 @@ PROMPTS, PROMPT_CHARACTERS, GENERATED_TOKENS = 16, 60, 96
 """Every figure is of the same prompts: what one text routes says little."""
 LEAST_CHARACTERS, PIECES = 5_000, 5
 """Of a module that prompts are taken from; and in how many places, where it is profiled."""
-OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_TOKENS = 2.0, 16, 96, 512
+OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_SEQUENCES = 2.0, 16, 96, 12
 EMBEDDING_STD = 1.0
 """What a token is must weigh more than what attention mixes in, or all route alike: so 40 % repeat (measured: 43)."""
 ROUTER_SKEW = 0.5
@@ -392,7 +392,7 @@ def write_olmoe(checkpoint: Path) -> None:
 
 
 def _record_routing(store: str, profile: str) -> None:
-    """Record the routing of tokens that the model draws, in blocks, everything near."""
+    """Record the routing of tokens such as the model draws, in sequences as long as a run's, everything near."""
     import numpy as np
     import torch
 
@@ -401,13 +401,16 @@ def _record_routing(store: str, profile: str) -> None:
     from moe_compiler.runtime.plan import Plan
     from moe_compiler.runtime.store_file import StoreFile
 
-    model = from_store(StoreFile(Path(store)))
+    file = StoreFile(Path(store))
+    model = from_store(file)
     near = {part.layer: list(range(part.experts)) for part in model.experts}
-    ids = torch.randint(0, 1000, (PROFILED_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+    shape, generator = (PROFILED_SEQUENCES, OLMOE_CONTEXT), torch.Generator().manual_seed(1)
+    sequences = torch.randint(0, int(file.entries.config["vocab_size"]), shape, generator=generator).tolist()
     found: dict[int, list[Any]] = {}
-    decoder = Decoder(model, Plan(resident=near, whole=near), [[1]], len(ids) + 1)
+    decoder = Decoder(model, Plan(resident=near, whole=near), [[1]], OLMOE_CONTEXT)
     decoder.kernels.routed = lambda layer, is_draft, chosen: found.setdefault(layer, []).append(chosen.numpy().copy())
-    decoder.read(0, ids)
+    for ids in sequences:
+        decoder.read(0, ids)
     decoder.close()
     experts = np.stack([np.concatenate(found[layer]) for layer in sorted(found)], axis=1)
     np.savez_compressed(profile, experts=experts.astype(np.uint8), kind=np.array("real"))
