@@ -13,6 +13,8 @@ from numba import njit, prange
 from numba.core import types
 from numba.extending import intrinsic
 
+from moe_compiler.runtime.quantise import GROUP
+
 SUMS = {"reassoc", "contract", "nsz"}
 """What sums may do: run in lanes and fuse products; the order is then that of the compiled loop, always."""
 OUTPUTS = 16
@@ -71,19 +73,19 @@ def _float(half: Any) -> Any:
 
 
 def _scale_group(typing: Any, weights: Any, group: Any, factor: Any) -> Any:
-    """Multiply weights 32·group to 32·group + 31 by a factor, as one vector.
+    """Multiply the weights of a group by a factor, as one vector.
 
-    Of a loop over them LLVM makes 32 products one after the other: it is unrolled before loops become vectors, and what
+    Of a loop over them LLVM makes products one after the other: it is unrolled before loops become vectors, and what
     would make vectors of the products (`NUMBA_SLP_VECTORIZE`) Numba leaves off, for it has compiled wrongly.
     """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, values[0])
-        first = builder.mul(values[1], ir.Constant(values[1].type, 32))
-        vector, zeros = ir.VectorType(ir.FloatType(), 32), ir.Constant(ir.VectorType(ir.IntType(32), 32), [0] * 32)
+        first = builder.mul(values[1], ir.Constant(values[1].type, GROUP))
+        vector, lanes = ir.VectorType(ir.FloatType(), GROUP), ir.VectorType(ir.IntType(32), GROUP)
         place = builder.bitcast(builder.gep(array.data, [first]), vector.as_pointer())
         one = builder.insert_element(ir.Constant(vector, ir.Undefined), values[2], ir.IntType(32)(0))
-        factors = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+        factors = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes([0] * GROUP))
         builder.store(builder.fmul(builder.load(place, align=4), factors), place, align=4)
         return context.get_dummy_value()
 
@@ -95,8 +97,8 @@ scale_group: Any = intrinsic(_scale_group)
 
 @natively()
 def _scale(weights: Any, scales: Any) -> None:
-    """Multiply every 32 weights by their scale: each product has at most 19 bits, so it is exact."""
-    for group in range(weights.shape[0] // 32):
+    """Multiply every group of weights by its scale: each product has at most 19 bits, so it is exact."""
+    for group in range(weights.shape[0] // GROUP):
         scale_group(weights, group, _float(scales[group]))
 
 
