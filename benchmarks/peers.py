@@ -51,11 +51,8 @@ def lru_round(decoder: Any) -> list[list[int]]:
     return decoder.verify([])  # type: ignore[no-any-return]
 
 
-def serial_round(out: str, length: int) -> Callable[[Any], list[list[int]]]:
+def serial_round(length: int) -> Callable[[Any], list[list[int]]]:
     """Return the compiled round without anything that is loaded ahead."""
-    from moe_compiler.runtime.hot_set import HotSetRule
-
-    rule = HotSetRule(**json.loads((Path(out) / "plan.json").read_text())["hot_set"])
 
     def round_(decoder: Any) -> list[list[int]]:
         decoder.begin_round()
@@ -63,7 +60,6 @@ def serial_round(out: str, length: int) -> Callable[[Any], list[list[int]]]:
         for step in range(length):
             drafts.append(decoder.draft(step, drafts))
         accepted: list[list[int]] = decoder.verify(drafts)
-        decoder.update_hot_set(rule)
         decoder.release_staging()
         return accepted
 
@@ -82,7 +78,7 @@ def serial_store() -> type:
 
         def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
             """Compute in program order."""
-            yield from experts
+            yield from self._in_order(experts)
 
         @contextmanager
         def verified(self, layer: int, expert: int) -> Iterator[Any]:
@@ -95,7 +91,7 @@ def serial_store() -> type:
     return SerialStore
 
 
-def lru_store(slots: int, accesses: list[Key]) -> Callable[[Any, Any], Any]:
+def lru_store(slots: int, accesses: list[Key]) -> type:
     from moe_compiler.runtime.far import read
     from moe_compiler.runtime.packing import REST, SLICE, padded
     from moe_compiler.runtime.plan import Plan
@@ -104,7 +100,7 @@ def lru_store(slots: int, accesses: list[Key]) -> Callable[[Any, Any], Any]:
     class LruStore(ExpertStore):
         """Whole experts, read on demand into a cache that forgets what was used longest ago."""
 
-        def __init__(self, plan: Any, far: Any) -> None:
+        def __init__(self, plan: Any, far: Any, near: Any = None) -> None:
             super().__init__(Plan(), far)
             sizes = [(layout.slice_bytes, layout.rest_bytes) for layout in far.layouts.values()]
             self.free = [
@@ -113,7 +109,7 @@ def lru_store(slots: int, accesses: list[Key]) -> Callable[[Any, Any], Any]:
             self.near.bytes = sum(len(part) for pair in self.free for part in pair)
             self.cached: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
-        def decided(self, layer: int, experts: Iterable[int]) -> None:
+        def decided(self, layer: int, chosen: Sequence[Sequence[int]]) -> None:
             """Load nothing ahead."""
 
         def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:

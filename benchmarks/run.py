@@ -33,7 +33,7 @@ PROMPTS, PROMPT_CHARACTERS, GENERATED_TOKENS = 16, 60, 96
 """Every figure is of the same prompts: what one text routes says little."""
 LEAST_CHARACTERS, PIECES = 5_000, 5
 """Of a module that prompts are taken from; and in how many places, where it is profiled."""
-OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_SEQUENCES = 2.0, 10, 96, 12
+OLMOE_GB, OLMOE_TOKENS, OLMOE_CONTEXT, PROFILED_SEQUENCES = 2.0, 24, 96, 12
 EMBEDDING_STD = 1.0
 """What a token is must weigh more than what attention mixes in, or all route alike: so 40 % repeat (measured: 43)."""
 ROUTER_SKEW = 0.5
@@ -135,7 +135,7 @@ def _run(kind: str, out: str, model: Model, setting: Setting, slots: int) -> dic
     if kind == "lru":
         stores, runner.round_, runner.draft_length = lru_store(slots, accesses), lru_round, 0
     elif kind == "serial":
-        stores, runner.round_ = serial_store(), serial_round(out, runner.draft_length)
+        stores, runner.round_ = serial_store(), serial_round(runner.draft_length)
     else:
         stores = store.ExpertStore
     marks: list[tuple[int, int]] = []

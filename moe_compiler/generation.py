@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moe_compiler.runtime.model import Executable
     from moe_compiler.runtime.plan import Plan
     from moe_compiler.runtime.sampling import Sampling
+    from moe_compiler.runtime.store import Near
     from moe_compiler.runtime.store_file import StoreFile
     from moe_compiler.runtime.words import Words
 
@@ -110,6 +111,7 @@ class Runner:
         words: the tokenizer.
         ends: tokens that end a sequence.
         baseline_bytes: of memory that the process had before.
+        near: the residents as the last run left them; None: the next one reads those of the plan.
     """
 
     folder: Path
@@ -123,6 +125,7 @@ class Runner:
     words: "Words"
     ends: frozenset[int]
     baseline_bytes: int
+    near: "Near | None" = None
 
     @staticmethod
     def open(
@@ -221,7 +224,9 @@ class Runner:
 
         ids = [self._ids(number, prompt, asked) for number, prompt in enumerate(prompts)]
         start = time.perf_counter()
-        decoder = self._decoder(ids, asked, self.plan)
+        # A run that fails may leave a resident half written.
+        near, self.near = self.near, None
+        decoder = self._decoder(ids, asked, self.plan, near)
         said = _Said(self.words, hear)
         try:
             begun = time.perf_counter()
@@ -230,6 +235,7 @@ class Runner:
         finally:
             decoder.close()
         said.end()
+        self.near = decoder.store.near
         peak = self.model.processor.peak_bytes() - self.baseline_bytes
         same = self._checked(ids, new, asked) if asked.check else None
         return self._report(prompts, new, decoder, (begun - start, seconds), peak, same)
@@ -246,17 +252,17 @@ class Runner:
             )
         return ids
 
-    def _decoder(self, ids: list[list[int]], asked: Asked, plan: "Plan") -> "Decoder":
+    def _decoder(self, ids: list[list[int]], asked: Asked, plan: "Plan", near: "Near | None" = None) -> "Decoder":
         from moe_compiler.runtime.decoder import Decoder
 
         # Rounds run in lockstep, and the last one of a sequence may bring γ tokens too many.
         capacity = max(map(len, ids)) + asked.max_new_tokens + self.draft_length + 1
-        near = sum(map(len, plan.resident.values()))
-        takes = f"{near} experts near, {plan.staging_slots} staged, and caches of {capacity} tokens"
+        residents = sum(map(len, plan.resident.values()))
+        takes = f"{residents} experts near, {plan.staging_slots} staged, and caches of {capacity} tokens"
         try:
             with _enough_memory(takes):
                 model = replace(self.model, activation_bits=asked.activation_bits)
-                return Decoder(model, plan, ids, capacity, _sampling(asked))
+                return Decoder(model, plan, ids, capacity, _sampling(asked), near)
         except (IndexError, KeyError) as error:
             raise InputError(f"the plan names an expert or a layer that the model does not have: {error}") from None
 
@@ -390,7 +396,7 @@ def _program(path: Path, plan: PlanDocument) -> "Round":
     check_is_ours(text, str(path))
     space: dict[str, Any] = {"__name__": "schedule", "__file__": str(path)}
     exec(compile(ast.parse(text), str(path), "exec"), space)
-    rule, carried = space["HOT_SET"], space["CARRIED"]
+    carried = space["CARRIED"]
     found = {
         "length": space["DRAFT_LENGTH"],
         "sure_permille": space["SURE_PERMILLE"],
@@ -399,15 +405,12 @@ def _program(path: Path, plan: PlanDocument) -> "Round":
         "engine": space["ENGINE"],
         "most_far_tokens": space["MOST_FAR_TOKENS"],
         "late": space["LATE"],
-        **vars(rule),
     }
-    stated = {"length": plan.draft.length, **plan.dispatch.model_dump(), **plan.hot_set.model_dump()}
+    stated = {"length": plan.draft.length, **plan.dispatch.model_dump()}
     wrong = [name for name, value in found.items() if stated.get(name) != value]
     counts = {layer.layer: len(layer.residency) for layer in plan.layers}
     if wrong or any(len(pair) != 2 or pair[1] not in range(counts.get(pair[0], 0)) for pair in carried):
         raise InputError(f"{path}: its {wrong[0] if wrong else 'CARRIED'} is not that of plan.json; compile again")
-    if rule.every_rounds < 1:
-        raise InputError(f"{path}: every_rounds is {rule.every_rounds}; valid: 1 or more")
     round_: Round = space["round_"]
     return round_
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from moe_compiler.runtime.bounded import reason_of
-from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import ACTIVE, CaughtLinear, Kernels, Step
 from moe_compiler.runtime.memory import is_exhausted
 from moe_compiler.runtime.model import Executable
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.replay import Departures, Replay
 from moe_compiler.runtime.sampling import Chooser, Sampling
-from moe_compiler.runtime.store import IN_ORDER, NEVER, EngineRule, ExpertStore
+from moe_compiler.runtime.store import IN_ORDER, NEVER, EngineRule, ExpertStore, Near
 
 Round = Callable[["Decoder"], list[list[int]]]
 PROMPT_TOKENS = 64
@@ -34,8 +33,6 @@ class Decoder:
         accepted: drafted tokens that verify accepted.
         accepted_lengths: in how many rounds of a sequence so many drafted tokens were accepted.
         rounds: verify steps.
-        promoted: experts that took a resident's place.
-        verified: tokens of the last verify step, of all sequences.
     """
 
     def __init__(
@@ -45,11 +42,25 @@ class Decoder:
         prompts: list[list[int]],
         capacity: int,
         sampling: Sampling | None = None,
+        near: Near | None = None,
     ) -> None:
+        """Read the residents, unless they are there, and the prompts.
+
+        Args:
+            model: that decodes.
+            plan: by which.
+            prompts: tokens of each sequence.
+            capacity: tokens in each cache.
+            sampling: how tokens are drawn; None: the likeliest is taken.
+            near: the residents, as an earlier decoder of this plan left them.
+
+        Raises:
+            ValueError: a prompt is empty, the model cannot be run here, or an expert is damaged.
+        """
         if not prompts or not all(prompts):
             raise ValueError("a prompt has no tokens; valid: at least 1")
         self.model, self.plan = model, plan
-        self.store = ExpertStore(plan, model.far)
+        self.store = ExpertStore(plan, model.far, near)
         self.kernels = Kernels(
             self.store,
             len(prompts),
@@ -65,7 +76,7 @@ class Decoder:
             self.kernels.top_k[part.layer] = part.top_k
         self.tokens = [list(prompt) for prompt in prompts]
         self.active = list(range(len(prompts)))
-        self.drafted = self.accepted = self.rounds = self.promoted = self.verified = 0
+        self.drafted = self.accepted = self.rounds = 0
         self.accepted_lengths: Counter[int] = Counter()
         self._choosers = [Chooser(sampling, number) for number in self.active]
         try:
@@ -151,17 +162,12 @@ class Decoder:
             self.accepted += len(new) - 1
             self.accepted_lengths[len(new) - 1] += 1
         self.rounds += 1
-        self.verified = rows.numel()
         return result
 
     def _rows(self, drafts: list[Tensor]) -> Tensor:
         """Return the last token of every active sequence and what was drafted after it: [sequence, width]."""
         last = torch.tensor([[self.tokens[n][-1]] for n in self.active])
         return torch.cat([last, *(draft[:, None] for draft in drafts)], dim=1)
-
-    def update_hot_set(self, rule: HotSetRule) -> None:
-        """Let what has become hotter than a resident take its place in HB, as the rule says."""
-        self.promoted += len(self.store.update_hot_set(rule, self.verified))
 
     def carry(self, experts: Iterable[tuple[int, int]]) -> None:
         """Start to load (layer, expert) for the next round."""
@@ -214,9 +220,15 @@ class Decoder:
             self._run(block, Step(is_draft, positions, [sequence], engine=AS_THEY_ARRIVE.engine))
 
     def _prefill(self) -> None:
-        """Run all prompt tokens but the last of each sequence."""
+        """Run all prompt tokens but the last of each sequence; residents follow them, and rounds from then on."""
+        rule = self.plan.hot_set
+        # A block loads most experts of a layer anyway, so all that are hotter may change.
+        self.store.following = replace(
+            rule, most=max((part.experts for part in self.model.experts), default=0), every_rounds=1
+        )
         for number, sequence in enumerate(self.tokens):
             self.read(number, sequence[:-1])
+        self.store.following = rule
         self.store.release_staging()
         self.store.forget()
 

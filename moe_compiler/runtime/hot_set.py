@@ -1,4 +1,4 @@
-"""Which residents give way to what verify has loaded, as the plan's rule says."""
+"""Which residents give way to what verify loads, as the plan's rule says."""
 
 import math
 from collections import Counter
@@ -14,11 +14,19 @@ class HotSetRule:
         window_tokens: over so many tokens, what a token counts for falls by a factor e; 0: residents stay.
         most: experts of a layer that a round changes at most.
         every_rounds: rounds from one change to the next.
+
+    Raises:
+        ValueError: one of them cannot be.
     """
 
     window_tokens: int = 0
     most: int = 0
     every_rounds: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("window_tokens", 0), ("most", 0), ("every_rounds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; valid: {least} or more")
 
 
 class HotSet:
@@ -32,28 +40,26 @@ class HotSet:
         self.resident = {layer: set(experts) for layer, experts in resident.items()}
         self._shares = {layer: [n / max(1, sum(counts)) for n in counts] for layer, counts in needed_permille.items()}
         self._hotness: dict[int, dict[int, float]] = {}
-        self._used: dict[int, Counter[int]] = {}
-        self._rounds = 0
+        self._rounds: Counter[int] = Counter()
 
-    def used(self, layer: int, experts: Iterable[int]) -> None:
-        """Count what the target's router chose, one entry a token: only that can become resident."""
-        self._used.setdefault(layer, Counter()).update(experts)
+    def follow(self, layer: int, chosen: list[int], tokens: int, rule: HotSetRule) -> dict[int, int]:
+        """Take in a layer's round: the hottest newcomer replaces the coldest resident while it is the hotter.
 
-    def update(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
-        """End a round of so many tokens: the hottest newcomer replaces the coldest resident while it is the hotter.
+        Args:
+            layer: decoder layer.
+            chosen: by the target's router, one entry a token: only that can become resident.
+            tokens: of the round.
+            rule: how residents follow.
 
         Returns:
-            (layer, expert, the resident that gave way), in order.
+            By expert that is resident now, the one whose place it has.
         """
-        used, self._used = self._used, {}
         if not rule.window_tokens:
-            return []
-        self._rounds += 1
-        for layer, chosen in used.items():
-            self._warm(layer, chosen, rule, tokens)
-        if self._rounds % rule.every_rounds:
-            return []
-        return [swap for layer, chosen in used.items() for swap in self._swap(layer, chosen, rule.most)]
+            return {}
+        counts = Counter(chosen)
+        self._warm(layer, counts, rule, tokens)
+        self._rounds[layer] += 1
+        return {} if self._rounds[layer] % rule.every_rounds else self._swap(layer, counts, rule.most)
 
     def _warm(self, layer: int, chosen: Counter[int], rule: HotSetRule, tokens: int) -> None:
         """Let hotness fade by a round and add the round, as a share of each token's choices."""
@@ -65,8 +71,8 @@ class HotSet:
         known = sorted({*heat, *chosen})
         self._hotness[layer] = {e: heat.get(e, 0.0) * fade + chosen[e] * each for e in known}
 
-    def _swap(self, layer: int, chosen: Counter[int], most: int) -> list[tuple[int, int, int]]:
-        residents, swaps = self.resident.get(layer, set()), []
+    def _swap(self, layer: int, chosen: Counter[int], most: int) -> dict[int, int]:
+        residents, swaps = self.resident.get(layer, set()), {}
         heat = dict.fromkeys(residents, 0.0) | self._hotness[layer]
         incoming = sorted(set(chosen) - residents, key=lambda e: (-heat[e], e))[:most]
         leaving = sorted(residents, key=lambda e: (heat[e], e))
@@ -75,5 +81,5 @@ class HotSet:
                 break
             residents.remove(old)
             residents.add(new)
-            swaps.append((layer, new, old))
+            swaps[new] = old
         return swaps

@@ -145,7 +145,7 @@ class Kernels:
             residents = [expert for expert in experts if self.store.is_resident(layer, expert)]
             self.store.dispatch(layer, residents)
             return residents
-        self.store.decided(layer, index.flatten().tolist())
+        self.store.decided(layer, index.tolist())
         return self.store.arriving(layer, experts, self.step.engine)
 
     def _expert(self, module: Any, layer: int, expert: int, rows: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ import argparse
 import json
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moe_compiler.runtime.decoder import Decoder, Round, decode, plain_round
+from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.model import Executable, build
 from moe_compiler.runtime.plan import Plan
 
@@ -60,7 +62,8 @@ def _replay(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Run the scheduled round and say where execution left the plan."""
-    with closing(Decoder(model, plan, prompts, capacity)) as decoder:
+    # The prompt must leave the residents as they were planned.
+    with closing(Decoder(model, replace(plan, hot_set=HotSetRule()), prompts, capacity)) as decoder:
         found = decoder.replay()
     return {
         "weights": _weights(options),
@@ -92,7 +95,7 @@ def _decode(
         "acceptance_rate": decoder.acceptance_rate,
         "loads": len(decoder.store.loads),
         "computed_far": decoder.store.computed_far,
-        "promoted": decoder.promoted,
+        "promoted": decoder.store.promoted,
         "dispatched": decoder.store.dispatched,
         "dispatch_microseconds": _mean_microseconds(decoder),
     }

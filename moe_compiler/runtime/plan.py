@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_compiler.runtime.dispatcher import Dispatcher
+from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.prefetch import Likelihoods
 
 Ints = npt.NDArray[np.int64]
@@ -73,6 +74,7 @@ class Plan:
         dense_bits: the same of a dense weight.
         needed_permille: training rounds of 1,000 in which verify needed each expert, by decoder layer.
         likelihoods: how likely verify is to need an expert.
+        hot_set: how residents follow the routing.
         dispatch: replica dispatch of a draft step, by decoder layer.
         carried: (layer, expert) of loads that run in the tail of the round before.
         round: the round that was scheduled.
@@ -88,6 +90,7 @@ class Plan:
     dense_bits: int = 8
     needed_permille: dict[int, list[int]] = field(default_factory=dict)
     likelihoods: Likelihoods = field(default_factory=Likelihoods)
+    hot_set: HotSetRule = field(default_factory=HotSetRule)
     dispatch: dict[int, Dispatcher] = field(default_factory=dict)
     carried: tuple[tuple[int, int], ...] = ()
     round: PlannedRound | None = None
@@ -141,6 +144,7 @@ def _plan(data: dict[str, Any]) -> Plan:
             data["likelihood_permille"].tolist(),
             (data["share_borders"].tolist(), data["recent_borders"].tolist(), data["ask_borders"].tolist()),
         ),
+        hot_set=HotSetRule(**facts["hot_set"]),
         dispatch=_dispatchers(layers, data),
         carried=tuple((int(layer), int(expert)) for layer, expert in data["carried"]),
         round=_round(data, facts["kinds"]),

@@ -77,6 +77,13 @@ class Near:
         layout = self.far.layouts[layer]
         return {SLICE: padded(layout.slice_bytes)} | ({REST: padded(layout.rest_bytes)} if is_whole else {})
 
+    def experts(self) -> dict[int, set[int]]:
+        """Return the residents of now, by decoder layer."""
+        found: dict[int, set[int]] = {}
+        for layer, expert in self._pieces:
+            found.setdefault(layer, set()).add(expert)
+        return found
+
     def pieces(self, key: Key) -> dict[str, Tensor]:
         """Return what lies here of an expert, by piece."""
         return self._pieces.get(key, {})
@@ -107,21 +114,34 @@ class ExpertStore:
         least_permille: what a draft router asks for is loaded if it is at least so likely to be needed.
         order: of loads.
         rule: how verify computes experts.
+        following: how residents follow what verify computes; they stay until it is set.
+        promoted: experts that took a resident's place.
         computed_far: experts that were computed where they lie.
         record: of what is done.
     """
 
-    def __init__(self, plan: Plan, far: FarMemory[Any]) -> None:
+    def __init__(self, plan: Plan, far: FarMemory[Any], near: Near | None = None) -> None:
+        """Read the residents, unless they are there.
+
+        Args:
+            plan: what is resident at first, and how much is staged.
+            far: every expert, whole.
+            near: the residents, as an earlier store of this plan left them.
+        """
         self.plan, self.far, self.record = plan, far, Record()
-        self.hot_set = HotSet(plan.resident, plan.needed_permille)
+        self.near = near or Near(plan, far)
+        self.hot_set = HotSet(self.near.experts(), plan.needed_permille)
         self.dispatched, self.dispatch_seconds = 0, 0.0
         self.least_permille, self.order = NEVER, "ready"
-        self.rule, self.computed_far = IN_ORDER, 0
+        self.rule, self.following = IN_ORDER, HotSetRule()
+        self.promoted = self.computed_far = 0
+        self._incoming: dict[int, int] = {}
+        """Of the layer that is computed: what takes whose place as soon as both are computed."""
+        self._uncomputed: set[int] = set()
         self._views: dict[tuple[Layout, int, int], tuple[Packed, ...]] = {}
         self._unstaged: dict[Key, bool] = {}
         """What verify reads from the far memory as it computes; whether it moves past the engine."""
         self._prefetcher = Prefetcher(plan.needed_permille, plan.likelihoods)
-        self.near = Near(plan, far)
         self.staging = Staging(far, plan.half_slots, self.record)
 
     @property
@@ -171,37 +191,43 @@ class ExpertStore:
         likely = self._prefetcher.asked(layer, list(experts), self.least_permille, self.order)
         self._load(((layer, expert), priority) for _, expert, priority in likely)
 
-    def decided(self, layer: int, experts: Iterable[int]) -> None:
-        """Hear what verify's router chose, one entry a token: load that first, and drop what it does not need.
+    def decided(self, layer: int, chosen: Sequence[Sequence[int]]) -> None:
+        """Hear what verify's router chose for each token: load that first, and drop what it does not need.
 
-        What nothing has begun to load is computed where it lies, or streams past, as the rule says; and where staging
-        has no room for an expert.
+        What nothing has begun to load is computed where it lies, or streams past, as the rule says, unless it is to
+        become resident; and where staging has no room for an expert.
         """
-        needed, loads = list(experts), []
+        needed, loads = [expert for experts in chosen for expert in experts], []
         self._prefetcher.used(layer, needed)
-        self.hot_set.used(layer, needed)
+        self._incoming = self.hot_set.follow(layer, needed, len(chosen), self.following)
+        self._uncomputed = set(needed)
         self.staging.keep(layer, needed)
-        for expert, tokens in sorted(Counter(needed).items()):
+        tokens_of = Counter(needed)
+        for expert in self._in_order(tokens_of):
             key = (layer, expert)
             if self.is_whole(key):
                 continue
-            is_far = tokens <= self.rule.most_far_tokens
-            passes = self.rule.late == "stream" or self.staging.slots < PIECES_OF_ONE
-            if (is_far or passes) and not self.staging.holds(key):
+            is_far = tokens_of[expert] <= self.rule.most_far_tokens and expert not in self._incoming
+            passes = self.rule.late == "stream" and expert not in self._incoming
+            if (is_far or passes or self.staging.slots < PIECES_OF_ONE) and not self.staging.holds(key):
                 self._unstaged[key] = not is_far
             else:
                 loads.append((key, WAITED_FOR))
         self._load(loads)
+
+    def _in_order(self, experts: Iterable[int]) -> list[int]:
+        """Return experts in program order: what becomes resident comes last, when the place that it takes is free."""
+        return sorted(experts, key=lambda expert: (expert in self._incoming, expert))
 
     def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
         """Iterate over the experts of a verify layer as they can be computed.
 
         Args:
             layer: the layer.
-            experts: its experts in program order.
+            experts: its experts.
             engine: `free`: what has arrived first is computed first; `first`: in program order.
         """
-        waiting = list(experts)
+        waiting = self._in_order(experts)
         while waiting:
             ready = next((e for e in waiting if engine != "free" or self._has_arrived((layer, e))), None)
             if ready is None:
@@ -213,9 +239,8 @@ class ExpertStore:
         return self.is_whole(key) or key in self._unstaged or self.staging.is_here(key)
 
     def forget(self) -> None:
-        """Forget what routers chose so far: the prompt is no round."""
+        """Forget what is recent: the prompt is no round. The residents and their hotness stay."""
         self._prefetcher = Prefetcher(self.plan.needed_permille, self.plan.likelihoods)
-        self.hot_set = HotSet(self.hot_set.resident, self.plan.needed_permille)
 
     def _load(self, wanted: Iterable[tuple[Key, int]]) -> None:
         """Start to load what is missing of experts, by their priorities."""
@@ -231,18 +256,29 @@ class ExpertStore:
     def verified(self, layer: int, expert: int) -> Iterator[tuple[Packed, ...]]:
         """Hold an expert in full precision, once it is loaded; its slots may be taken afterwards."""
         key = (layer, expert)
-        if key in self._unstaged:
-            yield self._passing(key)
-            return
-        if self.is_whole(key):
-            yield self.near.matrices(key)
-            return
-        self.staging.wait_for_any([key])
-        pieces = self.near.pieces(key) | self.staging.pieces(key)
+        is_staged = key not in self._unstaged and not self.is_whole(key)
+        if is_staged:
+            self.staging.wait_for_any([key])
         try:
-            yield self._matrices(layer, pieces[SLICE], pieces[REST])
+            yield self._staged(key) if is_staged else self._unloaded(key)
+            self._computed(layer, expert)
         finally:
-            self.staging.used(key)
+            if is_staged:
+                self.staging.used(key)
+
+    def _staged(self, key: Key) -> tuple[Packed, ...]:
+        pieces = self.near.pieces(key) | self.staging.pieces(key)
+        return self._matrices(key[0], pieces[SLICE], pieces[REST])
+
+    def _unloaded(self, key: Key) -> tuple[Packed, ...]:
+        return self._passing(key) if key in self._unstaged else self.near.matrices(key)
+
+    def _computed(self, layer: int, expert: int) -> None:
+        """Let what becomes resident take its place, now that both it and what it replaces are computed."""
+        self._uncomputed.discard(expert)
+        for new, old in [pair for pair in self._incoming.items() if self._uncomputed.isdisjoint(pair)]:
+            del self._incoming[new]
+            self.replace(layer, new, old)
 
     def _matrices(self, layer: int, piece: Tensor, rest: Tensor) -> tuple[Packed, ...]:
         """Return the matrices that lie in places of the near memory: places stay, what lies there changes."""
@@ -269,15 +305,9 @@ class ExpertStore:
         seconds = (span.end - span.start) * 1e-9
         self.staging.traffic.add(key if is_load else None, size, seconds, seconds)
 
-    def update_hot_set(self, rule: HotSetRule, tokens: int) -> list[tuple[int, int, int]]:
-        """Put what has become hotter than a resident in its place; returns (layer, expert, what it replaced)."""
-        swaps = self.hot_set.update(rule, tokens)
-        for layer, new, old in swaps:
-            self.replace(layer, new, old)
-        return swaps
-
     def replace(self, layer: int, new: int, old: int) -> None:
         """Write as much of an expert as HB keeps of another over that one: from staging, or loaded once more."""
+        self.promoted += 1
         key = (layer, new)
         for piece, into in self.near.replace(key, (layer, old)).items():
             begun = self.record.now()

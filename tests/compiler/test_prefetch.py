@@ -44,12 +44,10 @@ RULE = HotSetRule(window_tokens=100, most=8, every_rounds=1)
 def test_the_hottest_newcomer_replaces_the_coldest_resident():
     """Shares .72, .08, .16, .04 of 100 tokens: 72, 8, 16 and 4; after a round of one token they have faded by 1 %."""
     hot = HotSet({3: [0, 1]}, {3: [900, 100, 200, 50]})
-    hot.used(3, [2, 3])
-    assert hot.update(RULE, 1) == [(3, 2, 1)], "16 is hotter than 8, 4 is not hotter than 72"
+    assert hot.follow(3, [2, 3], 1, RULE) == {2: 1}, "16 is hotter than 8, 4 is not hotter than 72"
     assert hot.resident == {3: {0, 2}}
-    assert hot.update(RULE, 1) == [], "nothing was used since"
-    hot.used(3, [3] * 20)
-    assert hot.update(RULE, 20) == [(3, 3, 2)], "24 · e^−0.2 against 16 · e^−0.2"
+    assert hot.follow(3, [3] * 20, 20, RULE) == {3: 2}, "24 · e^−0.2 against 16 · e^−0.2"
+    assert hot.resident == {3: {0, 3}}
 
 
 def test_a_rule_says_how_many_change_and_how_often_and_whether_at_all():
@@ -57,11 +55,16 @@ def test_a_rule_says_how_many_change_and_how_often_and_whether_at_all():
         hot = HotSet({3: [0, 1]}, {3: [400, 300, 200, 100]})
         found = []
         for _ in range(3):
-            hot.used(3, [2, 3] * 50)
-            found.append(len(hot.update(rule, 50)))
+            found.append(len(hot.follow(3, [2, 3] * 50, 50, rule)))
         return found
 
     assert updates(RULE) == [2, 0, 0]
     assert updates(replace(RULE, most=1)) == [1, 1, 0]
     assert updates(replace(RULE, every_rounds=2)) == [0, 2, 0]
     assert updates(HotSetRule()) == [0, 0, 0]
+
+
+def test_a_rule_that_cannot_be_is_refused():
+    for name in ("window_tokens", "most", "every_rounds"):
+        with pytest.raises(ValueError, match=f"{name} is -1; valid: [01] or more"):
+            replace(RULE, **{name: -1})

@@ -227,7 +227,6 @@ def rounds(length):
         for step in range(length):
             drafts.append(decoder.draft(step, drafts, least_permille=0))
         new = decoder.verify(drafts, EngineRule("free"))
-        decoder.update_hot_set(HotSetRule(64, 8, 1))
         decoder.release_staging()
         return new
 
@@ -239,7 +238,8 @@ def test_draft_and_verify_give_the_tokens_of_plain_greedy_decoding(model_type):
     model = build(tiny_config(model_type), None, seed=0)
     resident = {part.layer: list(range(0, part.experts, 2)) for part in model.experts}
     resident[model.experts[-1].layer] = []
-    plan = Plan(batch=2, draft_bits=4, dense_bits=4, staging_slots=6, resident=resident)
+    rule = HotSetRule(64, 8, 1)
+    plan = Plan(batch=2, draft_bits=4, dense_bits=4, staging_slots=6, resident=resident, hot_set=rule)
     prompts = [[1, 2, 3], [9, 8, 7]]
     speculative = Decoder(model, plan, prompts, 120)
     produced = decode(speculative, rounds(3), 24)
@@ -306,8 +306,7 @@ def test_the_emitted_program_spells_the_round_out_and_is_short(compiled, tmp_pat
         "decoder.verify(drafts, EngineRule(ENGINE, MOST_FAR_TOKENS, LATE))",
         f'LATE = "{dispatch["late"]}"',
         f"MOST_FAR_TOKENS = {dispatch['most_far_tokens']}",
-        "HOT_SET = HotSetRule(window_tokens=",
-        "decoder.update_hot_set(HOT_SET)",
+        f"Residents follow the last {compiled.plan['hot_set']['window_tokens']} tokens",
         "decoder.carry(CARRIED)",
     ):
         assert line in text
@@ -463,6 +462,82 @@ def test_experts_that_are_kept_whole_are_never_loaded():
     plain = Decoder(model, Plan(resident={}), [[5]], 200)
     assert decode(plain, plain_round, 12) == produced
     for of in (decoder, plain):
+        of.close()
+
+
+FOLLOWING = HotSetRule(window_tokens=8, most=64)
+
+
+def following(prompt, rule=FOLLOWING, engine="free", slots=4, near=None):
+    """A model of which the first eighth is near, and follows."""
+    model = build(tiny_config("olmoe"), None, seed=3)
+    resident = {part.layer: list(range(part.experts // 8)) for part in model.experts}
+    plan = Plan(staging_slots=slots, resident=resident, whole=resident, hot_set=rule)
+    return Decoder(model, plan, [prompt], 200, near=near)
+
+
+@pytest.mark.parametrize("engine", ["first", "free"])
+@pytest.mark.parametrize("slots", [1, 4])
+def test_what_becomes_resident_is_written_from_what_was_loaded(engine, slots):
+    """So a round loads what it needs and has not, once, whatever changes; and the text stays."""
+    decoder, frozen = following([5], slots=slots), following([5], HotSetRule())
+    for _ in range(12):
+        decoder.begin_round()
+        needed, before = set(), {layer: set(experts) for layer, experts in decoder.store.hot_set.resident.items()}
+        decoder.kernels.routed = lambda layer, _, index, needed=needed: needed.update(
+            (layer, expert) for expert in index.flatten().tolist()
+        )
+        decoder.store.loads.clear()
+        decoder.verify([], EngineRule(engine))
+        decoder.release_staging()
+        frozen.verify([])
+        missing = [(layer, expert) for layer, expert in needed if expert not in before[layer]]
+        assert sorted(decoder.store.loads) == sorted(missing)
+        assert decoder.store.hot_set.resident == decoder.store.near.experts()
+    assert decoder.tokens == frozen.tokens
+    assert decoder.store.promoted > 0 == frozen.store.promoted
+    for of in (decoder, frozen):
+        of.close()
+
+
+@pytest.mark.parametrize("rule", [EngineRule(late="stream"), EngineRule(most_far_tokens=1)])
+def test_what_becomes_resident_is_loaded_though_the_rest_is_not(rule):
+    """The estimate says so: what streams past, or is computed where it lies, is nowhere to be written from."""
+    decoder = following([5])
+    kept = sum(map(len, decoder.store.near.experts().values()))
+    decoder.store.loads.clear()
+    decoder.verify([], rule)
+    assert 0 < decoder.store.promoted <= kept
+    assert len(decoder.store.loads) == len(set(decoder.store.loads))
+    decoder.close()
+
+
+def test_residents_follow_the_prompt():
+    """Of a block, as many as are hotter; what the prompt's last tokens chose is near, and stays for the first round."""
+    decoder, frozen = following([7] * 40), following([7] * 40, HotSetRule())
+    assert decoder.store.promoted > 0 == frozen.store.promoted
+    missed = []
+    for of in (decoder, frozen):
+        of.store.loads.clear()
+        of.verify([])
+        missed.append(len(of.store.loads))
+        of.close()
+    assert missed[0] < missed[1]
+
+
+def test_a_decoder_goes_on_with_the_residents_of_an_earlier_one(monkeypatch):
+    first = following([5, 6, 7])
+    decode(first, plain_round, 8)
+    first.close()
+    monkeypatch.setattr("moe_compiler.runtime.store.read", None)
+    second, fresh = following([8, 9], near=first.store.near), None
+    assert second.store.hot_set.resident == second.store.near.experts()
+    assert second.store.near.bytes == first.store.near.bytes
+    found = decode(second, plain_round, 8)
+    monkeypatch.undo()
+    fresh = following([8, 9])
+    assert found == decode(fresh, plain_round, 8)
+    for of in (second, fresh):
         of.close()
 
 
