@@ -221,11 +221,9 @@ class Decoder:
 
     def _prefill(self) -> None:
         """Run all prompt tokens but the last of each sequence; residents follow them, and rounds from then on."""
-        rule = self.plan.hot_set
+        rule, every = self.plan.hot_set, max((part.experts for part in self.model.experts), default=0)
         # A block loads most experts of a layer anyway, so all that are hotter may change.
-        self.store.following = replace(
-            rule, most=max((part.experts for part in self.model.experts), default=0), every_rounds=1
-        )
+        self.store.following = replace(rule, most=every, every_rounds=1)
         for number, sequence in enumerate(self.tokens):
             self.read(number, sequence[:-1])
         self.store.following = rule

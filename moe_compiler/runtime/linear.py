@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe_compiler.runtime import compiled, reader
+from moe_compiler.runtime import compiled, products, reader
 from moe_compiler.runtime.quantise import GROUP, Packed, quantise
 from moe_compiler.runtime.uncaught import uncaught
 
@@ -54,7 +54,7 @@ def multiply(rows: Tensor, packed: Packed, is_slice: bool) -> Tensor:
     result = torch.empty(len(rows), len(packed.top), dtype=torch.float32)
     low = NOTHING.expand(len(packed.top), 0) if low is None else low
     scales = packed.scale.numpy().view(np.uint16)
-    kernel = compiled.multiply if result.numel() * aligned.shape[1] >= WORTH_THREADS else compiled.multiply_alone
+    kernel = products.multiply if result.numel() * aligned.shape[1] >= WORTH_THREADS else products.multiply_alone
     kernel(packed.top.numpy(), low.numpy(), scales, aligned.numpy(), result.numpy())
     return result
 

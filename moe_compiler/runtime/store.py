@@ -129,7 +129,7 @@ class ExpertStore:
             near: the residents, as an earlier store of this plan left them.
         """
         self.plan, self.far, self.record = plan, far, Record()
-        self.near = near or Near(plan, far)
+        self.near = Near(plan, far) if near is None else near
         self.hot_set = HotSet(self.near.experts(), plan.needed_permille)
         self.dispatched, self.dispatch_seconds = 0, 0.0
         self.least_permille, self.order = NEVER, "ready"

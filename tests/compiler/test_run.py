@@ -269,6 +269,28 @@ def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
         assert_refused(run(broken, store), *words)
 
 
+def test_residents_are_read_once_however_many_runs_there_are(folder, store, monkeypatch):
+    """A conversation goes on with what is near; after a run that failed nobody knows what that is."""
+    runner, again = Runner.open(folder, store), Runner.open(folder, store)
+    runner.run(PROMPTS[:1], Asked(8))
+    monkeypatch.setattr("moe_compiler.runtime.store.Near", None)
+    found = runner.run(PROMPTS[1:2], Asked(8))
+    monkeypatch.undo()
+    expected = again.run(PROMPTS[1:2], Asked(8))
+    assert found["sequences"] == expected["sequences"]
+    assert found["near_bytes"] == expected["near_bytes"]
+
+    def fails(decoder):
+        raise ValueError("made to fail")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "round_", fails)
+        with pytest.raises(InputError, match="made to fail"):
+            runner.run(PROMPTS[:1], Asked(4))
+    assert runner.near is None
+    assert runner.run(PROMPTS[1:2], Asked(8))["sequences"] == expected["sequences"]
+
+
 def test_a_thread_that_dies_is_our_bug_and_nothing_hangs(folder, store, monkeypatch):
     """Whatever it dies of is the cause that is shown."""
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import moe_compiler
-from moe_compiler.runtime import compiled, linear, native
+from moe_compiler.runtime import compiled, linear, native, products
 from moe_compiler.runtime.decoder import Decoder, decode, plain_round
 from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.kernels import CaughtLinear, Kernels, Step
@@ -21,7 +21,7 @@ from moe_compiler.runtime.model import build
 from moe_compiler.runtime.packing import Layout
 from moe_compiler.runtime.plan import Plan
 from moe_compiler.runtime.quantise import Packed, quantise, rounded
-from moe_compiler.runtime.store import EngineRule
+from moe_compiler.runtime.store import EngineRule, ExpertStore
 from tests.conftest import TINY, tiny_config
 
 ARCHITECTURES = json.loads((Path(__file__).parents[1] / "architectures.json").read_text())
@@ -46,9 +46,9 @@ def test_slices_put_together_are_the_weight_and_the_draft_error_is_half_a_step()
 
 
 @pytest.mark.parametrize("is_slice", [False, True])
-@pytest.mark.parametrize("rows", [2, 3, 8, 17])
-def test_products_are_batch_invariant_to_the_last_bit(rows, is_slice):
-    packed, batch = quantise(random(65, 77)), random(rows, 77, seed=1)
+@pytest.mark.parametrize(("rows", "columns"), [(2, 77), (3, 20), (8, 130), (17, 77)])
+def test_products_are_batch_invariant_to_the_last_bit(rows, columns, is_slice):
+    packed, batch = quantise(random(65, columns)), random(rows, columns, seed=1)
     together = multiply(batch, packed, is_slice)
     for n in range(rows):
         assert torch.equal(together[n], multiply(batch[n : n + 1], packed, is_slice)[0])
@@ -137,14 +137,14 @@ def test_a_softmax_is_that_of_torch_and_batch_invariant_to_the_last_bit(columns)
 def test_a_scale_is_the_float_that_its_bits_mean():
     bits = np.arange(2**16, dtype=np.uint16)
     halves = bits.view(np.float16)
-    found = np.array([compiled._float(half) for half in bits], dtype=np.float32)
+    found = np.array([products._float(half) for half in bits], dtype=np.float32)
     assert (found == halves.astype(np.float32))[np.isfinite(halves)].all()
     assert not np.isfinite(found[~np.isfinite(halves)]).any()
 
 
 def test_every_kernel_is_compiled_before_a_run():
     linear.warm_up()
-    kernels = (compiled.multiply, compiled.multiply_alone, compiled.softmax, compiled.attend, compiled.attend_alone)
+    kernels = (products.multiply, products.multiply_alone, compiled.softmax, compiled.attend, compiled.attend_alone)
     kernels += (native.serve, native.exchange, native.move)
     assert all(kernel.signatures for kernel in kernels)
 
@@ -498,6 +498,29 @@ def test_what_becomes_resident_is_written_from_what_was_loaded(engine, slots):
     assert decoder.store.promoted > 0 == frozen.store.promoted
     for of in (decoder, frozen):
         of.close()
+
+
+def test_what_becomes_resident_takes_its_place_when_both_are_computed():
+    """2 is asked for twice, 5 is near and asked for once, and so the colder of the two, but of this layer as well."""
+    far = build(tiny_config("olmoe"), None, seed=3).far
+    layer = min(far.layouts)
+    plan = Plan(staging_slots=4, resident={layer: [5]}, whole={layer: [5]})
+    for planned in (True, False):
+        store = ExpertStore(plan, far)
+        store.following = FOLLOWING
+        store.decided(layer, [[2], [2], [5]])
+        in_order = list(store.arriving(layer, [2, 5], "first"))
+        assert in_order == [5, 2], "last, so that it is written from staging"
+        for expert in in_order if planned else [2, 5]:
+            assert store.near.experts() == {layer: {5}}
+            with store.verified(layer, expert) as matrices:
+                for found, expected in zip(matrices, far.matrices(layer, expert), strict=True):
+                    assert torch.equal(found.weights(False), expected.weights(False))
+        assert store.near.experts() == store.hot_set.resident == {layer: {2}}
+        for found, expected in zip(store.near.matrices((layer, 2)), far.matrices(layer, 2), strict=True):
+            assert torch.equal(found.weights(False), expected.weights(False))
+        assert store.loads == [(layer, 2)]
+        store.close()
 
 
 @pytest.mark.parametrize("rule", [EngineRule(late="stream"), EngineRule(most_far_tokens=1)])
