@@ -78,7 +78,7 @@ def serial_store() -> type:
 
         def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
             """Compute in program order."""
-            yield from self._in_order(experts)
+            yield from super().arriving(layer, experts, "first")
 
         @contextmanager
         def verified(self, layer: int, expert: int) -> Iterator[Any]:

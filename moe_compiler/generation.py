@@ -111,7 +111,7 @@ class Runner:
         words: the tokenizer.
         ends: tokens that end a sequence.
         baseline_bytes: of memory that the process had before.
-        near: the residents as the last run left them; None: the next one reads those of the plan.
+        near: the residents as the last run left them, where it did not fail; None: the next reads those of the plan.
     """
 
     folder: Path
@@ -151,10 +151,12 @@ class Runner:
         from moe_compiler.runtime.words import Words
 
         path = Path(folder)
-        context, length, cost, round_ = _compiled(path)
+        context, length, cost, round_, rule = _compiled(path)
         try:
             data = path / "plan.npz"
             plan = Plan.of(read_arrays(data, set(names_of(data))), data)
+            if vars(plan.hot_set) != rule:
+                raise ValueError(f"{data}: its hot_set is not that of plan.json; compile again")
             runs_on = machine(device)
             store = StoreFile(Path(weights), far_bandwidth_gb_s and far_bandwidth_gb_s * 1e9)
             differs = difference(store.entries.config, plan.config)
@@ -179,7 +181,7 @@ class Runner:
         return Runner(path, plan, cost, context, round_, length, store, model, words, _ends(store, words), baseline)
 
     def run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None = None) -> dict[str, Any]:
-        """Generate what follows each prompt.
+        """Generate what follows each prompt, from the residents of the plan on.
 
         Raises:
             InputError: a prompt is empty or too long, there are too many, or the store or its tokenizer is damaged.
@@ -188,6 +190,11 @@ class Runner:
         asked.check_values()
         if not 1 <= len(prompts) <= self.plan.batch:
             raise InputError(f"{len(prompts)} prompts; valid: 1 to {self.plan.batch}, the batch that was compiled for")
+        # What is drafted, and so what is drawn, depends on what is near: the same prompts get the same text.
+        self.near = None
+        return self._content(prompts, asked, hear)
+
+    def _content(self, prompts: Sequence[str], asked: Asked, hear: Hear | None) -> dict[str, Any]:
         try:
             return self._run(prompts, asked, hear).content()
         except InputError:
@@ -207,16 +214,17 @@ class Runner:
             raise InputError(str(error)) from None
 
     def answer(self, said: list[dict[str, str]], asked: Asked, hear: Hear | None = None) -> str:
-        """Go on with a conversation; returns what the model says.
+        """Go on with a conversation, and with the residents as they are; returns what the model says.
 
         Raises:
             InputError: as `run`, or there is no chat template.
         """
+        asked.check_values()
         try:
             prompt = self.words.chat(said)
         except ValueError as error:
             raise InputError(str(error)) from None
-        found = self.run([prompt], replace(asked, is_chat=True), hear)
+        found = self._content([prompt], replace(asked, is_chat=True), hear)
         return str(found["sequences"][0]["text"])
 
     def _run(self, prompts: Sequence[str], asked: Asked, hear: Hear | None) -> RunDocument:
@@ -372,15 +380,16 @@ def _sampling(asked: Asked) -> "Sampling | None":
     return None if asked.temperature is None else Sampling(asked.temperature, asked.top_p, asked.seed)
 
 
-def _compiled(path: Path) -> "tuple[int, int, CostDocument, Round]":
-    """Return context, draft length, cost and round of a compiled folder, and keep nothing else of the plan in memory.
+def _compiled(path: Path) -> "tuple[int, int, CostDocument, Round, dict[str, Any]]":
+    """Return context, draft length, cost, round and how residents follow, and keep nothing else of the plan in memory.
 
     Raises:
         InputError: it is no compile of ours, or edited by hand.
     """
     compiled = read_folder(path)
     round_ = _program(path / "schedule.py", compiled.plan)
-    return compiled.plan.context, compiled.plan.draft.length, compiled.cost, round_
+    rule = compiled.plan.hot_set.model_dump()
+    return compiled.plan.context, compiled.plan.draft.length, compiled.cost, round_, rule
 
 
 def _program(path: Path, plan: PlanDocument) -> "Round":

@@ -101,7 +101,7 @@ def explain_expert(of: CompiledFolder, layer: int, expert: int) -> Explanation:
     ]
     if of.plan.hot_set.window_tokens:
         sentences.append(
-            "That is the set that decoding starts with: it then follows the routing of the last "
+            "That is the set that a prompt starts with: it then follows the routing of the last "
             f"{of.plan.hot_set.window_tokens} tokens, and changes up to {of.plan.hot_set.most} experts a layer."
         )
     return Explanation(question=f"Why is expert {layer}.{expert} where it is?", sentences=sentences, figures=figures)

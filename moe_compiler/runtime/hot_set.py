@@ -25,8 +25,9 @@ class HotSetRule:
 
     def __post_init__(self) -> None:
         for name, least in (("window_tokens", 0), ("most", 0), ("every_rounds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; valid: {least} or more")
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} is {value!r}; valid: {least} or more")
 
 
 class HotSet:
@@ -60,6 +61,10 @@ class HotSet:
         self._warm(layer, counts, rule, tokens)
         self._rounds[layer] += 1
         return {} if self._rounds[layer] % rule.every_rounds else self._swap(layer, counts, rule.most)
+
+    def count_anew(self) -> None:
+        """Count rounds from now on."""
+        self._rounds.clear()
 
     def _warm(self, layer: int, chosen: Counter[int], rule: HotSetRule, tokens: int) -> None:
         """Let hotness fade by a round and add the round, as a share of each token's choices."""

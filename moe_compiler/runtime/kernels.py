@@ -158,8 +158,8 @@ class Kernels:
             if module.has_bias:
                 gate_up = gate_up + module.gate_up_proj_bias[expert]
             result = self._multiply(module._apply_gate(gate_up), down, is_slice)
-        if not self.step.is_draft:
-            self.store.record.so_far("expert", layer, expert)
+            if not self.step.is_draft:
+                self.store.record.so_far("expert", layer, expert)
         return result + module.down_proj_bias[expert] if module.has_bias else result
 
     def _weights(self, layer: int, expert: int) -> AbstractContextManager[tuple[Packed, ...]]:

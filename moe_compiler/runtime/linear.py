@@ -63,7 +63,7 @@ def operands(rows: Tensor, packed: Packed, is_slice: bool) -> tuple[Tensor, Tens
     """Return what a packed matrix is multiplied with, as wide as it lies, and its low nibbles; None: not computed with.
 
     Raises:
-        ValueError: the low nibbles are needed and not there.
+        ValueError: the low nibbles are needed and not there, or the matrix is not in whole groups.
         RuntimeError: rows and matrix are not of one width.
     """
     if rows.shape[1] != packed.inputs:
@@ -72,6 +72,10 @@ def operands(rows: Tensor, packed: Packed, is_slice: bool) -> tuple[Tensor, Tens
         raise ValueError("only the most significant slice of this matrix is here")
     aligned = rows.detach().to(torch.float32).contiguous()
     width = 2 * packed.top.shape[1]
+    if packed.scale.shape[1] * GROUP != width:
+        raise ValueError(
+            f"a matrix {width} wide has {packed.scale.shape[1]} scales a row; valid: one of {GROUP} inputs"
+        )
     if packed.inputs != width:
         aligned = torch.nn.functional.pad(aligned, (0, width - packed.inputs))
     return aligned, None if is_slice else packed.low

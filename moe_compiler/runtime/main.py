@@ -4,14 +4,12 @@ import argparse
 import json
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moe_compiler.runtime.decoder import Decoder, Round, decode, plain_round
-from moe_compiler.runtime.hot_set import HotSetRule
 from moe_compiler.runtime.model import Executable, build
-from moe_compiler.runtime.plan import Plan
+from moe_compiler.runtime.plan import Plan, frozen
 
 EXIT_INPUT = 2
 EXIT_DIFFERENT = 5
@@ -63,7 +61,7 @@ def _replay(
 ) -> dict[str, Any]:
     """Run the scheduled round and say where execution left the plan."""
     # The prompt must leave the residents as they were planned.
-    with closing(Decoder(model, replace(plan, hot_set=HotSetRule()), prompts, capacity)) as decoder:
+    with closing(Decoder(model, frozen(plan), prompts, capacity)) as decoder:
         found = decoder.replay()
     return {
         "weights": _weights(options),
@@ -100,7 +98,7 @@ def _decode(
         "dispatch_microseconds": _mean_microseconds(decoder),
     }
     if options.check:
-        with closing(Decoder(model, plan, prompts, capacity)) as reference:
+        with closing(Decoder(model, frozen(plan), prompts, capacity)) as reference:
             report["same_as_plain_greedy"] = decode(reference, plain_round, options.tokens) == produced
     return report
 

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class Plan:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: is not the plan of this program: {error}") from None
+            raise ValueError(f"{path}: is not the plan of this program: {error}; valid: compile again") from None
         return Plan.of(arrays, path)
 
     @staticmethod
@@ -125,7 +125,12 @@ class Plan:
         try:
             return _plan(arrays)
         except (LookupError, ValueError, TypeError) as error:
-            raise ValueError(f"{path}: is not the plan of this program: {error}") from None
+            raise ValueError(f"{path}: is not the plan of this program: {error}; valid: compile again") from None
+
+
+def frozen(plan: Plan) -> Plan:
+    """Return a plan whose residents stay."""
+    return replace(plan, hot_set=HotSetRule())
 
 
 def _plan(data: dict[str, Any]) -> Plan:

@@ -4,7 +4,7 @@ Of loops over 32 weights LLVM makes products one after the other: they are unrol
 what would make vectors of the products (`NUMBA_SLP_VECTORIZE`) Numba leaves off, for it has compiled wrongly. Vectors
 that a machine does not have, LLVM cuts into those that it has.
 
-All of it is one file: Numba compiles anew only if the file of the loops has changed.
+Loops and vectors are in one file: Numba compiles loops anew only if their own file has changed.
 """
 
 from collections.abc import Callable, Iterable

@@ -202,12 +202,11 @@ class ExpertStore:
         self._incoming = self.hot_set.follow(layer, needed, len(chosen), self.following)
         self._uncomputed = set(needed)
         self.staging.keep(layer, needed)
-        tokens_of = Counter(needed)
-        for expert in self._in_order(tokens_of):
+        for expert, tokens in sorted(Counter(needed).items()):
             key = (layer, expert)
             if self.is_whole(key):
                 continue
-            is_far = tokens_of[expert] <= self.rule.most_far_tokens and expert not in self._incoming
+            is_far = tokens <= self.rule.most_far_tokens and expert not in self._incoming
             passes = self.rule.late == "stream" and expert not in self._incoming
             if (is_far or passes or self.staging.slots < PIECES_OF_ONE) and not self.staging.holds(key):
                 self._unstaged[key] = not is_far
@@ -215,23 +214,22 @@ class ExpertStore:
                 loads.append((key, WAITED_FOR))
         self._load(loads)
 
-    def _in_order(self, experts: Iterable[int]) -> list[int]:
-        """Return experts in program order: what becomes resident comes last, when the place that it takes is free."""
-        return sorted(experts, key=lambda expert: (expert in self._incoming, expert))
-
     def arriving(self, layer: int, experts: Sequence[int], engine: str) -> Iterator[int]:
         """Iterate over the experts of a verify layer as they can be computed.
 
+        What becomes resident waits for what it replaces, so that it can be written when it is computed.
+
         Args:
             layer: the layer.
-            experts: its experts.
+            experts: its experts in program order.
             engine: `free`: what has arrived first is computed first; `first`: in program order.
         """
-        waiting = self._in_order(experts)
+        waiting = list(experts)
         while waiting:
-            ready = next((e for e in waiting if engine != "free" or self._has_arrived((layer, e))), None)
+            able = [expert for expert in waiting if self._incoming.get(expert) not in self._uncomputed]
+            ready = next((e for e in able if engine != "free" or self._has_arrived((layer, e))), None)
             if ready is None:
-                _, ready = self.staging.wait_for_any((layer, e) for e in waiting)
+                _, ready = self.staging.wait_for_any((layer, e) for e in able)
             waiting.remove(ready)
             yield ready
 
@@ -241,6 +239,7 @@ class ExpertStore:
     def forget(self) -> None:
         """Forget what is recent: the prompt is no round. The residents and their hotness stay."""
         self._prefetcher = Prefetcher(self.plan.needed_permille, self.plan.likelihoods)
+        self.hot_set.count_anew()
 
     def _load(self, wanted: Iterable[tuple[Key, int]]) -> None:
         """Start to load what is missing of experts, by their priorities."""
@@ -316,6 +315,7 @@ class ExpertStore:
                 self._waited(key, (piece,), begun)
                 begun = self.record.now()
             self.record.add("write", begun, *key)
+        self.record.mark()
 
     def release_staging(self) -> None:
         """Free all of staging: the round is over."""

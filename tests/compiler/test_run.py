@@ -269,26 +269,27 @@ def test_a_folder_that_is_no_compile_is_refused(folder, store, tmp_path):
         assert_refused(run(broken, store), *words)
 
 
-def test_residents_are_read_once_however_many_runs_there_are(folder, store, monkeypatch):
-    """A conversation goes on with what is near; after a run that failed nobody knows what that is."""
-    runner, again = Runner.open(folder, store), Runner.open(folder, store)
-    runner.run(PROMPTS[:1], Asked(8))
-    monkeypatch.setattr("moe_compiler.runtime.store.Near", None)
-    found = runner.run(PROMPTS[1:2], Asked(8))
-    monkeypatch.undo()
-    expected = again.run(PROMPTS[1:2], Asked(8))
-    assert found["sequences"] == expected["sequences"]
-    assert found["near_bytes"] == expected["near_bytes"]
-
-    def fails(decoder):
-        raise ValueError("made to fail")
-
+def test_a_conversation_goes_on_with_what_is_near(folder, store, monkeypatch):
+    """After an answer that failed nobody knows what that is, so residents are read again."""
+    runner = Runner.open(folder, store)
+    monkeypatch.setattr(runner.words, "chat", lambda said: said[-1]["content"])
+    said, asked = [{"role": "user", "content": PROMPTS[1]}], Asked(8)
+    expected = runner.answer(said, asked)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "round_", fails)
-        with pytest.raises(InputError, match="made to fail"):
-            runner.run(PROMPTS[:1], Asked(4))
+        patch.setattr("moe_compiler.runtime.store.Near", None)
+        assert runner.answer(said, asked) == expected
+        patch.setattr(runner, "round_", None)
+        with pytest.raises(TypeError):
+            runner.answer(said, asked)
     assert runner.near is None
-    assert runner.run(PROMPTS[1:2], Asked(8))["sequences"] == expected["sequences"]
+    assert runner.answer(said, asked) == expected
+
+
+def test_the_same_prompts_and_seed_get_the_same_run_whatever_was_run_before(folder, store):
+    runner, asked = Runner.open(folder, store), Asked(24, temperature=1.0)
+    first, _, second = (runner.run([prompt], asked) for prompt in (PROMPTS[1], PROMPTS[0], PROMPTS[1]))
+    same = ("sequences", "bytes_loaded", "acceptance_rate", "rounds")
+    assert [first[name] for name in same] == [second[name] for name in same]
 
 
 def test_a_thread_that_dies_is_our_bug_and_nothing_hangs(folder, store, monkeypatch):
