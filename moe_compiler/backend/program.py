@@ -16,6 +16,8 @@ from moe_passes.plan.placed import PlacedLayer
 from moe_passes.plan.round import KINDS
 from torch_mlir import ir
 
+from moe_compiler.documents.plan import HotSet
+
 NAME = "emit"
 
 TEMPLATE = '''\
@@ -89,7 +91,7 @@ def program(module: ir.Module, plan: dict[str, Any], cost: dict[str, Any], confi
 def _text(
     layers: tuple[PlacedLayer, ...], round_: Round, plan: dict[str, Any], cost: dict[str, Any], slots: int
 ) -> str:
-    length, dispatch = plan["draft"]["length"], plan["dispatch"]
+    length, dispatch, hot_set = plan["draft"]["length"], plan["dispatch"], HotSet(**plan["hot_set"])
     sure = sum(int((layer.needed_permille >= dispatch["sure_permille"]).sum()) for layer in layers)
     return TEMPLATE.format(
         model=plan["model"],
@@ -114,18 +116,11 @@ def _text(
         engine=dispatch["engine"],
         far=dispatch["most_far_tokens"],
         late=dispatch["late"],
-        follows=_follows(**plan["hot_set"]),
+        follows=f"Residents follow {hot_set.followed()}." if hot_set.window_tokens else "Residents stay.",
         carried=_carried(round_),
         steps=("γ draft steps that prefetch for verify, " if length else "")
         + "one verify step, from which residents follow",
     )
-
-
-def _follows(window_tokens: int, most: int, every_rounds: int) -> str:
-    if not window_tokens:
-        return "Residents stay."
-    when = "every round" if every_rounds == 1 else f"every {every_rounds} rounds"
-    return f"Residents follow the last {window_tokens} tokens that were verified: up to {most} a layer change {when}."
 
 
 def _carried(round_: Round) -> tuple[tuple[int, int], ...]:

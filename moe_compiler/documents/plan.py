@@ -148,6 +148,11 @@ class HotSet(Document):
     most: int
     every_rounds: int
 
+    def followed(self) -> str:
+        """Say what residents follow, and how many change."""
+        rounds = "every round" if self.every_rounds == 1 else f"every {self.every_rounds} rounds"
+        return f"the last {self.window_tokens} tokens, up to {self.most} experts a layer {rounds}"
+
 
 class PlanDocument(Document):
     """plan.json; all times are seconds of the modelled machine."""

@@ -86,11 +86,7 @@ def _prompt(prefill: Prefill) -> str:
 def _hot_set(rule: HotSet, swaps: float) -> str:
     if not rule.window_tokens:
         return "frozen: residents stay as they are"
-    rounds = "every round" if rule.every_rounds == 1 else f"every {rule.every_rounds} rounds"
-    return (
-        f"follows the last {rule.window_tokens} tokens, up to {rule.most} experts a layer {rounds}; "
-        f"{swaps:.1f} change a round"
-    )
+    return f"follows {rule.followed()}; {swaps:.1f} change a round"
 
 
 def _steady_state(steady: SteadyState) -> str:
